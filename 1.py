@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
         "null": null,
         **find_phases(weight_ranks, head_ranks),
     }
-    results["bottleneck"]["gaussian"] = null["kernel"]["mean"]
+    results = utils.significant(results)  # before any sentence is made of it: the JSON is the truth
     results["verdict"] = decide(results["bottleneck"], folder.layers)
     results["claims"] = claims(results, weight_ranks, head_ranks, folder.is_qwen25_3b)
     return run.save(results, dict(zip(ARRAYS, (weight_ranks, head_ranks, spectra))), render)
@@ -365,7 +365,7 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
     }[results["verdict"]]
     sentence += (
         f" (`{results['verdict']}`): mean effective rank {utils.show(low['mean'])} there against "
-        f"{utils.show(low['gaussian'])} for a random kernel; {low['support']:.0%} of resamples over heads and "
+        f"{utils.show(null['kernel']['mean'])} for a random kernel; {low['support']:.0%} of resamples over heads and "
         f"{low['support_groups']:.0%} over KV groups pick that layer (p {utils.show(low['p'], 2)} against shuffled layers)."
     )
     text = utils.report(

@@ -55,7 +55,8 @@ def main(argv: list[str] | None = None) -> None:
         "heads": heads_among_themselves(subspaces, folder.groups),
         **adjacent_layers(similarity, consensus_similarity, layer, folder.groups),
     }
-    results["verdict"] = decide(ffn, layer)
+    results = utils.significant(results)  # before any sentence is made of it: the JSON is the truth
+    results["verdict"] = decide(results["ffn"], layer)
     results["claims"] = claims(results, alignment, layer, folder.is_qwen25_3b)
     return run.save(results, dict(zip(ARRAYS, (similarity, alignment, consensus_similarity))), render)
 

@@ -119,10 +119,7 @@ def first_line(error: BaseException) -> str:
 def choose_device(name: str) -> torch.device:
     """The torch device for --device. Raises UserError for an unknown one or for CUDA where there is none."""
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        print("warning: no CUDA device, running on the CPU", file=sys.stderr)
-        return torch.device("cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -492,6 +489,11 @@ def generate(model, tokenizer, prompts: Sequence[str], max_new_tokens: int, batc
     from transformers import StoppingCriteriaList
 
     lengths = [len(ids) for ids in tokenizer(list(prompts))["input_ids"]]
+    room = getattr(model.config, "max_position_embeddings", None) or math.inf
+    if max(lengths) + max_new_tokens > room:
+        raise UserError(
+            f"a prompt of {max(lengths)} tokens plus {max_new_tokens} new ones exceeds this model's {room} positions"
+        )
     order = sorted(range(len(prompts)), key=lambda index: (lengths[index], index))
     texts = [""] * len(prompts)
     for start in tqdm(range(0, len(order), batch), desc="generating", unit="batch", disable=None):
@@ -924,6 +926,8 @@ class Run:
         self.model, self.settings = folder.identity(), significant(settings)
         code = [file_hash(Path(script)), file_hash(ROOT / "utils.py")]
         self.fingerprint = short_hash([self.model, self.settings, code])
+        if arguments.device == "auto" and settings["device"] == "cpu":
+            print("warning: no CUDA device here, running on the CPU")
 
     def finished(self, arrays: Sequence[str]) -> bool:
         """Whether results with this fingerprint and all their arrays are there; says so if they are."""
@@ -934,7 +938,7 @@ class Run:
         results = read_json(path)
         if results.get("fingerprint") != self.fingerprint:
             return False
-        print("results with these settings are there already; --fresh measures again", file=sys.stderr)
+        print("results with these settings are there already; --fresh measures again")
         print_verdict(self.out, self.stem, results)
         return True
 
