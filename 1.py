@@ -400,7 +400,7 @@ def sections(results: dict, weight_ranks: np.ndarray, head_ranks: np.ndarray) ->
     ]
     trend_rows = [
         [name, trend["rho"], trend["p"], f"{trend['steps_down']:.0%}", *trend["thirds"], trend["cv"]]
-        for name, trend in trends.items()
+        for name, trend in ((name, trends[name]) for name in (*WEIGHT_TYPES, "heads"))
     ]
     eigen_rows = [
         [f"L{index}", asymmetry, share, *components]

@@ -211,7 +211,7 @@ def claims(results: dict, languages: dict) -> list[dict]:
 
 def render(results: dict, arrays: dict) -> dict[str, bytes]:
     """Report and figure from results and samples alone."""
-    samples = [json.loads(line) for line in arrays[ARRAYS[0]].decode().splitlines()]
+    samples = [json.loads(line) for line in arrays[ARRAYS[0]].decode().split("\n") if line]
     languages = utils.load_languages(results["settings"]["languages"])
     first, second = (template["name"] for template in list(languages.values())[:2])
     reference, candidate = list(languages)[:2]

@@ -455,8 +455,10 @@ def load_tokenizer(folder: ModelFolder):
 
 def load_model(folder: ModelFolder, device: torch.device, dtype: torch.dtype):
     """(model in eval mode, tokenizer). Raises UserError for missing or non-finite tensors."""
-    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers import AutoModelForCausalLM, GenerationConfig, logging
 
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
     tokenizer = load_tokenizer(folder)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -585,7 +587,7 @@ def load_problems(files: Sequence[Path], languages: Sequence[str], limit: int | 
 
 def read_lines(file: Path) -> list[str]:
     try:
-        return file.read_text(encoding="utf-8").splitlines()
+        return file.read_text(encoding="utf-8").split("\n")  # splitlines would break at U+2028 inside a string
     except (UnicodeDecodeError, OSError) as error:
         raise UserError(f"{file} is not readable UTF-8 text ({first_line(error)})") from None
 
@@ -630,6 +632,8 @@ def read_mgsm(files: Sequence[Path], languages: Sequence[str]) -> list[Problem]:
             raise UserError(f"--problems: exactly one file named *_{language}.tsv is needed, {len(named)} given")
         columns[language] = []
         for number, line in enumerate(read_lines(named[0]), 1):
+            if not line.strip():
+                continue
             question, _, target = line.rpartition("\t")
             answer = parse_number(target)
             if not question.strip() or answer is None:
@@ -782,7 +786,7 @@ def chinese_value(text: str) -> Fraction:
         return chinese_value(whole) + Fraction("0." + "".join(str(CHINESE_DIGITS[digit]) for digit in decimals))
     if all(character in CHINESE_DIGITS for character in text):  # 二〇二五
         return Fraction(int("".join(str(CHINESE_DIGITS[character]) for character in text)))
-    total = section = digit = 0
+    total = section = digit = last_scale = 0
     last_unit = 1
     for character in text:
         if character in CHINESE_DIGITS:
@@ -792,8 +796,10 @@ def chinese_value(text: str) -> Fraction:
             section += (digit or 1) * CHINESE_UNITS[character]
             digit, last_unit = 0, CHINESE_UNITS[character]
         else:
-            total = (total + section + digit or 1) * CHINESE_SCALES[character]
-            section, digit, last_unit = 0, 0, CHINESE_SCALES[character]
+            scale = CHINESE_SCALES[character]
+            part = section + digit
+            total = (total + part or 1) * scale if scale > last_scale else total + (part or 1) * scale  # 万亿, 亿...万
+            section, digit, last_unit, last_scale = 0, 0, scale, scale
     if digit and last_unit >= 100:  # 一百五 is 150, not 105
         digit *= last_unit // 10
     return Fraction(total + section + digit)
@@ -878,7 +884,8 @@ def show(value: float | None, digits: int = 4) -> str:
 def escape(text: str) -> str:
     """Text that a model wrote, made harmless inside a Markdown table."""
     text = text.replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([`*_|\[\]#~$])", r"\\\1", text).replace("\r", "").replace("\n", "⏎")
+    text = re.sub(r"([`*_|\[\]#~$])", r"\\\1", text).replace("\n", "⏎")
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -950,8 +957,9 @@ class Run:
         head = {"script": self.stem, "model": self.model, "settings": self.settings, "fingerprint": self.fingerprint}
         results = head | significant(results)
         files = {name: value if isinstance(value, bytes) else array_bytes(value) for name, value in arrays.items()}
-        files |= render(results, arrays)
-        files[f"{self.stem}_results.json"] = json_bytes(results)
+        content = json_bytes(results)
+        files |= render(json.loads(content), arrays)  # from what is saved, so that --report-only writes the same bytes
+        files[f"{self.stem}_results.json"] = content
         write_files(self.out, files)
         self.log()
         print_verdict(self.out, self.stem, results)

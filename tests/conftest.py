@@ -1,0 +1,82 @@
+"""Real checkpoints of every supported family, and the scripts as modules."""
+
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+ROOT = Path(__file__).parent.parent
+FAMILIES = {
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "mistral": (MistralConfig, MistralForCausalLM),
+}
+SMALL = {
+    "vocab_size": 682,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
+
+
+def load_script(name: str):
+    """A script of the suite as a module, whatever its file is called."""
+    module_name = f"script_{name.removesuffix('.py')}"
+    if module_name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(module_name, ROOT / name)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[module_name]
+
+
+def random_model(path: Path, family: str = "qwen2", seed: int = 0, shards: str = "5GB", **changes) -> Path:
+    """Write a randomly initialised checkpoint of a real class, with the embedded model's tokenizer and problems."""
+    torch.manual_seed(seed)
+    config_class, model_class = FAMILIES[family]
+    model = model_class(config_class(**(SMALL | changes)))
+    for name, parameter in model.named_parameters():  # gains of 1 would hide a wrong fold
+        if "norm" in name:
+            parameter.data.uniform_(0.5, 1.5)
+    model.save_pretrained(path, max_shard_size=shards)
+    for name in ("tokenizer.json", "tokenizer_config.json", "problems.jsonl", "exemplars.jsonl", "reasoning.jsonl"):
+        shutil.copy(ROOT / "tiny" / name, path / name)
+    return path
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory) -> Path:
+    """A random grouped-query Qwen2 model; tests must not write into it."""
+    return random_model(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="session")
+def families(tmp_path_factory) -> dict[str, Path]:
+    """One random model per family; Qwen3 with a head width that is not width / heads."""
+    changes = {"qwen3": {"head_dim": 16}}
+    return {name: random_model(tmp_path_factory.mktemp(name), name, **changes.get(name, {})) for name in FAMILIES}
+
+
+@pytest.fixture(scope="session")
+def script():
+    return load_script

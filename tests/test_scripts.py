@@ -1,0 +1,375 @@
+"""What all scripts share: reproducible bytes, no work twice, --report-only, and one line for every bad input."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, random_model
+from safetensors.torch import load_file, save_file
+
+import utils
+
+SCRIPTS = {"1.py": "one", "2.py": "two", "phase0_behavioral.py": "phase0"}
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != "run.log"}
+
+
+def run_all(script, model, out, *flags) -> None:
+    for name in SCRIPTS:
+        script(name).main(["--model", str(model), "--out", str(out), "--device", "cpu", *flags])
+
+
+@pytest.fixture(scope="module")
+def finished(script, small, tmp_path_factory) -> Path:
+    """Every script's output on the small random model; tests must not change it."""
+    out = tmp_path_factory.mktemp("finished")
+    run_all(script, small, out)
+    return out
+
+
+def test_two_runs_write_the_same_bytes(script, small, finished, tmp_path):
+    run_all(script, small, tmp_path)
+    first, second = snapshot(finished), snapshot(tmp_path)
+    assert first.keys() == second.keys()
+    for name in first:
+        assert first[name] == second[name], name
+    stems = {name.split("_")[0] for name in first}
+    assert stems == set(SCRIPTS.values())
+    assert not any(name.startswith(".") for name in first)
+
+
+def test_a_second_run_does_no_work(script, small, finished, monkeypatch, capsys):
+    before = {path: path.stat().st_mtime_ns for path in finished.iterdir()}
+
+    def forbidden(*_, **__):
+        raise AssertionError("work was done twice")
+
+    monkeypatch.setattr(utils, "stream_layers", forbidden)
+    monkeypatch.setattr(utils, "load_model", forbidden)
+    run_all(script, small, finished)
+    assert {path: path.stat().st_mtime_ns for path in finished.iterdir()} == before
+    assert capsys.readouterr().out.count("there already") == len(SCRIPTS)
+    with pytest.raises(AssertionError, match="twice"):
+        run_all(script, small, finished, "--fresh")
+
+
+def test_other_settings_and_lost_arrays_are_measured_again(script, small, finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "out")
+    fingerprint = json.loads((out / "one_results.json").read_text())["fingerprint"]
+    (out / "one_head_eff_rank.npy").unlink()
+    script("1.py").main(["--model", str(small), "--out", str(out), "--device", "cpu"])
+    assert (out / "one_head_eff_rank.npy").exists()
+    assert json.loads((out / "one_results.json").read_text())["fingerprint"] == fingerprint
+    script("1.py").main(["--model", str(small), "--out", str(out), "--device", "cpu", "--seed", "1"])
+    assert json.loads((out / "one_results.json").read_text())["fingerprint"] != fingerprint
+
+
+def test_report_only_renders_the_same_report_without_a_model(script, finished, tmp_path, monkeypatch):
+    out = shutil.copytree(finished, tmp_path / "out")
+    for path in [*out.glob("*.md"), *out.glob("*.png")]:
+        path.unlink()
+    monkeypatch.setattr(utils, "find_model", None)
+    run_all(script, "gone", out, "--report-only")
+    assert snapshot(out) == snapshot(finished)
+
+
+def test_results_follow_the_contract(finished, small):
+    folder = utils.find_model(str(small))
+    layers, heads, head_width = folder.layers, folder.heads, folder.head_width
+    shapes = {
+        "one_weight_eff_rank.npy": (layers, 7),
+        "one_head_eff_rank.npy": (layers, heads),
+        "one_kernel_spectra.npy": (layers, heads, head_width),
+        "two_similarity.npy": (heads, layers, layers),
+        "two_ffn_alignment.npy": (layers, heads),
+        "two_consensus_similarity.npy": (layers, layers),
+    }
+    for name, shape in shapes.items():
+        array = np.load(finished / name, allow_pickle=False)
+        assert (array.shape, array.dtype) == (shape, np.float64), name
+    results = {stem: json.loads((finished / f"{stem}_results.json").read_text()) for stem in SCRIPTS.values()}
+    for stem, result in results.items():
+        keys = {"script", "model", "settings", "fingerprint", "verdict", "claims"}
+        assert keys <= set(result), stem
+        assert list(result) == sorted(result)
+        assert result["model"] == folder.identity()
+        assert all({"id", "claim", "recipe", "measured", "holds"} <= set(row) for row in result["claims"])
+        for value in floats(result):
+            assert float(f"{value:.4g}") == value
+    assert results["one"]["bottleneck"]["layer"] in range(layers)
+    assert 0 <= results["one"]["bottleneck"]["support"] <= 1
+    assert sum(results["one"]["phases"]) == layers
+    assert len(results["two"]["ffn_alignment_over_chance"]) == layers
+    assert results["two"]["settings"]["k"] == head_width  # 20 asked
+    assert len(results["two"]["snap"]) == 2
+    assert 0 <= results["phase0"]["mcnemar_p"] <= 1
+    assert set(results["phase0"]["accuracy"]) == {"en", "zh"}
+
+
+def floats(value):
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from floats(item)
+
+
+def test_reports_open_with_the_verdict_and_their_tables_and_links_are_whole(finished):
+    for stem in SCRIPTS.values():
+        text = (finished / f"{stem}_output.md").read_text()
+        lines = text.splitlines()
+        assert lines[0].startswith("# ")
+        assert lines[2].startswith("**Verdict.**")
+        headings = [line for line in lines if line.startswith("## ")]
+        assert headings[0] == "## Claims"
+        assert headings[-1] == "## Limitations"
+        for image in [line.split("](")[1].rstrip(")") for line in lines if line.startswith("![")]:
+            assert (finished / image).read_bytes().startswith(b"\x89PNG")
+        width = None
+        for line in lines:
+            if not line.startswith("|"):
+                width = None
+                continue
+            cells = line.replace("\\|", "").count("|")
+            assert width in (None, cells), line
+            width = cells
+        assert "nan" not in text.lower().replace("annan", "")
+        assert str(ROOT) not in text
+
+
+def test_steps_named_in_the_docstring_are_the_reports_headings(script, finished):
+    for name, stem in SCRIPTS.items():
+        steps = script(name).__doc__.split("headings:")[1].replace("\n", " ")
+        headings = [
+            line[3:] for line in (finished / f"{stem}_output.md").read_text().splitlines() if line.startswith("## ")
+        ]
+        numbered = [heading for heading in headings if heading[0].isdigit()]
+        assert len(numbered) >= 5
+        for heading in numbered:
+            assert heading.lower()[:18] in steps.lower(), heading
+
+
+# ---- bad input ------------------------------------------------------------------------------------------------------
+
+
+def broken(tmp_path, kind: str) -> Path:
+    """A model folder with one defect."""
+    path = random_model(tmp_path / kind, num_hidden_layers=2)
+    weights = path / "model.safetensors"
+    tensors = load_file(weights)
+    name = "model.layers.1.mlp.up_proj.weight"
+    if kind == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-1000])
+    elif kind == "nan":
+        tensors[name][3, 4] = torch.nan
+    elif kind == "missing":
+        del tensors[name]
+    elif kind == "shape":
+        tensors[name] = tensors[name][:-1].clone()
+    elif kind == "quantised":
+        tensors[name] = tensors[name].to(torch.int8)
+    elif kind == "fused":
+        tensors = {key: value for key, value in tensors.items() if "q_proj" not in key}
+        tensors["model.layers.0.self_attn.qkv_proj.weight"] = torch.zeros(2, 2)
+    elif kind == "pickle":
+        weights.rename(path / "pytorch_model.bin")
+    elif kind == "empty":
+        weights.unlink()
+    elif kind == "config":
+        (path / "config.json").write_text("{")
+    elif kind == "no config":
+        (path / "config.json").unlink()
+    elif kind == "foreign":
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(
+            json.dumps(config | {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]})
+        )
+    elif kind == "shard":
+        (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "gone.safetensors"}}))
+    if kind in ("nan", "missing", "shape", "quantised", "fused"):
+        save_file(tensors, weights, metadata={"format": "pt"})
+    return path
+
+
+DEFECTS = {
+    "truncated": "model.safetensors is truncated or damaged",
+    "nan": "model.layers.1.mlp.up_proj.weight holds NaN",
+    "missing": "layers.1.mlp.up_proj.weight is missing",
+    "shape": "up_proj.weight has shape (79, 48), the configuration says (80, 48)",
+    "quantised": "up_proj.weight is torch.int8; quantised",
+    "fused": "lacks separate q_proj",
+    "pickle": "pytorch_model.bin, a pickle that could run code); convert it",
+    "empty": "holds no weights",
+    "config": "config.json is not a usable configuration",
+    "no config": "no config.json",
+    "foreign": "architecture 'gpt2'",
+    "shard": "gone.safetensors: shard named in model.safetensors.index.json is missing",
+}
+
+
+def fails(script, capsys, name: str, *flags) -> str:
+    """Run a script as a user does; it must exit with 2 and one line on stderr, which is returned."""
+    sys.stdout.flush()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        utils.run_script(lambda: script(name).main([str(flag) for flag in flags]))
+    assert caught.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("Loading weights")]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize("kind", DEFECTS)
+def test_a_defective_model_is_named_and_leaves_nothing(script, tmp_path, capsys, kind):
+    path = broken(tmp_path, kind)
+    out = tmp_path / "out"
+    line = fails(script, capsys, "1.py", "--model", path, "--out", out, "--device", "cpu")
+    assert DEFECTS[kind] in line
+    assert not out.exists() or not any(out.iterdir())
+
+
+def test_phase0_names_nan_and_missing_tensors_too(script, tmp_path, capsys):
+    for kind, expected in (("nan", "up_proj.weight holds NaN"), ("missing", "up_proj.weight is missing")):
+        path = broken(tmp_path, kind)
+        line = fails(
+            script, capsys, "phase0_behavioral.py", "--model", path, "--out", tmp_path / "out", "--device", "cpu"
+        )
+        assert expected in line
+
+
+ARGUMENTS = {
+    "no such folder": (["--model", "./nowhere"], "./nowhere: no such folder"),
+    "a file": (["--model", "README.md"], "README.md: no such folder"),
+    "unknown flag": (["--no-such-flag"], "unrecognized arguments: --no-such-flag"),
+    "unknown dtype": (["--dtype", "float16"], "invalid choice: 'float16'"),
+    "unknown device": (["--device", "abacus"], "--device abacus is not a device"),
+    "other device": (["--device", "meta"], "--device meta is not supported"),
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("case", ARGUMENTS)
+def test_wrong_arguments(script, tmp_path, capsys, name, case):
+    flags, expected = ARGUMENTS[case]
+    model = [] if "--model" in flags else ["--model", "tiny"]
+    assert expected in fails(script, capsys, name, *model, *flags, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has CUDA")
+def test_no_cuda_where_asked_for(script, small, tmp_path, capsys):
+    for name in SCRIPTS:
+        line = fails(script, capsys, name, "--model", small, "--device", "cuda", "--out", tmp_path / "out")
+        assert "--device cuda: 0 CUDA device(s) here" in line
+
+
+def test_layer_k_and_limit_out_of_range(script, small, finished, tmp_path, capsys):
+    common = ["--model", small, "--out", tmp_path / "out", "--device", "cpu"]
+    assert "--layer 5 is out of range: this model allows 0 to 4" in fails(script, capsys, "2.py", *common, "--layer", 5)
+    assert "--layer last is neither auto nor a number" in fails(script, capsys, "2.py", *common, "--layer", "last")
+    assert "argument --k: 0 is not at least 1" in fails(script, capsys, "2.py", *common, "--k", 0)
+    assert "--limit 99: only 60" in fails(script, capsys, "phase0_behavioral.py", *common, "--limit", 99)
+    assert "--languages xx" in fails(script, capsys, "phase0_behavioral.py", *common, "--languages", "en", "xx")
+    line = fails(script, capsys, "phase0_behavioral.py", *common, "--problems", tmp_path / "none.jsonl")
+    assert "none.jsonl: no such problem file" in line
+
+
+def test_earlier_results_missing_foreign_or_damaged(script, small, finished, tmp_path, capsys):
+    common = ["--model", small, "--device", "cpu", "--out"]
+    line = fails(script, capsys, "2.py", *common, tmp_path / "nothing")
+    assert "one_results.json is missing: run 1.py" in line
+    other = random_model(tmp_path / "other", seed=5)
+    line = fails(script, capsys, "2.py", "--model", other, "--device", "cpu", "--out", finished)
+    assert "is about another model" in line
+    out = shutil.copytree(finished, tmp_path / "out")
+    (out / "one_results.json").write_text("{")
+    assert "one_results.json is damaged" in fails(script, capsys, "2.py", *common, out)
+    (out / "two_similarity.npy").write_bytes(b"no array")
+    assert "two_similarity.npy is damaged" in fails(script, capsys, "2.py", *common, out, "--report-only")
+    (out / "two_similarity.npy").unlink()
+    assert "two_similarity.npy is missing" in fails(script, capsys, "2.py", *common, out, "--report-only")
+    with pytest.raises(utils.UserError, match=r"shape \(5, 7\), expected \(4, 7\)"):
+        utils.load_array(finished, "one_weight_eff_rank.npy", (4, 7))
+
+
+def test_unwritable_output(script, small, tmp_path, capsys):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    for out in (blocked, blocked / "below"):
+        assert f"--out {out} is not writable" in fails(
+            script, capsys, "1.py", "--model", small, "--out", out, "--device", "cpu"
+        )
+
+
+def test_a_failed_write_loses_nothing(script, small, finished, tmp_path, capsys, monkeypatch):
+    out = shutil.copytree(finished, tmp_path / "out")
+    before = snapshot(out)
+    real = Path.write_bytes
+
+    def full_disk(path, content):
+        if "one_results" in path.name:
+            raise OSError(28, "No space left on device")
+        return real(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    line = fails(script, capsys, "1.py", "--model", small, "--out", out, "--device", "cpu", "--seed", 3)
+    assert "No space left" in line
+    assert snapshot(out) == before
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_out_of_memory_names_remedies(script, small, tmp_path, capsys, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(utils, "load_model", fail)
+    line = fails(script, capsys, "phase0_behavioral.py", "--model", small, "--out", tmp_path, "--device", "cpu")
+    assert "out of memory" in line
+    for remedy in ("--dtype", "--batch", "--device"):
+        assert remedy in line
+
+
+def test_a_programming_error_is_not_dressed_up(capsys):
+    def bug():
+        raise RuntimeError("shape mismatch")
+
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        utils.run_script(bug)
+
+
+@pytest.mark.slow
+def test_interrupt_is_one_line_and_leaves_nothing_half_written(tmp_path):
+    big = random_model(tmp_path / "big", num_hidden_layers=40, hidden_size=384, intermediate_size=1024)
+    out = tmp_path / "out"
+    command = [sys.executable, "1.py", "--model", str(big), "--out", str(out), "--device", "cpu"]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 60
+    while not out.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2, errors
+    assert [line for line in errors.splitlines() if "error" in line] == [
+        "error: interrupted; results already saved are intact"
+    ]
+    assert "Traceback" not in errors
+    assert not any(out.iterdir())
