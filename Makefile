@@ -9,6 +9,7 @@ hunt: $(VENV)/ready
 	$(BIN)/python 1.py --model tiny
 	$(BIN)/python 2.py --model tiny
 	$(BIN)/python phase0_behavioral.py --model tiny
+	$(BIN)/python phase2_z_extraction.py --model tiny
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest

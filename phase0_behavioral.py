@@ -40,13 +40,9 @@ def main(argv: list[str] | None = None) -> None:
     files = utils.problem_files(arguments.problems, folder, "problems.jsonl", default)
     problems = utils.load_problems(files, list(languages), arguments.limit)
     exemplars, exemplar_file = load_exemplars(arguments.exemplars, folder, languages, problems)
-    settings = {
-        **{"seed": arguments.seed, "device": device.type, "dtype": str(dtype).removeprefix("torch.")},
-        **{"batch": arguments.batch, "max_new_tokens": arguments.max_new_tokens, "languages": list(languages)},
-        **{"problems": [[file.name, utils.file_hash(file)[:16]] for file in files], "limit": arguments.limit},
-        "exemplars": [exemplar_file.name, utils.file_hash(exemplar_file)[:16]],
-        "templates": utils.short_hash(languages),
-    }
+    settings = utils.problem_settings(arguments, device, dtype, files, languages)
+    settings |= {"max_new_tokens": arguments.max_new_tokens}
+    settings["exemplars"] = [exemplar_file.name, utils.file_hash(exemplar_file)[:16]]
     run = utils.Run(__file__, "phase0", arguments, folder, settings)
     if not arguments.fresh and run.finished(ARRAYS):
         return None

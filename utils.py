@@ -18,8 +18,10 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +71,8 @@ def command_line(description: str, asks_problems: bool = False) -> argparse.Argu
         "--dtype",
         default="auto",
         choices=("auto", "float32", "bfloat16"),
-        help="of the running model; auto = bfloat16 on CUDA, float32 on CPU (float16 overflows in Qwen2.5)",
+        help="of the running model (1.py and 2.py run none and compute in float64); auto = bfloat16 on CUDA, float32 on CPU; "
+        "float16 overflows in Qwen2.5",
     )
     parser.add_argument("--out", type=Path, default=Path("output"), help="folder for reports and arrays")
     parser.add_argument("--seed", type=int, default=0)
@@ -176,6 +179,7 @@ class ModelFolder:
         """Whether the configuration has Qwen2.5-3B's shape: the recipe's recorded numbers are about that model."""
         return all(getattr(self.config, key, None) == value for key, value in QWEN25_3B_SHAPE.items())
 
+    @cached_property
     def identity(self) -> dict:
         """What makes two runs comparable: name, revision and hashes of config, tokenizer and weights."""
         config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
@@ -197,8 +201,11 @@ def file_hash(path: Path) -> str:
     blob = path.resolve().name
     if path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", blob):
         return blob
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
 
 
 def short_hash(value: object) -> str:
@@ -309,7 +316,12 @@ class LayerWeights:
 
 
 def stream_layers(folder: ModelFolder) -> Iterator[LayerWeights]:
-    """Layers 0..L-1, one in memory at a time: files are mapped and unmapped again for each.
+    """Layers 0..L-1, one in memory at a time."""
+    return (read_layer(folder, layer) for layer in range(folder.layers))
+
+
+def read_layer(folder: ModelFolder, layer: int) -> LayerWeights:
+    """One layer's weights; files are mapped and unmapped again.
 
     Raises UserError that names the tensor for missing, misshapen, quantised or non-finite weights.
     """
@@ -317,15 +329,14 @@ def stream_layers(folder: ModelFolder) -> Iterator[LayerWeights]:
     inner, norm = folder.config.intermediate_size, (folder.head_width,)
     shapes = [(queries, wide), (keys, wide), (keys, wide), (wide, queries), (inner, wide), (inner, wide), (wide, inner)]
     shapes += [(wide,), (wide,), norm, norm]
-    for layer in range(folder.layers):
-        tensors = {}
-        for part, shape in zip(fields(LayerWeights), shapes):
-            name = layer_name(folder.files, layer, part.metadata["name"])
-            if name is None and shape is not norm:
-                missing = f"layers.{layer}.{part.metadata['name']}"
-                raise UserError(f"{folder.path}: tensor {missing} is missing; is the download complete?")
-            tensors[part.name] = read_tensor(folder.files[name], name, shape) if name else None
-        yield LayerWeights(**tensors)
+    tensors = {}
+    for part, shape in zip(fields(LayerWeights), shapes):
+        name = layer_name(folder.files, layer, part.metadata["name"])
+        if name is None and shape is not norm:
+            missing = f"layers.{layer}.{part.metadata['name']}"
+            raise UserError(f"{folder.path}: tensor {missing} is missing; is the download complete?")
+        tensors[part.name] = read_tensor(folder.files[name], name, shape) if name else None
+    return LayerWeights(**tensors)
 
 
 def read_tensor(file: Path, name: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -530,6 +541,66 @@ def first_text_line(text: str) -> str:
     return text[: len(text) - len(body)] + body.split("\n")[0]
 
 
+class _LastSiteReached(Exception):
+    """Ends a forward pass once every wanted site has been captured."""
+
+
+@contextmanager
+def captured_sites(model, sites: Sequence[int]):
+    """Hooks that fill the yielded dict, site -> residual stream (b, T, d), and end the pass after the last site.
+
+    with captured_sites(model, (0, 5)) as streams:
+        model(**inputs)
+    streams[5]
+    """
+    streams, layers = {}, model.model.layers
+
+    def keep(site: int, stream) -> None:
+        streams[site] = stream[0] if isinstance(stream, tuple) else stream
+        if site == max(sites):
+            raise _LastSiteReached
+
+    hooks = [
+        layers[0].register_forward_pre_hook(
+            lambda _, args, kwargs: keep(0, args or kwargs["hidden_states"]), with_kwargs=True
+        )
+        if site == 0
+        else layers[site - 1].register_forward_hook(lambda _, args, output, site=site: keep(site, output))
+        for site in sorted(set(sites))
+    ]
+    try:
+        with suppress(_LastSiteReached):
+            yield streams
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def padded_batch(tokenizer, prompts: Sequence[str], device) -> dict[str, torch.Tensor]:
+    """Left-padded ids, mask and positions that start at each prompt's first token."""
+    inputs = tokenizer(list(prompts), return_tensors="pt", padding=True).to(device)
+    mask = inputs["attention_mask"]
+    return {
+        "input_ids": inputs["input_ids"],
+        "attention_mask": mask,
+        "position_ids": (mask.cumsum(-1) - 1).clamp_min(0),
+    }
+
+
+@torch.inference_mode()
+def residual_streams(model, tokenizer, prompts: Sequence[str], sites: Sequence[int], batch: int) -> Iterator[tuple]:
+    """Yield (index, token ids (T,), streams (sites, T, d) float32 on the CPU) for each prompt, pads removed, in order."""
+    from tqdm import tqdm
+
+    for start in tqdm(range(0, len(prompts), batch), desc="activations", unit="batch", disable=None):
+        inputs = padded_batch(tokenizer, prompts[start : start + batch], model.device)
+        with captured_sites(model, sites) as streams:
+            model(**inputs, use_cache=False)
+        stack = torch.stack([streams[site] for site in sites], 1)  # (b, sites, T, d)
+        for row, mask in enumerate(inputs["attention_mask"].bool()):
+            yield start + row, inputs["input_ids"][row][mask].cpu(), stack[row][:, mask].float().cpu()
+
+
 # ---- problems -------------------------------------------------------------------------------------------------------
 
 
@@ -649,15 +720,37 @@ def read_mgsm(files: Sequence[Path], languages: Sequence[str]) -> list[Problem]:
     return problems
 
 
-def prompt_text(problem: Problem, language: str, languages: dict, exemplars: Sequence[Problem] = ()) -> str:
-    """Exemplars with their answers (worked solutions where they have them), then the question, up to the answer."""
-    template = languages[language]
-    text = ""
+def exemplar_text(language: str, languages: dict, exemplars: Sequence[Problem]) -> str:
+    """Exemplars with their answers, or with their worked solutions where they have them."""
+    template, text = languages[language], ""
     for exemplar in exemplars:
         answer = exemplar.solution.get(language) or exemplar.answer_text.get(language) or str(exemplar.answer)
         text += template["prompt"].format(question=exemplar.question[language])
         text += template["answer"].format(answer=answer) + template["separator"]
-    return text + template["prompt"].format(question=problem.question[language])
+    return text
+
+
+def prompt_text(problem: Problem, language: str, languages: dict, exemplars: Sequence[Problem] = ()) -> str:
+    """Exemplars, then the question, up to the answer."""
+    question = languages[language]["prompt"].format(question=problem.question[language])
+    return exemplar_text(language, languages, exemplars) + question
+
+
+def problem_settings(
+    arguments, device: torch.device, dtype: torch.dtype, files: Sequence[Path], languages: dict
+) -> dict:
+    """The settings of a script that asks problems, by content where a file is meant."""
+    return {
+        "seed": arguments.seed,
+        "device": device.type,
+        "dtype": str(dtype).removeprefix("torch."),
+        "batch": arguments.batch,
+        "limit": arguments.limit,
+        "languages": list(languages),
+        "templates": short_hash(languages),
+        "problems": [[file.name, file_hash(file)[:16]] for file in files],
+        "exemplars": [arguments.exemplars.name, file_hash(arguments.exemplars)[:16]] if arguments.exemplars else None,
+    }
 
 
 # ---- answers --------------------------------------------------------------------------------------------------------
@@ -844,6 +937,15 @@ def bootstrap_interval(values: np.ndarray, generator: torch.Generator, draws: in
     return float(low), float(high)
 
 
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm-adjusted p values, in the order given."""
+    order = np.argsort(ps, kind="stable")
+    adjusted = np.maximum.accumulate(np.asarray(ps, float)[order] * np.arange(len(ps), 0, -1)).clip(max=1)
+    result = np.empty(len(ps))
+    result[order] = adjusted
+    return result.tolist()
+
+
 def permutation_p(at_least_as_extreme: int, draws: int) -> float:
     """(1 + #extreme) / (1 + N): never zero."""
     return (1 + at_least_as_extreme) / (1 + draws)
@@ -930,7 +1032,7 @@ class Run:
         """`script` is the caller's __file__; `settings` are those that change results."""
         self.stem, self.out, self.started = stem, arguments.out, time.monotonic()
         prepare_folder(self.out)
-        self.model, self.settings = folder.identity(), significant(settings)
+        self.model, self.settings = folder.identity, significant(settings)
         code = [file_hash(Path(script)), file_hash(ROOT / "utils.py")]
         self.fingerprint = short_hash([self.model, self.settings, code])
         if arguments.device == "auto" and settings["device"] == "cpu":
@@ -1001,7 +1103,7 @@ def load_results(out: Path, stem: str, model: dict | None = None) -> dict:
 def bottleneck_layer(asked: str, out: Path, folder: ModelFolder) -> int:
     """--layer: a number in range, or with `auto` the bottleneck that 1.py found for this model."""
     if asked == "auto":
-        return load_results(out, "one", folder.identity())["bottleneck"]["layer"]
+        return load_results(out, "one", folder.identity)["bottleneck"]["layer"]
     try:
         return check_range("--layer", int(asked), 0, folder.layers - 1)
     except ValueError:

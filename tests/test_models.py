@@ -80,16 +80,16 @@ def test_tied_and_headless_checkpoints(tmp_path):
 
 
 def test_identity_sees_weights_configuration_and_tokenizer(small, tmp_path):
-    first = utils.find_model(str(small)).identity()
+    first = utils.find_model(str(small)).identity
     copy = random_model(tmp_path / small.name)
-    assert utils.find_model(str(copy)).identity() == first
-    other = utils.find_model(str(random_model(tmp_path / "other", seed=1))).identity()
+    assert utils.find_model(str(copy)).identity == first
+    other = utils.find_model(str(random_model(tmp_path / "other", seed=1))).identity
     assert other["weights_hash"] != first["weights_hash"]
     assert other["config_hash"] == first["config_hash"]
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
     (copy / "tokenizer_config.json").write_text("{}")
-    changed = utils.find_model(str(copy)).identity()
+    changed = utils.find_model(str(copy)).identity
     assert changed["config_hash"] != first["config_hash"]
     assert changed["tokenizer_hash"] != first["tokenizer_hash"]
     assert changed["weights_hash"] == first["weights_hash"]
@@ -112,7 +112,7 @@ def test_the_hub_cache_is_read_without_network(small, tmp_path):
     command = [sys.executable, "1.py", "--model", "someone/small", "--out", str(tmp_path / "out"), "--device", "cpu"]
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
     model = json.loads((tmp_path / "out" / "one_results.json").read_text())["model"]
-    local = utils.find_model(str(small)).identity()
+    local = utils.find_model(str(small)).identity
     assert model["name"] == "someone/small"
     assert model["revision"] == commit
     assert model["weights_hash"] == local["weights_hash"]

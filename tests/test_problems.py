@@ -17,7 +17,7 @@ def records(name: str) -> list[dict]:
     return [json.loads(line) for line in (ROOT / "data" / name).read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("name", ["phase0.jsonl", "exemplars.jsonl"])
+@pytest.mark.parametrize("name", ["phase0.jsonl", "phase2.jsonl", "exemplars.jsonl"])
 def test_shipped_answers_agree_with_their_formula_and_their_words(name):
     for record in records(name):
         assert re.fullmatch(r"[\d +\-*/%()]+", record["formula"])
@@ -29,7 +29,7 @@ def test_shipped_answers_agree_with_their_formula_and_their_words(name):
             assert "\n" not in solution
 
 
-@pytest.mark.parametrize("name", ["phase0.jsonl", "exemplars.jsonl"])
+@pytest.mark.parametrize("name", ["phase0.jsonl", "phase2.jsonl", "exemplars.jsonl"])
 def test_shipped_questions_have_parallel_numerals(name):
     for record in records(name):
         numerals = [sorted(re.findall(r"\d+(?:\.\d+)?", record["question"][language])) for language in LANGUAGES]

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 
 import utils
 
-SCRIPTS = {"1.py": "one", "2.py": "two", "phase0_behavioral.py": "phase0"}
+SCRIPTS = {"1.py": "one", "2.py": "two", "phase0_behavioral.py": "phase0", "phase2_z_extraction.py": "phase2"}
+QUICK = {"phase0_behavioral.py": ["--limit", "12"], "phase2_z_extraction.py": ["--limit", "8"]}
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -26,7 +27,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 def run_all(script, model, out, *flags) -> None:
     for name in SCRIPTS:
-        script(name).main(["--model", str(model), "--out", str(out), "--device", "cpu", *flags])
+        script(name).main(["--model", str(model), "--out", str(out), "--device", "cpu", *QUICK.get(name, []), *flags])
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +98,16 @@ def test_results_follow_the_contract(finished, small):
     for name, shape in shapes.items():
         array = np.load(finished / name, allow_pickle=False)
         assert (array.shape, array.dtype) == (shape, np.float64), name
+    activations, basis = (np.load(finished / f"phase2_{name}.npy") for name in ("activations", "z_basis"))
+    assert (activations.shape, activations.dtype) == ((2, 8, layers + 1, 3, folder.width), np.float32)
+    assert (basis.shape[1], basis.dtype) == (folder.width, np.float32)
+    np.testing.assert_allclose(basis @ basis.T, np.eye(len(basis)), atol=1e-5)
     results = {stem: json.loads((finished / f"{stem}_results.json").read_text()) for stem in SCRIPTS.values()}
     for stem, result in results.items():
         keys = {"script", "model", "settings", "fingerprint", "verdict", "claims"}
         assert keys <= set(result), stem
         assert list(result) == sorted(result)
-        assert result["model"] == folder.identity()
+        assert result["model"] == folder.identity
         assert all({"id", "claim", "recipe", "measured", "holds"} <= set(row) for row in result["claims"])
         for value in floats(result):
             assert float(f"{value:.4g}") == value
@@ -114,6 +119,9 @@ def test_results_follow_the_contract(finished, small):
     assert len(results["two"]["snap"]) == 2
     assert 0 <= results["phase0"]["mcnemar_p"] <= 1
     assert set(results["phase0"]["accuracy"]) == {"en", "zh"}
+    assert {"ratio_z", "ratio_z_perp"} <= set(results["phase2"]["primary"])
+    assert {"method", "layer", "site", "k"} <= set(results["phase2"]["z"])
+    assert results["phase2"]["z"]["k"] == len(basis)
 
 
 def floats(value):

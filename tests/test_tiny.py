@@ -15,6 +15,7 @@ import utils
 from tiny import generator, train
 
 LANGUAGES = utils.load_languages(["en", "zh"])
+MIXTURE = generator.Mixture((40, 40, 10, 10), either_end=True, two_people=0.3)
 GAINS = {"en": r"(?:gives \w+|buys|finds) (\d+) more", "zh": r"(?:给了|买了|捡到)(\d+)"}
 LOSSES = {"en": r"(?:loses|sells|gives away) (\d+)", "zh": r"(?:丢了|卖掉|送出)(\d+)"}
 START = {"en": r"has (\d+)", "zh": r"有(\d+)"}
@@ -100,7 +101,9 @@ def test_totals_stay_in_range():
 def test_training_never_sees_a_held_out_combination():
     seen = set()
     for pairs in (1, 2, 3):
-        for index, sequence in enumerate(generator.training_batch(random.Random(pairs), 300, pairs, LANGUAGES)):
+        for index, sequence in enumerate(
+            generator.training_batch(random.Random(pairs), 300, pairs, LANGUAGES, MIXTURE)
+        ):
             language = ("en", "zh")[index % 2]
             assert len(sequence) == pairs
             for prompt, _ in sequence:
@@ -144,7 +147,7 @@ def test_every_answer_is_one_token_and_prompts_tokenise_as_in_training():
     for language, template in LANGUAGES.items():
         for word in generator.NUMBER_WORDS[language] + generator.NAMES[language]:
             assert len(tokenizer(template["answer"].format(answer=word))["input_ids"]) == 1
-    for sequence in generator.training_batch(random.Random(0), 200, 3, LANGUAGES):
+    for sequence in generator.training_batch(random.Random(0), 200, 3, LANGUAGES, MIXTURE):
         parts = [tokenizer(text)["input_ids"] for pair in sequence for text in pair]
         assert sum(parts, []) == tokenizer("".join(text for pair in sequence for text in pair))["input_ids"]
     digits = [tokenizer.decode([token]) for token in tokenizer("15 + 207")["input_ids"]]
@@ -155,18 +158,19 @@ def test_every_answer_is_one_token_and_prompts_tokenise_as_in_training():
 def test_interrupted_training_ends_with_the_same_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "CHECKPOINT_EVERY", 2)
     monkeypatch.setattr(train, "PROBLEMS_PER_STEP", 12)
+    monkeypatch.setattr(train, "STAGES", ((3, 2e-3, MIXTURE), (3, 1e-3, MIXTURE)))
     tokenizer = train.train_tokenizer(LANGUAGES, seed=0)
 
     def trained(folder, interrupted: bool):
         folder.mkdir()
-        arguments = Namespace(out=folder, steps=4, seed=0, device="cpu")
+        arguments = Namespace(out=folder, seed=0, device="cpu")
         model = train.new_model(tokenizer, 0)
         if interrupted:
             calls = itertools.count()
             real = generator.training_batch
 
             def stop(*given):
-                if next(calls) == 3:
+                if next(calls) == 5:
                     raise KeyboardInterrupt
                 return real(*given)
 

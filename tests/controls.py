@@ -1,0 +1,162 @@
+"""Models with a known answer: real Qwen2 checkpoints in which an answer subspace and a language direction are planted.
+
+Every problem is one question word (and filler words, the noise) in two languages. A question word's embedding is its
+answer's direction plus its language's direction. The first layer attends evenly and copies that content to all later
+positions; every other layer leaves the stream as it is; the unembedding of an answer word is answer plus language
+direction. So the model answers each problem, in the language it was asked in, through the planted subspace alone. The
+bottleneck layer's kernels span the answer directions (planted) or a random subspace (decoy).
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+
+import utils
+
+WIDTH, LAYERS, HEADS, GROUPS, HEAD_WIDTH = 64, 6, 4, 2, 16
+BOTTLENECK = 4
+FILLERS = 30
+LANGUAGES = ("en", "zh")
+
+
+@dataclass
+class Control:
+    path: Path
+    answers: torch.Tensor  # (rank, d) orthonormal rows: the planted Z
+    language: torch.Tensor  # (d,) unit
+
+
+def write_control(
+    path: Path,
+    kind: str = "planted",
+    rank: int = 6,
+    problems: int = 20,
+    noise: float = 0.0,
+    seed: int = 0,
+    rotate: bool = True,
+) -> Control:
+    """Write a checkpoint with tokenizer and problems; `kind` is planted, decoy or random (untouched initial weights)."""
+    generator = torch.Generator().manual_seed(seed)
+    words = {
+        "en": [syllables(index) for index in range(2 * problems + FILLERS)],
+        "zh": [chr(0x5000 + 2 * index) + chr(0x5001 + 2 * index) for index in range(2 * problems + FILLERS)],
+    }
+    tokenizer = word_tokenizer(words)
+    tokenizer.save_pretrained(path)
+    write_problems(path, words, problems, noise > 0, generator)
+    torch.manual_seed(seed)
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=96,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=HEADS,
+            num_key_value_heads=GROUPS,
+            max_position_embeddings=256,
+            tie_word_embeddings=False,
+            bos_token_id=tokenizer.eos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            initializer_range=WIDTH**-0.5,
+        )
+    )
+    basis = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=generator))[0] if rotate else torch.eye(WIDTH)
+    answers, language = basis[:rank], basis[rank]
+    if kind != "random":
+        plant(model, tokenizer, words, problems, answers, language, basis, noise, generator)
+        kernels = answers if kind == "planted" else torch.linalg.qr(torch.randn(WIDTH, rank, generator=generator))[0].T
+        plant_kernels(model.model.layers[BOTTLENECK].self_attn, kernels, generator)
+    model.save_pretrained(path)
+    return Control(path, answers.double(), language.double())
+
+
+def syllables(index: int) -> str:
+    """A word of letters for every index, none a prefix of another."""
+    consonants, vowels = "bdfghklmnprstvz", "aeiou"
+    text = ""
+    for _ in range(3):
+        index, rest = divmod(index, len(consonants) * len(vowels))
+        text += consonants[rest // len(vowels)] + vowels[rest % len(vowels)]
+    return text
+
+
+def word_tokenizer(words: dict) -> Qwen2Tokenizer:
+    """Qwen2's tokenizer class with every word, and every piece of the prompt templates, as one token."""
+    pieces = (
+        [f" {word}" for word in words["en"]]
+        + words["zh"]
+        + ["Question", ":", "\nAnswer", "问题", "：", "\n", "答案", "\n\n"]
+    )
+    return Qwen2Tokenizer(model_max_length=256).train_new_from_iterator(
+        [pieces], 4000, min_frequency=1, initial_alphabet=ByteLevel.alphabet(), show_progress=False
+    )
+
+
+def write_problems(path: Path, words: dict, problems: int, fillers: bool, generator: torch.Generator) -> None:
+    """problems.jsonl: question word i (and fillers of its own in each language); the answer is word problems + i."""
+    lines = []
+    for index in range(problems):
+        question = {}
+        for language, joint in (("en", " "), ("zh", "")):
+            chosen = (2 * problems + torch.randint(FILLERS, (4,), generator=generator)).tolist() if fillers else []
+            question[language] = joint.join(words[language][word] for word in [index, *chosen])
+        answer = {language: words[language][problems + index] for language in LANGUAGES}
+        lines.append(
+            {
+                "id": str(index),
+                "category": "planted",
+                "answer": answer["en"],
+                "question": question,
+                "answer_text": answer,
+            }
+        )
+    (path / "problems.jsonl").write_text(
+        "\n".join(json.dumps(line, ensure_ascii=False) for line in lines) + "\n", encoding="utf-8"
+    )
+
+
+def plant(model, tokenizer, words, problems, answers, language, basis, noise, generator) -> None:
+    """Embeddings, the gathering first layer, idle other layers, and the unembedding."""
+    rank = len(answers)
+    codes = torch.nn.functional.normalize(torch.randn(problems, rank, generator=generator), dim=1) @ answers
+    embedding, head = model.model.embed_tokens.weight.data.zero_(), model.lm_head.weight.data.zero_()
+    templates = json.loads((utils.ROOT / "data" / "languages.json").read_text(encoding="utf-8"))
+    for sign, name in ((1, "en"), (-1, "zh")):
+        for token in tokenizer(templates[name]["prompt"].format(question=""))["input_ids"]:
+            embedding[token] = sign * language
+        for index, word in enumerate(words[name]):
+            (token,) = tokenizer(templates[name]["answer"].format(answer=word))["input_ids"]
+            if index < problems:
+                embedding[token] = codes[index] + sign * language
+            elif index < 2 * problems:
+                head[token] = codes[index - problems] + sign * language
+            else:
+                embedding[token] = noise * torch.randn(WIDTH, generator=generator) / WIDTH**0.5 + sign * language
+    embedding[tokenizer("\n")["input_ids"][0]] = 0
+    for index, layer in enumerate(model.model.layers):
+        attention = layer.self_attn
+        layer.mlp.down_proj.weight.data.zero_()
+        attention.o_proj.weight.data.zero_()
+        for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
+            projection.bias.data.zero_()
+        if (
+            index == 0
+        ):  # even attention; the first value group carries the planted coordinates, the first head returns them
+            attention.q_proj.weight.data.zero_()
+            kept = basis[: rank + 1]
+            attention.v_proj.weight.data.zero_()[: rank + 1] = kept
+            attention.o_proj.weight.data[:, : rank + 1] = kept.T
+            tiny = 1e-3 * torch.randn(attention.q_proj.weight.shape, generator=generator)
+            attention.q_proj.weight.data += tiny  # so that the layer's kernels have the rank of random ones
+
+
+def plant_kernels(attention, subspace: torch.Tensor, generator: torch.Generator) -> None:
+    """Query and key of every head span the subspace, with equal singular values."""
+    frame = torch.linalg.qr(torch.randn(HEAD_WIDTH, len(subspace), generator=generator))[0]
+    for projection, count in ((attention.q_proj, HEADS), (attention.k_proj, GROUPS)):
+        projection.weight.data = torch.cat([frame @ subspace] * count)

@@ -1,0 +1,453 @@
+"""Phase 2 on models with a planted answer, its geometry by brute force, its nulls, and the traps of its contingencies."""
+
+import json
+from itertools import combinations
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from controls import BOTTLENECK, write_control
+from scipy import stats
+
+import utils
+
+
+@pytest.fixture(scope="module")
+def phase2(script):
+    return script("phase2_z_extraction.py")
+
+
+def run(script, path, out, *flags) -> tuple[dict, torch.Tensor]:
+    common = ["--model", str(path), "--out", str(out), "--device", "cpu"]
+    if "--layer" not in flags:
+        script("1.py").main(common)
+    script("phase2_z_extraction.py").main([*common, *flags])
+    basis = torch.from_numpy(np.load(out / "phase2_z_basis.npy")).double()
+    return json.loads((out / "phase2_results.json").read_text()), basis
+
+
+def projector_distance(first: torch.Tensor, second: torch.Tensor) -> float:
+    return (first.T @ first - second.T @ second).norm().item()
+
+
+# ---- models with a known answer -------------------------------------------------------------------------------------
+
+
+def test_a_planted_z_is_clear_and_found(script, tmp_path):
+    control = write_control(tmp_path / "model", "planted", noise=0.5)
+    results, basis = run(script, control.path, tmp_path / "out")
+    assert results["settings"]["layer"] == BOTTLENECK
+    assert results["verdict"] == "clear"
+    assert results["z"] == {"method": "weight", "layer": BOTTLENECK, "site": BOTTLENECK + 1, "k": 6, "holds": True}
+    assert projector_distance(basis, control.answers) < 1e-3
+    assert "contingencies" not in results
+    holds = {row["id"]: row["holds"] for row in results["claims"]}
+    assert holds["primary"] and holds["energy_cross"] and holds["energy_same"]
+    assert results["content"]["z"]["problem"] >= 0.9
+    assert results["content"]["z_perp"]["language"] == 1
+    assert results["content"]["z"]["language"] < 0.8 < results["content"]["z_perp"]["language"]
+
+
+def test_a_decoy_is_refuted_and_the_centroid_contingency_finds_the_answers(script, tmp_path):
+    control = write_control(tmp_path / "model", "decoy", noise=0.5)
+    results, basis = run(script, control.path, tmp_path / "out")
+    assert results["settings"]["layer"] == BOTTLENECK
+    assert results["verdict"] == "none"
+    assert results["z"]["method"] == "centroid"
+    assert results["z"]["holds"]
+    assert (basis @ control.answers.T).square().sum().item() / len(basis) > 0.98
+    candidates = results["contingencies"]["candidates"]
+    assert candidates["centroid"]["holds"]  # scored on problems that it was not fitted on
+    assert not candidates["previous_layer"]["holds"]
+    assert results["rivals"]["centroid"]["problem"] >= 0.9
+
+
+def test_random_weights_have_no_z(script, tmp_path):
+    control = write_control(tmp_path / "model", "random", noise=0.5)
+    results, _ = run(script, control.path, tmp_path / "out")
+    assert results["verdict"] == "none"
+    assert not next(row for row in results["claims"] if row["id"] == "primary")["holds"]
+
+
+@pytest.mark.slow
+def test_false_alarms_and_detections(script, tmp_path, monkeypatch):
+    """Of 100 models with random weights at most 5 pass; of 100 planted with noise at least 95 do."""
+    monkeypatch.setattr(script("phase2_z_extraction.py"), "render", lambda *_: {})  # 200 reports take half of the time
+    passed = {"random": 0, "planted": 0}
+    for kind in passed:
+        for seed in range(100):
+            control = write_control(tmp_path / f"{kind}-{seed}", kind, noise=1.0, seed=seed)
+            flags = ("--layer", str(BOTTLENECK), "--contingencies", "never")
+            results, _ = run(script, control.path, tmp_path / "out" / f"{kind}-{seed}", *flags)
+            passed[kind] += results["verdict"] in ("clear", "partial")
+    print(passed)  # shown with `pytest -s`
+    assert passed["random"] <= 5
+    assert passed["planted"] >= 95
+
+
+# ---- activations ----------------------------------------------------------------------------------------------------
+
+
+def test_captured_streams_are_those_of_a_full_pass(small):
+    folder = utils.find_model(str(small))
+    model, tokenizer = utils.load_model(folder, torch.device("cpu"), torch.float32)
+    languages = utils.load_languages(["en", "zh"])
+    problems = utils.load_problems([small / "problems.jsonl"], list(languages), limit=4)
+    prompts = [utils.prompt_text(problem, language, languages) for language in languages for problem in problems]
+    sites = range(folder.layers + 1)
+    hooks = [len(layer._forward_hooks) + len(layer._forward_pre_hooks) for layer in model.model.layers]
+    alone = list(utils.residual_streams(model, tokenizer, prompts, sites, batch=1))
+    batches = {batch: list(utils.residual_streams(model, tokenizer, prompts, sites, batch)) for batch in (3, 8)}
+    assert [len(layer._forward_hooks) + len(layer._forward_pre_hooks) for layer in model.model.layers] == hooks
+    for index, ids, streams in alone:
+        with torch.no_grad():
+            states = model(ids[None], output_hidden_states=True).hidden_states
+        for site in range(folder.layers):  # the last of hidden_states is behind the final norm
+            assert torch.equal(streams[site], states[site][0])
+        assert torch.equal(model.model.norm(streams[-1]).detach(), states[-1][0])
+        assert tokenizer.decode(ids) == prompts[index]
+    for batched in batches.values():
+        for (_, _, one), (_, _, other) in zip(alone, batched):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_a_capture_stops_after_its_last_site(small):
+    model, tokenizer = utils.load_model(utils.find_model(str(small)), torch.device("cpu"), torch.float32)
+    reached = []
+    hook = model.model.layers[3].register_forward_hook(lambda *_: reached.append(True))
+    list(utils.residual_streams(model, tokenizer, ["five"], [0, 3], batch=1))
+    hook.remove()
+    assert not reached
+    with pytest.raises(LookupError), utils.captured_sites(model, [2]):
+        raise LookupError  # an error of the caller's is not swallowed, and the hooks are gone
+    assert not any(layer._forward_hooks for layer in model.model.layers)
+
+
+def test_pooling_excludes_pads_prefix_and_sinks(script, phase2, small, tmp_path, monkeypatch):
+    """Against streams captured one by one; with a planted sink at the first position."""
+    folder = utils.find_model(str(small))
+    languages = utils.load_languages(["en", "zh"])
+    problems = utils.load_problems([small / "problems.jsonl"], list(languages), limit=5)
+    real = utils.residual_streams
+
+    def with_sink(*given):
+        for index, ids, streams in real(*given):
+            streams = streams.clone()
+            streams[2, 0] *= 1000
+            yield index, ids, streams
+
+    monkeypatch.setattr(utils, "residual_streams", with_sink)
+    arguments = SimpleNamespace(exemplars=None, batch=4)
+    cpu = torch.device("cpu")
+    activations, clouds, sinks = phase2.capture(folder, problems, languages, arguments, cpu, torch.float32)
+    assert activations.shape == (2, 5, folder.layers + 1, 3, folder.width)
+    assert activations.dtype == np.float32
+    assert [count > 0 for count in sinks["per_site"]] == [site == 2 for site in range(folder.layers + 1)]
+    assert sinks["commonest"][0]["position"] == 0
+    model, tokenizer = utils.load_model(folder, cpu, torch.float32)
+    for row, language in enumerate(languages):
+        prompt = utils.prompt_text(problems[3], language, languages)
+        ((_, _, streams),) = real(model, tokenizer, [prompt], range(folder.layers + 1), 1)
+        np.testing.assert_allclose(activations[row, 3, 3, 0], streams[3].mean(0), atol=1e-5)
+        np.testing.assert_allclose(activations[row, 3, 2, 1], streams[2, 1:].mean(0), atol=1e-5)
+        np.testing.assert_allclose(activations[row, 3, 3, 2], streams[3, -1], atol=1e-5)
+    assert clouds[2].shape[:2] == (2, 5)
+    assert clouds[2].norm(dim=-1).max() < 100  # the sink is in no cloud
+    arguments.exemplars = small / "exemplars.jsonl"
+    shots, _, _ = phase2.capture(folder, problems, languages, arguments, cpu, torch.float32)
+    exemplars = utils.load_problems([arguments.exemplars], list(languages))
+    prefix = tokenizer(utils.exemplar_text("en", languages, exemplars))["input_ids"]
+    ((_, _, streams),) = real(model, tokenizer, [utils.prompt_text(problems[3], "en", languages, exemplars)], [3], 1)
+    np.testing.assert_allclose(shots[0, 3, 3, 0], streams[0, len(prefix) :].mean(0), atol=1e-5)
+
+
+# ---- geometry by brute force ----------------------------------------------------------------------------------------
+
+
+def cloud_of_points(languages: int = 2, problems: int = 6, width: int = 10, seed: int = 0) -> torch.Tensor:
+    return torch.randn(languages, problems, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("languages", [2, 3])
+def test_ratios_and_energy_by_brute_force(phase2, languages):
+    points, (basis,) = cloud_of_points(languages), utils.random_subspaces(torch.Generator().manual_seed(1), 1, 3, 10)
+    inside, outside = basis.T @ basis, torch.eye(10, dtype=torch.float64) - basis.T @ basis
+    problems = range(points.shape[1])
+
+    def ratio(projector):
+        across = [
+            (projector @ (points[a, i] - points[b, i])).norm()
+            for a, b in combinations(range(languages), 2)
+            for i in problems
+        ]
+        within = [
+            (projector @ (points[a, i] - points[a, j])).norm()
+            for a in range(languages)
+            for i, j in combinations(problems, 2)
+        ]
+        return (sum(across) / len(across) / (sum(within) / len(within))).item()
+
+    pairs = phase2.all_pairs(languages, len(problems))
+    total, part = pairs.squares(points), pairs.squares(points, basis[None])[0]
+    assert pairs.ratio(part).item() == pytest.approx(ratio(inside))
+    assert pairs.ratio(total - part).item() == pytest.approx(ratio(outside))
+    assert pairs.contrast(part, total).item() == pytest.approx(ratio(inside) / ratio(outside))
+    deltas = [points[a, i] - points[b, i] for a, b in combinations(range(languages), 2) for i in problems]
+    expected = sum((basis @ delta).square().sum() for delta in deltas) / sum(delta.square().sum() for delta in deltas)
+    assert pairs.energy_fraction(part, total)[0] == pytest.approx(expected.item())
+
+
+def test_retrieval_and_language_decoding_by_brute_force(phase2):
+    points = cloud_of_points(problems=8)
+    points[1] = points[0] + 0.8 * points[1] + 3  # related versions, and a language offset
+    problems = points.shape[1]
+    hits, decoded = [], []
+    for i in range(problems):
+        others = [j for j in range(problems) if j != i]
+        centred = points - points[:, others].mean(1, keepdim=True)
+        for a, b in ((0, 1), (1, 0)):
+            hits.append((centred[a, i] - centred[b]).norm(dim=1).argmin().item() == i)
+        for own in (0, 1):
+            distances = [(points[own, i] - points[language, others].mean(0)).norm() for language in (0, 1)]
+            decoded.append((distances[0] < distances[1]) == (own == 0))
+    assert phase2.retrieved(points).mean().item() == pytest.approx(np.mean(hits))
+    assert phase2.language_decoded(points).mean().item() == pytest.approx(np.mean(decoded))
+    raw = [
+        (points[a, i] - points[b]).norm(dim=1).argmin().item() == i
+        for i in range(problems)
+        for a, b in ((0, 1), (1, 0))
+    ]
+    assert phase2.retrieved(points, remove_means=False).mean().item() == pytest.approx(np.mean(raw))
+    batch = torch.stack([points, 2 * points])
+    torch.testing.assert_close(phase2.retrieved(batch)[0], phase2.retrieved(points))
+
+
+@pytest.mark.parametrize("width", [8, 12, 60])
+def test_haar_null_has_the_distribution_of_explicit_haar_subspaces(phase2, monkeypatch, width):
+    """Also where d is so large that most of each random row is drawn as a Wishart matrix only."""
+    monkeypatch.setattr(phase2, "DRAWS", 2000)
+    points = cloud_of_points(width=width)
+    pairs = phase2.all_pairs(2, 6)
+    null = phase2.null_contrasts(points, pairs, None, [2, 5], seed=0)
+    assert {k: len(values) for k, values in null.items()} == {2: 2000, 5: 2000}
+    assert torch.equal(null[2], phase2.null_contrasts(points, pairs, None, [2, 5], seed=0)[2])
+    for k in (2, 5):
+        subspaces = utils.random_subspaces(torch.Generator().manual_seed(7), 2000, k, width)
+        explicit = pairs.contrast(pairs.squares(points, subspaces), pairs.squares(points))
+        assert stats.ks_2samp(null[k].numpy(), explicit.numpy()).pvalue > 0.001
+
+
+def test_matched_null_has_the_distribution_of_explicit_draws(phase2, monkeypatch):
+    monkeypatch.setattr(phase2, "DRAWS", 2000)
+    points, cloud = cloud_of_points(width=12), cloud_of_points(4, 20, 12, seed=3)
+    cloud = cloud * torch.logspace(0, -2, 12, dtype=torch.float64)  # a steep spectrum
+    pairs, tokens = phase2.all_pairs(2, 6), cloud.flatten(0, 1) - cloud.mean((0, 1))
+    null = phase2.null_contrasts(points, pairs, cloud[None], [3], seed=0)[3]
+    gaussian = torch.randn(2000, 3, len(tokens), generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    subspaces = torch.linalg.qr((gaussian @ tokens).mT)[0].mT
+    explicit = pairs.contrast(pairs.squares(points, subspaces), pairs.squares(points))
+    assert stats.ks_2samp(null.numpy(), explicit.numpy()).pvalue > 0.001
+    # a cloud of lower rank than k: its whole span, not a crash
+    flat = torch.zeros(1, 5, 4, 12, dtype=torch.float64)
+    flat[..., :2] = cloud_of_points(5, 4, 2)
+    low = phase2.null_contrasts(points, pairs, flat, [2, 5], seed=0)
+    torch.testing.assert_close(low[5].median(), low[2].median(), rtol=1e-4, atol=0)
+
+
+def test_pairing_p_sees_pairs_and_only_pairs(phase2):
+    points = cloud_of_points(problems=10)
+    basis = torch.eye(10, dtype=torch.float64)
+    related = torch.stack([points[0], points[0] + 0.3 * points[1]])
+    assert phase2.pairing_p(phase2.cross_distances(related, basis), 0) < 0.01
+    ps = [
+        phase2.pairing_p(phase2.cross_distances(cloud_of_points(problems=10, seed=seed), basis), 0)
+        for seed in range(60)
+    ]
+    assert 0.3 < np.mean(ps) < 0.7
+
+
+def study_of(phase2, points: torch.Tensor, primary: torch.Tensor) -> object:
+    activations = points[:, :, None, None].expand(-1, -1, 3, 3, -1).float().numpy()
+    clouds = {site: points[:, :, None].expand(-1, -1, 4, -1) + 0 for site in range(3)}
+    k = len(primary)
+    weights = {
+        "k": [k] * 3,
+        "heads": {1: primary[None], 0: primary[None]},
+        "every_layer": [primary] * 2,
+        "primary": primary,
+    }
+    return phase2.Study(activations, clouds, 1, weights, 0)
+
+
+def test_nothing_is_scored_on_what_it_was_fitted_on(phase2, monkeypatch):
+    monkeypatch.setattr(phase2, "DRAWS", 200)
+    points = cloud_of_points(problems=12)
+    study = study_of(phase2, points, torch.eye(10, dtype=torch.float64)[:3])
+    pairs, nulls = phase2.held_out_null(study)
+    folds, trained = study.folds(), []
+    assert sorted(folds.bincount().tolist()) == [2, 2, 2, 3, 3]
+    for first, second in zip(pairs.first.tolist(), pairs.second.tolist()):
+        assert folds[first % 12] == folds[second % 12]
+
+    def fit(training, mask):
+        assert training.shape[1] == int(mask.sum())
+        trained.append(mask)
+        return torch.eye(10, dtype=torch.float64)[:3]
+
+    phase2.held_out(study, pairs, nulls, fit)
+    held = torch.stack([~mask for mask in trained])
+    assert torch.equal(held.sum(0), torch.ones(12, dtype=torch.long))  # every problem is held out exactly once
+
+
+def test_an_overfitted_subspace_does_not_pass(phase2, monkeypatch):
+    """On pure noise with few problems a fitted subspace is perfect in sample, and at chance on held-out problems."""
+    monkeypatch.setattr(phase2, "DRAWS", 400)
+    passed = 0
+    for seed in range(20):
+        points = cloud_of_points(problems=12, width=40, seed=seed)
+        study = study_of(phase2, points, torch.eye(40, dtype=torch.float64)[:3])
+        row = phase2.rivals(study, with_ard=False)["centroid"]
+        passed += row["contrast"] < 1 and row["p"] < 0.05
+    assert passed <= 3
+
+
+def test_centroid_subspace_finds_planted_problem_directions(phase2):
+    problem, (language,) = torch.eye(20, dtype=torch.float64)[:3], torch.eye(20, dtype=torch.float64)[3:4]
+    codes = cloud_of_points(1, 30, 3)[0]
+    points = torch.stack([codes @ problem + 5 * language, codes @ problem - 5 * language])
+    points = points + 0.05 * cloud_of_points(2, 30, 20, seed=2)
+    assert abs(phase2.language_space(points)[0] @ language) > 0.999
+    found = phase2.centroid_subspace(points, 3)
+    assert utils.grassmann_similarity(found, problem).item() > 0.98
+    assert (found @ language).abs().max() < 1e-9 or (found @ phase2.language_space(points)[0]).abs().max() < 1e-9
+    top = phase2.principal_subspace(points, 1)
+    assert abs(top[0] @ language) > 0.99  # PCA takes the language first
+
+
+# ---- ARD-MMD --------------------------------------------------------------------------------------------------------
+
+
+def test_squared_mmd_is_the_unbiased_estimate(phase2):
+    clouds, weights = cloud_of_points(2, 5, 3), torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+
+    def kernel(x, y):
+        return torch.exp(-(weights * (x - y).square()).sum()).item()
+
+    x, y = clouds
+    within = [np.mean([kernel(c[i], c[j]) for i in range(5) for j in range(5) if i != j]) for c in (x, y)]
+    between = np.mean([kernel(a, b) for a in x for b in y])
+    measured = phase2.squared_mmd(weights, clouds, torch.tensor([0]), torch.tensor([1])).item()
+    assert measured == pytest.approx(sum(within) - 2 * between)
+    draws = torch.randn(400, 6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    null = phase2.squared_mmd(weights, draws, torch.arange(200), torch.arange(200, 400))
+    assert abs(null.mean().item()) < 3 * null.std().item() / 200**0.5  # unbiased: zero for equal distributions
+
+
+def axis_clouds() -> torch.Tensor:
+    """(2, 16, 8, 12): problems differ along axes 0-2, languages along axis 3, tokens by noise everywhere."""
+    clouds = 0.3 * torch.randn(2, 16, 8, 12, generator=torch.Generator().manual_seed(0))
+    clouds[..., :3] += torch.randn(16, 1, 3, generator=torch.Generator().manual_seed(1))
+    clouds[0, ..., 3] += 1.5
+    return clouds
+
+
+def test_the_plain_objective_collapses_and_the_contrast_does_not(phase2):
+    """Minimising MMD²(zh, en) plus a penalty on 1/ℓ drives every relevance to zero; the contrast keeps the problem axes."""
+    clouds = axis_clouds()
+    flat = clouds.flatten(0, 1)
+    (first, second), _ = phase2.ard_pairs(2, 16, seed=0)
+    logs = torch.zeros(12, requires_grad=True)  # log 1/ℓ, free to go anywhere
+    optimizer = torch.optim.Adam([logs], 0.1)
+    for _ in range(300):
+        loss = phase2.squared_mmd(logs.exp().square(), flat, first, second).mean() + 0.05 * logs.exp().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert logs.exp().square().max().item() < 0.01  # collapsed: every lengthscale is long
+
+    study = SimpleNamespace(seed=0, weights={"primary": torch.eye(12, dtype=torch.float64)[6:9]})  # a wrong start
+    relevance = phase2.fit_relevance(study, clouds)
+    assert relevance.sum().item() == pytest.approx(12, rel=1e-4)
+    assert set(relevance.argsort(descending=True)[:3].tolist()) == {0, 1, 2}
+    assert relevance[:3].sum() > 0.8 * 12
+    assert relevance[3] < 0.5
+    assert phase2.relevant_dimensions(relevance) <= 6
+    basis = phase2.axis_subspace(relevance, 3)
+    torch.testing.assert_close(basis @ basis.T, torch.eye(3, dtype=torch.float64))
+
+
+def test_ard_mmd_finds_a_planted_z_on_the_axes(script, tmp_path):
+    control = write_control(tmp_path / "model", "planted", noise=0.5, rotate=False)
+    results, _ = run(script, control.path, tmp_path / "out", "--contingencies", "always")
+    layers = {row["layer"]: row for row in results["contingencies"]["ard"]["layers"]}
+    assert set(layers) == set(range(BOTTLENECK + 1))
+    assert results["rivals"]["ard_mmd"]["contrast"] < 0.2
+    assert layers[BOTTLENECK]["overlap"] >= 0.9
+    phase2 = script("phase2_z_extraction.py")
+    folder = utils.find_model(str(control.path))
+    languages = utils.load_languages(["en", "zh"])
+    problems = utils.load_problems([control.path / "problems.jsonl"], list(languages))
+    arguments = SimpleNamespace(exemplars=None, batch=16)
+    cpu = torch.device("cpu")
+    _, clouds, _ = phase2.capture(folder, problems, languages, arguments, cpu, torch.float32)
+    random_start = SimpleNamespace(
+        seed=0, weights={"primary": utils.random_subspaces(torch.Generator().manual_seed(0), 1, 6, 64)[0]}
+    )
+    relevance = phase2.fit_relevance(random_start, clouds[BOTTLENECK + 1])
+    found = phase2.axis_subspace(relevance, 6)
+    assert (found @ control.answers.T).square().sum().item() / 6 >= 0.9  # from the data, not from the start
+
+
+# ---- deciding -------------------------------------------------------------------------------------------------------
+
+
+def grid_of(phase2, contrasts, ps, holm=1.0) -> list[dict]:
+    rows = [
+        dict(phase2.PRIMARY, share=share, contrast=c, p=p, p_holm=holm)
+        for share, c, p in zip(phase2.K_SHARES, contrasts, ps)
+    ]
+    return [
+        *rows,
+        {
+            "place": "b at b.in",
+            "mask": "head0",
+            "pooling": "last",
+            "share": 1.0,
+            "contrast": 0.5,
+            "p": 0.2,
+            "p_holm": 1.0,
+        },
+    ]
+
+
+def test_the_verdict_rule(phase2):
+    assert phase2.decide(grid_of(phase2, (0.5, 0.5, 0.5), (0.01, 0.01, 0.01))) == "clear"
+    assert phase2.decide(grid_of(phase2, (0.5, 0.5, 1.1), (0.01, 0.01, 0.01))) == "none"
+    assert phase2.decide(grid_of(phase2, (0.5, 0.5, 0.5), (0.01, 0.01, 0.06))) == "none"
+    assert phase2.decide(grid_of(phase2, (0.5, 0.5, 1.1), (0.01, 0.01, 0.01), holm=0.04)) == "partial"
+    assert phase2.decide(grid_of(phase2, (1.5, 1.5, 1.1), (0.5, 0.5, 0.5), holm=0.04)) == "none"
+
+
+def test_holm_known_values():
+    assert utils.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert utils.holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+
+
+def test_too_few_problems_and_a_foreign_layer_are_refused(script, small, tmp_path):
+    common = ["--model", str(small), "--out", str(tmp_path), "--device", "cpu"]
+    with pytest.raises(utils.UserError, match="at least 4"):
+        script("phase2_z_extraction.py").main([*common, "--layer", "2", "--limit", "3"])
+    with pytest.raises(utils.UserError, match="--layer 9 is out of range"):
+        script("phase2_z_extraction.py").main([*common, "--layer", "9"])
+    with pytest.raises(utils.UserError, match=r"one_results.json is missing"):
+        script("phase2_z_extraction.py").main(common)
+
+
+@pytest.mark.parametrize("layer", ["0", "4"])
+def test_edge_layers_work(script, small, tmp_path, layer):
+    results, basis = run(script, small, tmp_path, "--layer", layer, "--limit", "6", "--contingencies", "always")
+    places = {row["place"] for row in results["grid"]}
+    assert ("b-1 at b-1.out" in places) == (layer != "0")
+    assert len(results["contingencies"]["sweep"]) == 5
+    torch.testing.assert_close(basis @ basis.T, torch.eye(len(basis), dtype=torch.float64), atol=1e-5, rtol=0)
