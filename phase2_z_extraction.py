@@ -1008,7 +1008,7 @@ def contingency_sections(results: dict) -> list[str]:
             row["p_holm"],
             "yes" if row["holds"] else "**no**",
         ]
-        for name, row in parts["candidates"].items()
+        for name, row in parts["candidates"].items()  # in alphabetical order, as the JSON has them
     ]
     sizes = [
         [f"L{row['layer']}.out", row["size"], row["overlap"], row["chance"], f"{row['overlap'] / row['chance']:.2f}×"]
@@ -1098,7 +1098,12 @@ def figure_contrast(results: dict) -> Figure:
     right.axhline(1, color="black", linestyle=":", linewidth=1)
     right.set_xticks(range(len(rivals)), list(rivals), rotation=20)
     right.set(title=f"rivals on held-out problems, k = {results['rivals']['weight']['k']}", ylabel="contrast")
-    left.legend(fontsize=8)
+    row = results["rivals"]["weight"]
+    for key, label, color in (("null_haar", "Haar: 5 %", "tab:green"), ("null_matched", "matched: 5 %", "tab:orange")):
+        right.axhline(row[key][0], color=color, linestyle="--", linewidth=1, label=label)
+    right.legend(fontsize=8)
+    left.set_ylim(bottom=0)
+    left.legend(fontsize=8, loc="lower right")
     figure.tight_layout()
     return figure
 
