@@ -145,14 +145,15 @@ def find_bottleneck(head_ranks: np.ndarray, groups: int, seed: int) -> dict:
     """The layer of lowest mean head rank, and how far that depends on the heads at hand. head_ranks (L, h)
 
     `support`: share of bootstrap resamples of heads that pick the same layer; `support_groups`: of whole KV groups,
-    since heads of a group share W_K. `p`: how often layers shuffled within each head (each group) have a minimum as low.
+    since heads of a group share W_K and are no independent votes (None for a single group). `p`: see `margin_p`.
     """
-    layers, heads = head_ranks.shape
+    layers = len(head_ranks)
     means = head_ranks.mean(1)
     order = np.argsort(means, kind="stable")
     layer = int(order[0])
     per_group = head_ranks.reshape(layers, groups, -1).mean(2)
     row = head_ranks[layer]
+    resample = utils.seeded(seed, "one: bootstrap groups")
     return {
         "layer": layer,
         "mean": means[layer],
@@ -161,9 +162,8 @@ def find_bottleneck(head_ranks: np.ndarray, groups: int, seed: int) -> dict:
         "cv_other_layers": float(np.median(np.delete(cv_over_heads(head_ranks), layer))) if layers > 1 else None,
         "group_means": per_group[layer],
         "support": bootstrap_support(head_ranks, layer, utils.seeded(seed, "one: bootstrap heads")),
-        "support_groups": bootstrap_support(per_group, layer, utils.seeded(seed, "one: bootstrap groups")),
-        "p": shuffled_p(head_ranks, utils.seeded(seed, "one: shuffle heads")),
-        "p_groups": shuffled_p(per_group, utils.seeded(seed, "one: shuffle groups")),
+        "support_groups": bootstrap_support(per_group, layer, resample) if groups > 1 else None,
+        "p": margin_p(per_group, seed),
         "runner_up": int(order[1]) if layers > 1 else None,
         "margin": means[order[1]] - means[layer] if layers > 1 else None,
         "layers_after": layers - 1 - layer,
@@ -183,13 +183,22 @@ def bootstrap_support(ranks: np.ndarray, layer: int, generator: torch.Generator)
     return float((np.argmin(ranks @ weights.T, axis=0) == layer).mean())
 
 
-def shuffled_p(ranks: np.ndarray, generator: torch.Generator) -> float:
-    """P that the lowest layer mean is as low when each column's layers are shuffled on their own. (L, n)"""
-    columns = torch.from_numpy(ranks)
-    lowest = columns.mean(1).min() * (1 + 1e-12)
-    order = torch.rand(RESAMPLES, *ranks.shape, generator=generator).argsort(1)
-    minima = columns.expand(RESAMPLES, -1, -1).gather(1, order).mean(2).amin(1)
-    return utils.permutation_p(int((minima <= lowest).sum()), RESAMPLES)
+def margin_p(per_group: np.ndarray, seed: int) -> float | None:
+    """P that the lowest of L equal layers leads the next by as much, by chance alone. per_group (L, g) mean ranks
+
+    Layers that differ only by noise have means that are normal with the pooled variance between KV groups of a layer;
+    its L(g - 1) degrees of freedom are allowed for. None where one group, or one layer, leaves no estimate of noise.
+    """
+    layers, groups = per_group.shape
+    if layers < 2 or groups < 2:
+        return None
+    degrees = layers * (groups - 1)
+    noise = np.sqrt(per_group.var(1, ddof=1).mean() / groups)
+    lowest, following = np.sort(per_group.mean(1))[:2]
+    draw = np.random.default_rng(int(torch.randint(2**62, (1,), generator=utils.seeded(seed, "one: margin"))))
+    means = np.sort(draw.normal(size=(RESAMPLES, layers)), axis=1)
+    scale = noise * np.sqrt(degrees / draw.chisquare(degrees, RESAMPLES))
+    return utils.permutation_p(int(((means[:, 1] - means[:, 0]) * scale >= following - lowest).sum()), RESAMPLES)
 
 
 def find_phases(weight_ranks: np.ndarray, head_ranks: np.ndarray) -> dict:
@@ -232,6 +241,7 @@ def find_trends(weight_ranks: np.ndarray, head_ranks: np.ndarray) -> dict:
             "rho": float(rho),
             "p": float(p),
             "steps_down": float((steps < 0).mean()) if len(steps) else 0.0,
+            "steps_up": float((steps > 0).mean()) if len(steps) else 0.0,
             "thirds": [float(third.mean()) if len(third) else 0.0 for third in np.array_split(column, 3)],
             "mean": float(column.mean()),
             "cv": float(column.std() / column.mean()) if column.mean() else 0.0,
@@ -240,12 +250,24 @@ def find_trends(weight_ranks: np.ndarray, head_ranks: np.ndarray) -> dict:
 
 
 def decide(bottleneck: dict, layers: int) -> str:
-    """clear_bottleneck | weak_bottleneck | no_bottleneck."""
-    if bottleneck["p"] >= LEVEL:
+    """clear_bottleneck | weak_bottleneck | no_bottleneck; with a single KV group nothing can be shown."""
+    if bottleneck["p"] is None or bottleneck["p"] >= LEVEL:
         return "no_bottleneck"
     inside = 0 < bottleneck["layer"] < layers - 1
     supported = min(bottleneck["support"], bottleneck["support_groups"]) >= SUPPORT_NEEDED
     return "clear_bottleneck" if inside and supported else "weak_bottleneck"
+
+
+def support_text(low: dict) -> str:
+    """The share of resamples that pick the layer, over heads and over KV groups."""
+    groups = (
+        "one KV group, no resampling" if low["support_groups"] is None else f"{low['support_groups']:.0%} of KV-group"
+    )
+    return (
+        f"{low['support']:.0%} of head and {groups} resamples"
+        if low["support_groups"] is not None
+        else (f"{low['support']:.0%} of head resamples ({groups})")
+    )
 
 
 def claims(results: dict, weight_ranks: np.ndarray, head_ranks: np.ndarray, is_qwen: bool) -> list[dict]:
@@ -254,7 +276,7 @@ def claims(results: dict, weight_ranks: np.ndarray, head_ranks: np.ndarray, is_q
     show = utils.show
     layers = len(head_ranks)
     middle = results["phases"][1] / layers
-    attention = {name: trends[name] for name in (*ATTENTION_TYPES[:3], "heads")}
+    attention = {name: trends[name] for name in (*ATTENTION_TYPES, "heads")}
     ffn = {name: trends[name] for name in FFN_TYPES}
 
     def rhos(group: dict) -> str:
@@ -275,9 +297,8 @@ def claims(results: dict, weight_ranks: np.ndarray, head_ranks: np.ndarray, is_q
             "bottleneck_exists",
             "one layer inside the network is lower than all others",
             "layer 33 of 36",
-            f"L{low['layer']} of {layers}: {low['support']:.0%} of head and {low['support_groups']:.0%} of KV-group "
-            f"resamples, margin {show(low['margin'])}",
-            f"shuffled layers: p {show(low['p'], 2)} over heads, {show(low['p_groups'], 2)} over groups",
+            f"L{low['layer']} of {layers}: {support_text(low)}, margin {show(low['margin'])}",
+            f"equal layers: so large a margin has p {show(low['p'], 2)}",
             results["verdict"] == "clear_bottleneck",
         ),
         utils.claim(
@@ -318,7 +339,7 @@ def claims(results: dict, weight_ranks: np.ndarray, head_ranks: np.ndarray, is_q
             "rises",
             rhos(ffn),
             chance_rho,
-            all(trend["rho"] > 1 - 1e-9 for trend in ffn.values()),
+            all(trend["steps_up"] == 1 for trend in ffn.values()),
         ),
         utils.claim(
             "opposite_trends",
@@ -365,8 +386,8 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
     }[results["verdict"]]
     sentence += (
         f" (`{results['verdict']}`): mean effective rank {utils.show(low['mean'])} there against "
-        f"{utils.show(null['kernel']['mean'])} for a random kernel; {low['support']:.0%} of resamples over heads and "
-        f"{low['support_groups']:.0%} over KV groups pick that layer (p {utils.show(low['p'], 2)} against shuffled layers)."
+        f"{utils.show(null['kernel']['mean'])} for a random kernel; {support_text(low)} pick that layer, and a margin as large over "
+        f"the next layer has p = {utils.show(low['p'], 2)} if all layers are equal."
     )
     text = utils.report(
         f"Effective rank of {results['model']['name']}",
@@ -435,12 +456,9 @@ def sections(results: dict, weight_ranks: np.ndarray, head_ranks: np.ndarray) ->
             if low["runner_up"] is not None
             else ""
         )
-        + f"Bootstrap support: {low['support']:.1%} over heads, {low['support_groups']:.1%} over KV groups "
-        f"({RESAMPLES:,} resamples). Shuffling layers within heads gives a mean as low with p = {show(low['p'], 2)}, within "
-        f"KV groups with p = {show(low['p_groups'], 2)}; with {results['shape']['groups']} groups over "
-        f"{results['shape']['layers']} layers the latter cannot fall much below "
-        f"{show(results['shape']['layers'] ** (1.0 - results['shape']['groups']), 2)}. "
-        "The verdict is clear when both supports reach 95 %, p over heads is below .05 and the layer is neither first nor last.",
+        + f"Bootstrap ({RESAMPLES:,} resamples): {support_text(low)} pick it. If all layers were equal up to the noise between KV "
+        f"groups, the lowest would lead by as much with p = {show(low['p'], 2)}. The verdict is clear when both shares reach "
+        "95 %, p is below .05 and the layer is neither first nor last; weak when p alone is; with one KV group there is no test.",
         "## 5 Phases",
         f"Encode {encode}, compute {compute}, decode {decode} layers. A vote is the transition with a type's largest drop "
         "(encode) or largest later rise (decode).",
