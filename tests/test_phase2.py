@@ -300,6 +300,33 @@ def test_nothing_is_scored_on_what_it_was_fitted_on(phase2, monkeypatch):
     assert torch.equal(held.sum(0), torch.ones(12, dtype=torch.long))  # every problem is held out exactly once
 
 
+def test_held_out_rows_are_at_chance_without_shared_content(phase2, monkeypatch):
+    """A language offset and nothing else: fitted subspaces drop it, but must not seem to know the problems."""
+    monkeypatch.setattr(phase2, "DRAWS", 400)
+    pairing, excess = {"centroid": [], "pca": []}, []
+    for seed in range(24):
+        points = cloud_of_points(problems=20, width=64, seed=seed)
+        points[1, :, 0] += 20
+        study = study_of(phase2, points, torch.eye(64, dtype=torch.float64)[:6])
+        rows = phase2.rivals(study, with_ard=False)
+        for name, values in pairing.items():
+            values.append(rows[name]["p_pairing"])
+        excess.append(rows["centroid"]["problem"] - rows["centroid"]["problem_shuffled"])
+    for values in pairing.values():
+        assert 0.3 < np.mean(values) < 0.7
+        assert np.mean(np.array(values) < 0.05) <= 0.2
+    assert abs(np.mean(excess)) < 0.05
+
+
+def test_shuffles_stay_within_folds(phase2):
+    folds = torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    for order in phase2.shuffles(7, 0, folds, 50):
+        assert torch.equal(folds[order], folds)
+        assert sorted(order.tolist()) == list(range(7))
+    free = phase2.shuffles(7, 0, None, 2000)
+    assert abs((free == torch.arange(7)).double().mean().item() - 1 / 7) < 0.02
+
+
 def test_an_overfitted_subspace_does_not_pass(phase2, monkeypatch):
     """On pure noise with few problems a fitted subspace is perfect in sample, and at chance on held-out problems."""
     monkeypatch.setattr(phase2, "DRAWS", 400)
@@ -328,20 +355,31 @@ def test_centroid_subspace_finds_planted_problem_directions(phase2):
 # ---- ARD-MMD --------------------------------------------------------------------------------------------------------
 
 
-def test_squared_mmd_is_the_unbiased_estimate(phase2):
+def test_squared_mmd_is_the_distance_of_the_empirical_distributions(phase2):
     clouds, weights = cloud_of_points(2, 5, 3), torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
 
     def kernel(x, y):
         return torch.exp(-(weights * (x - y).square()).sum()).item()
 
     x, y = clouds
-    within = [np.mean([kernel(c[i], c[j]) for i in range(5) for j in range(5) if i != j]) for c in (x, y)]
+    within = [np.mean([kernel(c[i], c[j]) for i in range(5) for j in range(5)]) for c in (x, y)]
     between = np.mean([kernel(a, b) for a in x for b in y])
     measured = phase2.squared_mmd(weights, clouds, torch.tensor([0]), torch.tensor([1])).item()
     assert measured == pytest.approx(sum(within) - 2 * between)
-    draws = torch.randn(400, 6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    null = phase2.squared_mmd(weights, draws, torch.arange(200), torch.arange(200, 400))
-    assert abs(null.mean().item()) < 3 * null.std().item() / 200**0.5  # unbiased: zero for equal distributions
+    same = torch.stack([x, x[torch.randperm(5)]])
+    assert phase2.squared_mmd(weights, same, torch.tensor([0]), torch.tensor([1])).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_template_tokens_do_not_switch_the_contrast_off(phase2):
+    """Tokens that recur in every prompt make the unbiased estimate negative; the objective must keep its gradient."""
+    clouds = axis_clouds()
+    clouds[:, :, :4] = torch.randn(4, 12, generator=torch.Generator().manual_seed(3))  # the same in every prompt
+    clouds[0, :, :4, 3] += 1.5
+    study = SimpleNamespace(seed=0, weights={"primary": torch.eye(12, dtype=torch.float64)[6:9]})
+    relevance = phase2.fit_relevance(study, clouds)
+    assert {0, 1, 2} <= set(relevance.argsort(descending=True)[:4].tolist())
+    assert relevance[:3].sum() > 6 > 12 * 3 / 12  # more than half, where an even spread has a quarter
+    assert relevance[3] < 0.5
 
 
 def axis_clouds() -> torch.Tensor:
@@ -451,3 +489,6 @@ def test_edge_layers_work(script, small, tmp_path, layer):
     assert ("b-1 at b-1.out" in places) == (layer != "0")
     assert len(results["contingencies"]["sweep"]) == 5
     torch.testing.assert_close(basis @ basis.T, torch.eye(len(basis), dtype=torch.float64), atol=1e-5, rtol=0)
+    undefined = [row for row in results["grid"] if row["place"] == "b at b.in" and row["pooling"] == "last"]
+    assert (undefined == []) == (layer == "0")  # at site 0 the last token is the same for every problem
+    assert all(row["ratio_z"] < 1e3 for row in results["grid"])
