@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     model, tokenizer = utils.load_model(folder, device, dtype)
     samples = ask(model, tokenizer, problems, languages, exemplars, arguments)
     results = compare(samples, languages, arguments.seed)
-    if results["verdict"] == f"{name_of(languages, 0)}_advantage":
+    if results["verdict"] == verdict_names(languages)[0]:
         zero_shot = ask(model, tokenizer, problems, languages, [], arguments)
         samples += zero_shot
         results["contingency"] = contingency(zero_shot, languages, arguments.seed)
@@ -68,8 +68,14 @@ def parse_arguments(argv: list[str] | None):
     return parser.parse_args(argv)
 
 
-def name_of(languages: dict, index: int) -> str:
-    return list(languages.values())[index]["name"].lower()
+def compared(languages: dict) -> tuple[str, str]:
+    """(reference, candidate): English and Chinese where both are asked, in any order, else the first two languages."""
+    return ("en", "zh") if {"en", "zh"} <= set(languages) else tuple(list(languages)[:2])
+
+
+def verdict_names(languages: dict) -> tuple[str, str]:
+    """The verdicts of a lead of the reference and of the candidate."""
+    return tuple(f"{languages[language]['name'].lower()}_advantage" for language in compared(languages))
 
 
 # ---- measuring ------------------------------------------------------------------------------------------------------
@@ -108,7 +114,7 @@ def compare(samples: list[dict], languages: dict, seed: int) -> dict:
         language: np.array([sample["correct"] for sample in samples if sample["language"] == language])
         for language in languages
     }
-    reference, candidate = list(languages)[:2]
+    reference, candidate = compared(languages)
     difference = correct[candidate].astype(int) - correct[reference].astype(int)
     generator = utils.seeded(seed, f"phase0: bootstrap {samples[0]['setting']}")
     ahead, behind = int((difference > 0).sum()), int((difference < 0).sum())
@@ -140,17 +146,18 @@ def smallest_significant(n: int) -> int | None:
 
 
 def decide(difference: int, languages: dict) -> str:
-    """The recipe's rule: <second>_advantage from +3, <first>_advantage below -1, else no_asymmetry."""
+    """The recipe's rule: <candidate>_advantage from +3, <reference>_advantage below -1, else no_asymmetry."""
+    reference_leads, candidate_leads = verdict_names(languages)
     if difference >= ADVANTAGE:
-        return f"{name_of(languages, 1)}_advantage"
-    return f"{name_of(languages, 0)}_advantage" if difference < -EQUAL else "no_asymmetry"
+        return candidate_leads
+    return reference_leads if difference < -EQUAL else "no_asymmetry"
 
 
 def contingency(zero_shot: list[dict], languages: dict, seed: int) -> dict:
     """The first language is ahead: does that survive without the exemplars?"""
     results = compare(zero_shot, languages, seed)
     keys = ("accuracy", "right", "interval", "unanswered", "difference", "difference_interval", "mcnemar_p", "verdict")
-    survives = results["verdict"] == f"{name_of(languages, 0)}_advantage"
+    survives = results["verdict"] == verdict_names(languages)[0]
     return {key: results[key] for key in keys} | {"survives": survives}
 
 
@@ -185,7 +192,7 @@ def by_category(samples: list[dict], problems: list, languages: dict) -> dict:
 
 
 def claims(results: dict, languages: dict) -> list[dict]:
-    reference, candidate = list(languages)[:2]
+    reference, candidate = compared(languages)
     first, second = (languages[language]["name"] for language in (reference, candidate))
     n, show = results["n"], utils.show
     return [
@@ -209,8 +216,8 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
     """Report and figure from results and samples alone."""
     samples = [json.loads(line) for line in arrays[ARRAYS[0]].decode().split("\n") if line]
     languages = utils.load_languages(results["settings"]["languages"])
-    first, second = (template["name"] for template in list(languages.values())[:2])
-    reference, candidate = list(languages)[:2]
+    first, second = (languages[language]["name"] for language in compared(languages))
+    reference, candidate = compared(languages)
     lead, n, show = results["difference"], results["n"], utils.show
     what = {
         f"{second.lower()}_advantage": f"{second} leads by the recipe's margin",
@@ -230,7 +237,7 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
 
 def sections(results: dict, samples: list[dict], languages: dict) -> list[str]:
     show, settings, n = utils.show, results["settings"], results["n"]
-    first, second = (template["name"] for template in list(languages.values())[:2])
+    first, second = (languages[language]["name"] for language in compared(languages))
     files = ", ".join(f"`{name}`" for name, _ in settings["problems"])
     low, high = results["difference_interval"]
     smallest = results["smallest_significant"]
@@ -286,19 +293,19 @@ def accuracy_table(results: dict, languages: dict) -> str:
 
 
 def contingency_section(results: dict, languages: dict) -> list[str]:
-    show, first = utils.show, list(languages.values())[0]["name"]
+    show, first = utils.show, languages[compared(languages)[0]]["name"]
     parts = []
     if "contingency" not in results:
-        parts.append(f"{first} is not ahead, so the recipe asks for no rerun without exemplars.")
+        parts.append(f"{first} is not ahead by more than {EQUAL}, so the recipe asks for no rerun without exemplars.")
     else:
         zero = results["contingency"]
         reading = (
             f"{first} leads without exemplars too, so they do not explain it."
             if zero["survives"]
-            else f"Without exemplars {first} does not lead, so few-shot formatting may have caused it."
+            else f"Without exemplars {first} does not lead by more than {EQUAL}, so few-shot formatting may have caused it."
         )
         if min(results["mcnemar_p"], zero["mcnemar_p"]) >= LEVEL:
-            reading += " Neither difference is significant: chance explains both."
+            reading += " Neither difference is significant: chance could explain both."
         parts += [
             f"{first} is ahead, so the problems were asked again without exemplars: difference {zero['difference']:+d}, exact "
             f"McNemar p = {show(zero['mcnemar_p'], 2)}. {reading}",
@@ -354,7 +361,7 @@ def limitations(results: dict) -> list[str]:
     ]
     if results["verdict"] == "no_asymmetry":
         lines.insert(0, "No behavioural asymmetry was found: later phases rest on structural evidence alone.")
-    if max(results["accuracy"].values()) > 0.95 or max(results["accuracy"].values()) < 0.05:
+    if min(results["accuracy"].values()) > 0.95 or max(results["accuracy"].values()) < 0.05:
         lines.append("Accuracy is at the ceiling or the floor, where no asymmetry could show.")
     return lines
 

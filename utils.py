@@ -222,6 +222,8 @@ def find_model(name: str, revision: str | None = None) -> ModelFolder:
 
     path = Path(name)
     if path.is_dir():
+        if revision:
+            raise UserError(f"--revision {revision}: {name} is a local folder, which has no revisions; leave it out")
         shown, commit = path.resolve().name, None
     elif path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise UserError(f"--model {name}: no such folder; give a local folder or a hub name such as {DEFAULT_MODEL}")
@@ -232,7 +234,7 @@ def find_model(name: str, revision: str | None = None) -> ModelFolder:
         raise UserError(f"{path}: no config.json; --model needs a folder as save_pretrained writes it")
     try:
         config = AutoConfig.from_pretrained(path)
-    except (ValueError, OSError, KeyError) as error:
+    except Exception as error:  # a wrong type in it surfaces as one of several unrelated types
         raise UserError(f"{path / 'config.json'} is not a usable configuration: {first_line(error)}") from None
     files = tensor_files(path)
     if config.model_type not in SUPPORTED_MODELS or layer_name(files, 0, "self_attn.q_proj.weight") is None:
@@ -804,20 +806,24 @@ def parse_number(text: str) -> Fraction | None:
 def extract_number(text: str) -> Fraction | None:
     """The number that a model's output gives as its answer, or None.
 
-    In order: \\boxed{}; what follows "answer is"; a line that opens with a number and a full stop; what follows the
-    last equals sign; the last number in digits, else in words. Text from the next "Question:" on is not the answer.
+    In order: \\boxed{}; the sentence after "answer is", from its last equals sign on; a line that opens with a number and
+    a full stop; what follows the last equals sign; the last number in digits, else in words. Text from the next
+    "Question:" on is not the answer.
     """
     text = NEXT_QUESTION.split(normalise(text))[0]
     boxed = re.findall(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}", text)
     for part in [boxed[-1]] if boxed else []:
         return next(find_numbers(part), None)
     marked = ANSWER_MARK.split(text)
-    if len(marked) > 1 and (value := next(find_numbers(marked[-1].strip().split("\n")[0]), None)) is not None:
-        return value
+    if len(marked) > 1:
+        sentence = re.split(r"[.!;](?:\s|$)|。", marked[-1].strip().split("\n")[0])[0].rpartition("=")[2]
+        if (value := next(find_numbers(sentence), None)) is not None:
+            return value
     lines = [line.strip() for line in text.split("\n")]
     line = next((line for line in lines if NUMBER.search(line)), "")
     opening = NUMBER.match(line)
-    if opening and re.match(r"\s*(?:[.。!;]\s|[.。!;]?$|。)", line[opening.end() :]):
+    listed = opening and opening[0] == "1" and NUMBER.search(line[opening.end() :])  # "1. First add ..."
+    if opening and not listed and re.match(r"\s*(?:[.。!;]\s|[.。!;]?$|。)", line[opening.end() :]):
         return number_value(opening)
     if "=" in line and (value := next(find_numbers(line.rsplit("=", 1)[1]), None)) is not None:
         return value
@@ -1045,7 +1051,7 @@ class Run:
         if not all((self.out / name).exists() for name in names):
             return False
         results = read_json(path)
-        if results.get("fingerprint") != self.fingerprint:
+        if not isinstance(results, dict) or results.get("fingerprint") != self.fingerprint:
             return False
         print("results with these settings are there already; --fresh measures again")
         print_verdict(self.out, self.stem, results)
@@ -1092,6 +1098,8 @@ def load_results(out: Path, stem: str, model: dict | None = None) -> dict:
         scripts = {"one": "1.py", "two": "2.py", "phase0": "phase0_behavioral.py", "phase2": "phase2_z_extraction.py"}
         raise UserError(f"{path} is missing: run {scripts.get(stem, stem)} with the same --model and --out first")
     results = read_json(path)
+    if not isinstance(results, dict) or results.get("script") != stem:
+        raise UserError(f"{path} is not a result of this suite: delete it and run again")
     if model and results["model"] != model:
         raise UserError(
             f"{path} is about another model ({results['model']['name']}, weights {results['model']['weights_hash']}; "
@@ -1100,14 +1108,19 @@ def load_results(out: Path, stem: str, model: dict | None = None) -> dict:
     return results
 
 
-def bottleneck_layer(asked: str, out: Path, folder: ModelFolder) -> int:
-    """--layer: a number in range, or with `auto` the bottleneck that 1.py found for this model."""
-    if asked == "auto":
-        return load_results(out, "one", folder.identity)["bottleneck"]["layer"]
-    try:
-        return check_range("--layer", int(asked), 0, folder.layers - 1)
-    except ValueError:
-        raise UserError(f"--layer {asked} is neither auto nor a number") from None
+def bottleneck_layer(arguments: argparse.Namespace, folder: ModelFolder) -> int:
+    """--layer: a number in range, or with `auto` the bottleneck that 1.py found for this model with the same --fold-norm."""
+    if arguments.layer != "auto":
+        try:
+            return check_range("--layer", int(arguments.layer), 0, folder.layers - 1)
+        except ValueError:
+            raise UserError(f"--layer {arguments.layer} is neither auto nor a number") from None
+    results = load_results(arguments.out, "one", folder.identity)
+    if results["settings"]["fold_norm"] != arguments.fold_norm:
+        raise UserError(
+            f"{arguments.out / 'one_results.json'} has another --fold-norm: run 1.py alike, or give --layer"
+        )
+    return results["bottleneck"]["layer"]
 
 
 def load_array(out: Path, name: str, shape: tuple[int, ...] | None = None) -> np.ndarray | bytes:

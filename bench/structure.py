@@ -36,18 +36,19 @@ def main() -> None:
         if not (folder / "config.json").exists():
             write_checkpoint(folder, arguments.layers)
         ours = [run_script(name, folder, Path(temporary) / "out") for name in ("1.py", "2.py")]
-        dense = dense_seconds(utils.find_model(str(folder)), arguments.dense_heads)
+        folder = utils.find_model(str(folder))
+        dense = {dtype: dense_seconds(folder, arguments.dense_heads, dtype) for dtype in (torch.float32, torch.float64)}
     layers, heads = arguments.layers, utils.QWEN25_3B_SHAPE["num_attention_heads"]
-    total = layers * (heads * dense["kernel"] + dense["matrices"])
     print(f"threads: {torch.get_num_threads()}, layers: {layers}")
     for name, (seconds, peak) in zip(("1.py", "2.py"), ours):
-        print(f"{name}: {seconds:.0f} s, peak resident memory {peak / 2**20:.2f} GiB")
-    print(f"dense SVD of one kernel: {dense['kernel']:.2f} s (values alone {dense['kernel_values']:.2f} s)")
-    print(f"dense SVD of one layer's seven matrices (values alone): {dense['matrices']:.1f} s")
-    print(f"dense way, extrapolated to {layers} layers x {heads} heads: {total:.0f} s")
-    values_only = layers * (heads * dense["kernel_values"] + dense["matrices"])
-    print(f"ratio dense / (1.py + 2.py): {total / (ours[0][0] + ours[1][0]):.1f}")
-    print(f"ratio dense with values alone / 1.py: {values_only / ours[0][0]:.1f}")
+        print(f"{name} (float64): {seconds:.0f} s, peak resident memory {peak / 2**20:.2f} GiB")
+    for dtype, times in dense.items():
+        total = layers * (heads * times["kernel"] + times["matrices"])
+        print(f"dense way in {dtype}, extrapolated to {layers} layers x {heads} heads: {total:.0f} s")
+        print(
+            f"  one kernel {times['kernel']:.2f} s (values and vectors), seven matrices {times['matrices']:.1f} s (values)"
+        )
+        print(f"  ratio dense / (1.py + 2.py): {total / (ours[0][0] + ours[1][0]):.1f}")
 
 
 def write_checkpoint(folder: Path, layers: int) -> None:
@@ -103,25 +104,19 @@ def run_script(name: str, folder: Path, out: Path) -> tuple[float, int]:
     return float(seconds), int(peak)
 
 
-def dense_seconds(folder: utils.ModelFolder, heads: int) -> dict:
-    """Seconds per kernel (full SVD; values alone) and per layer's seven matrices, float32 as the dense way is written."""
+def dense_seconds(folder: utils.ModelFolder, heads: int, dtype: torch.dtype) -> dict:
+    """Seconds for the full SVD of one formed kernel, and for the singular values of one layer's seven matrices."""
     layer = next(utils.stream_layers(folder))
-    query = layer.query.float().view(folder.heads, folder.head_width, -1)
-    key = layer.key.float().view(folder.groups, folder.head_width, -1)
+    query = layer.query.to(dtype).view(folder.heads, folder.head_width, -1)
+    key = layer.key.to(dtype).view(folder.groups, folder.head_width, -1)
     repeats = folder.heads // folder.groups
-    times = {"kernel": 0.0, "kernel_values": 0.0}
-    for head in range(heads):
-        start = time.monotonic()
-        kernel = query[head].T @ key[head // repeats]
-        torch.linalg.svd(kernel)
-        middle = time.monotonic()
-        torch.linalg.svdvals(kernel)
-        times["kernel"] += (middle - start) / heads
-        times["kernel_values"] += (time.monotonic() - middle) / heads
     start = time.monotonic()
+    for head in range(heads):
+        torch.linalg.svd(query[head].T @ key[head // repeats])
+    middle = time.monotonic()
     for matrix in (layer.query, layer.key, layer.value, layer.output, layer.gate, layer.up, layer.down):
-        torch.linalg.svdvals(matrix.float())
-    return times | {"matrices": time.monotonic() - start}
+        torch.linalg.svdvals(matrix.to(dtype))
+    return {"kernel": (middle - start) / heads, "matrices": time.monotonic() - middle}
 
 
 if __name__ == "__main__":

@@ -33,8 +33,12 @@ def test_the_rule(script, difference, verdict):
 
 
 def test_other_languages_get_their_own_names(script):
-    languages = {"zh": LANGUAGES["zh"], "en": LANGUAGES["en"]}
-    assert script("phase0_behavioral.py").decide(4, languages) == "english_advantage"
+    phase0 = script("phase0_behavioral.py")
+    reversed_flags = {"zh": LANGUAGES["zh"], "en": LANGUAGES["en"]}
+    assert phase0.decide(3, reversed_flags) == "chinese_advantage"  # the order of --languages does not matter
+    assert phase0.decide(-2, reversed_flags) == "english_advantage"
+    others = {"fr": {"name": "French"}, "zh": LANGUAGES["zh"]}
+    assert phase0.decide(-4, others) == "french_advantage"
 
 
 def test_paired_statistics_of_known_samples(script):

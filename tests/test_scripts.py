@@ -195,6 +195,9 @@ def broken(tmp_path, kind: str) -> Path:
         weights.unlink()
     elif kind == "config":
         (path / "config.json").write_text("{")
+    elif kind == "config type":
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps(config | {"hidden_size": "abc"}))
     elif kind == "no config":
         (path / "config.json").unlink()
     elif kind == "foreign":
@@ -219,6 +222,7 @@ DEFECTS = {
     "pickle": "pytorch_model.bin, a pickle that could run code); convert it",
     "empty": "holds no weights",
     "config": "config.json is not a usable configuration",
+    "config type": "config.json is not a usable configuration",
     "no config": "no config.json",
     "foreign": "architecture 'gpt2'",
     "shard": "gone.safetensors: shard named in model.safetensors.index.json is missing",
@@ -263,6 +267,7 @@ ARGUMENTS = {
     "unknown dtype": (["--dtype", "float16"], "invalid choice: 'float16'"),
     "unknown device": (["--device", "abacus"], "--device abacus is not a device"),
     "other device": (["--device", "meta"], "--device meta is not supported"),
+    "revision of a folder": (["--revision", "main"], "tiny is a local folder, which has no revisions"),
 }
 
 
@@ -303,6 +308,11 @@ def test_earlier_results_missing_foreign_or_damaged(script, small, finished, tmp
     out = shutil.copytree(finished, tmp_path / "out")
     (out / "one_results.json").write_text("{")
     assert "one_results.json is damaged" in fails(script, capsys, "2.py", *common, out)
+    for wrong in ("{}", "[1]"):
+        (out / "one_results.json").write_text(wrong)
+        assert "one_results.json is not a result of this suite" in fails(script, capsys, "2.py", *common, out)
+    line = fails(script, capsys, "2.py", *common, finished, "--fold-norm")
+    assert "another --fold-norm" in line
     (out / "two_similarity.npy").write_bytes(b"no array")
     assert "two_similarity.npy is damaged" in fails(script, capsys, "2.py", *common, out, "--report-only")
     (out / "two_similarity.npy").unlink()

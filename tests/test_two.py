@@ -14,7 +14,7 @@ import utils
 def run(script, model, out, *flags) -> dict:
     common = ["--model", str(model), "--out", str(out), "--device", "cpu"]
     if "--layer" not in flags:
-        script("1.py").main(common)
+        script("1.py").main([*common, *(flag for flag in flags if flag == "--fold-norm")])
     script("2.py").main([*common, *flags])
     return json.loads((out / "two_results.json").read_text())
 
@@ -137,7 +137,8 @@ def test_few_layers_one_head_and_one_group(script, tmp_path, layers, heads, grou
     path = random_model(tmp_path / "model", **changes)
     results = run(script, path, tmp_path / "out", "--k", "4")
     assert (results["snap"] is None) == (layers < 3)
-    assert (results["ffn"]["p_spread"][0] is None) == (groups == 1)
+    holds = {row["id"]: row["holds"] for row in results["claims"]}
+    assert (holds["heads_converge"] is None) == (groups == 1)
 
 
 def test_folding_is_reported_and_used(script, small, tmp_path):
