@@ -279,6 +279,8 @@ def claims(results: dict, weight_ranks: np.ndarray, head_ranks: np.ndarray, is_q
     attention = {name: trends[name] for name in (*ATTENTION_TYPES, "heads")}
     ffn = {name: trends[name] for name in FFN_TYPES}
 
+    other_cvs = [trends[name]["cv"] for name in WEIGHT_TYPES if name != "W_V"]
+
     def rhos(group: dict) -> str:
         return ", ".join(f"{name} ρ {show(trend['rho'], 2)} (p {show(trend['p'], 2)})" for name, trend in group.items())
 
@@ -303,7 +305,7 @@ def claims(results: dict, weight_ranks: np.ndarray, head_ranks: np.ndarray, is_q
         ),
         utils.claim(
             "heads_agree",
-            "all heads converge to the same rank there",
+            "heads agree on their rank there, more than at other layers",
             "CV < 0.08",
             f"CV {show(low['cv'], 3)}",
             f"median of the other layers {show(low['cv_other_layers'], 3)}",
@@ -351,10 +353,11 @@ def claims(results: dict, weight_ranks: np.ndarray, head_ranks: np.ndarray, is_q
         ),
         utils.claim(
             "value_constant",
-            "the rank of W_V is constant over layers",
+            "the rank of W_V varies little over layers",
             "about 250, CV 0.02",
-            f"mean {show(trends['W_V']['mean'])}, CV {show(trends['W_V']['cv'], 2)}",
-            f"Gaussian of its shape {show(null['weights']['W_V'])}",
+            f"mean {show(trends['W_V']['mean'])}, CV {show(trends['W_V']['cv'], 2)}, ρ with depth {show(trends['W_V']['rho'], 2)}",
+            f"Gaussian of its shape {show(null['weights']['W_V'])}; CV of the other types {show(min(other_cvs), 2)} to "
+            f"{show(max(other_cvs), 2)}",
             bool(trends["W_V"]["cv"] < RECIPE_VALUE_CV + 0.005),
         ),
     ]

@@ -363,7 +363,8 @@ def sections(results: dict, alignment: np.ndarray) -> list[str]:
         "## 1 Overlap across layers",
         "![Similarity of all layer pairs](two_similarity.png)",
         f"Grassmann similarity (mean squared cosine of principal angles) of the heads' top k = {k}{clamped} key-side subspaces; "
-        f"chance is k/d = {show(chance)}. Multi-head: the k directions that the heads share most.",
+        f"chance is k/d = {show(chance)}. Multi-head: the k directions that the heads share most. A layer with "
+        "itself (1 by definition) is left blank.",
         utils.table(["layers", "mean over heads", "multi-head"], pairs),
         f"Most similar pair: {pair_text(results['best_pair'])}. "
         + (
@@ -429,15 +430,18 @@ def figure_similarity(heads: np.ndarray, consensus: np.ndarray, chance: float) -
 
 def figure_to_bottleneck(results: dict, similarity: np.ndarray) -> Figure:
     layer = results["settings"]["layer"]
-    others = np.arange(similarity.shape[1]) != layer
+    depth = np.arange(similarity.shape[1])
+
+    def without_itself(values) -> np.ndarray:
+        return np.where(depth == layer, np.nan, values)
+
     figure = Figure(figsize=(7, 4))
     panel = figure.subplots()
-    depth = np.arange(similarity.shape[1])[others]
     for head in similarity[:, layer]:
-        panel.plot(depth, head[others], color="tab:blue", alpha=0.25, linewidth=1)
-    panel.plot(depth, np.array(results["to_bottleneck"])[others], marker=".", color="tab:blue", label="mean over heads")
+        panel.plot(depth, without_itself(head), color="tab:blue", alpha=0.25, linewidth=1)
+    panel.plot(depth, without_itself(results["to_bottleneck"]), marker=".", color="tab:blue", label="mean over heads")
     panel.plot(
-        depth, np.array(results["to_bottleneck_consensus"])[others], marker=".", color="tab:orange", label="multi-head"
+        depth, without_itself(results["to_bottleneck_consensus"]), marker=".", color="tab:orange", label="multi-head"
     )
     panel.axhline(results["chance"], color="black", linestyle=":", label="chance k/d")
     panel.axvline(layer, color="tab:red", linewidth=1, label=f"bottleneck L{layer}")

@@ -272,7 +272,8 @@ def sections(results: dict, samples: list[dict], languages: dict) -> list[str]:
         "## 5 Contingency",
         *contingency_section(results, languages),
         "## 6 Sample answers",
-        "Wrong answers first; all are in `phase0_samples.jsonl`.",
+        ("No answer is wrong. " if all(sample["correct"] for sample in samples) else "Wrong answers first. ")
+        + "All are in `phase0_samples.jsonl`.",
         sample_table(samples),
     ]
 

@@ -31,6 +31,7 @@ from scipy import stats
 
 ROOT = Path(__file__).parent
 DEFAULT_MODEL = "Qwen/Qwen2.5-3B"
+NARROW = 512  # up to this width the matrices are so small that a second CPU thread costs more than it brings
 DEFAULT_EXEMPLARS = ROOT / "data" / "exemplars.jsonl"
 # these name their projections alike, and scale the normed stream by the gain itself (Gemma's is 1 + gain)
 SUPPORTED_MODELS = ("qwen2", "qwen3", "llama", "mistral")
@@ -1041,6 +1042,8 @@ class Run:
         self.model, self.settings = folder.identity, significant(settings)
         code = [file_hash(Path(script)), file_hash(ROOT / "utils.py")]
         self.fingerprint = short_hash([self.model, self.settings, code])
+        if settings["device"] == "cpu" and folder.width <= NARROW:
+            torch.set_num_threads(1)
         if arguments.device == "auto" and settings["device"] == "cpu":
             print("warning: no CUDA device here, running on the CPU")
 

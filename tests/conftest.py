@@ -18,6 +18,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+torch.set_num_threads(1)  # matrices here are small: a second thread costs more than it brings
+
 ROOT = Path(__file__).parent.parent
 FAMILIES = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),

@@ -73,7 +73,9 @@ def test_random_weights_have_no_z(script, tmp_path):
 @pytest.mark.slow
 def test_false_alarms_and_detections(script, tmp_path, monkeypatch):
     """Of 100 models with random weights at most 5 pass; of 100 planted with noise at least 95 do."""
-    monkeypatch.setattr(script("phase2_z_extraction.py"), "render", lambda *_: {})  # 200 reports take half of the time
+    for step in ("render", "rivals"):  # what the verdict does not use takes half of the time
+        monkeypatch.setattr(script("phase2_z_extraction.py"), step, lambda *_, **__: {})
+    monkeypatch.setattr(script("phase2_z_extraction.py"), "RETRIEVAL_SHUFFLES", 1)
     passed = {"random": 0, "planted": 0}
     for kind in passed:
         for seed in range(100):
@@ -221,6 +223,15 @@ def test_retrieval_and_language_decoding_by_brute_force(phase2):
     assert phase2.retrieved(points, remove_means=False).mean().item() == pytest.approx(np.mean(raw))
     batch = torch.stack([points, 2 * points])
     torch.testing.assert_close(phase2.retrieved(batch)[0], phase2.retrieved(points))
+
+
+def test_shuffled_retrieval_is_the_mean_over_shuffled_problems(phase2):
+    points = cloud_of_points(3, 7)
+    orders = phase2.shuffles(7, 0, None, phase2.RETRIEVAL_SHUFFLES)
+    expected = [
+        phase2.retrieved(torch.stack([points[0], points[1][order], points[2][order]])).mean().item() for order in orders
+    ]
+    assert phase2.shuffled_retrieval(points, 0) == pytest.approx(np.mean(expected))
 
 
 @pytest.mark.parametrize("width", [8, 12, 60])
