@@ -260,14 +260,9 @@ def decide(bottleneck: dict, layers: int) -> str:
 
 def support_text(low: dict) -> str:
     """The share of resamples that pick the layer, over heads and over KV groups."""
-    groups = (
-        "one KV group, no resampling" if low["support_groups"] is None else f"{low['support_groups']:.0%} of KV-group"
-    )
-    return (
-        f"{low['support']:.0%} of head and {groups} resamples"
-        if low["support_groups"] is not None
-        else (f"{low['support']:.0%} of head resamples ({groups})")
-    )
+    if low["support_groups"] is None:
+        return f"{low['support']:.0%} of head resamples (one KV group: none over groups)"
+    return f"{low['support']:.0%} of head and {low['support_groups']:.0%} of KV-group resamples"
 
 
 def claims(results: dict, weight_ranks: np.ndarray, head_ranks: np.ndarray, is_qwen: bool) -> list[dict]:
