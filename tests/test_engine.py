@@ -1,0 +1,209 @@
+"""The patching engine against full forward passes with a hook, token trees, and its memory bound."""
+
+import pytest
+import torch
+from conftest import random_model
+
+import utils
+
+CANDIDATES = [  # lengths 1 to 4, with shared beginnings and one that begins another
+    [(5,), (7, 8), (7, 9, 10), (7, 9, 11, 12)],
+    [(3, 4), (3, 5), (6,), (20, 21, 22)],
+    [(9,), (9, 1), (10,), (11,)],
+]
+PROMPTS = [
+    "Question: five",
+    "Question: Tom has 4 apples. Then Tom sells 3. How many?\nAnswer:",
+    "问题：小明有4个苹果。答案：",
+]
+
+
+@pytest.fixture(scope="module")
+def loaded(families):
+    return {
+        name: utils.load_model(utils.find_model(str(path)), torch.device("cpu"), torch.float32)
+        for name, path in families.items()
+    }
+
+
+def hooked_logits(model, ids: torch.Tensor, last: int, site: int, vector: torch.Tensor) -> torch.Tensor:
+    """The dense reference: one full pass over one unpadded sequence, position `last` replaced at the site by a hook."""
+
+    def replace(_, args, kwargs):
+        stream = (args[0] if args else kwargs["hidden_states"]).clone()
+        stream[0, last] = vector
+        return ((stream, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": stream})
+
+    modules = [*model.model.layers, model.model.norm]
+    hook = modules[site].register_forward_pre_hook(replace, with_kwargs=True)
+    with torch.no_grad():
+        logits = model(ids[None], use_cache=False).logits[0]
+    hook.remove()
+    return logits
+
+
+def patches(engine, site: int, count: int = 5) -> torch.Tensor:
+    """The prompt's own stream, and random changes of its size."""
+    own = engine.streams[:, site, None]
+    noise = torch.randn(len(own), count - 1, own.shape[-1], generator=utils.seeded(0, f"patches {site}"))
+    return torch.cat([own, own + noise * own.norm(dim=-1, keepdim=True) / own.shape[-1] ** 0.5], 1)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama", "mistral"])
+def test_engine_equals_a_full_hooked_pass_at_every_site(loaded, family):
+    """Next-token logits and candidate scores: padding, grouped queries, candidates of several tokens."""
+    model, tokenizer = loaded[family]
+    engine = utils.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
+    assert len({len(tokenizer(prompt)["input_ids"]) for prompt in PROMPTS}) == 3
+    for site in range(model.config.num_hidden_layers + 1):
+        vectors = patches(engine, site)
+        states = engine.final_states(site, vectors)
+        scores = engine.scores(site, vectors)
+        for row, prompt in enumerate(PROMPTS):
+            ids = torch.tensor(tokenizer(prompt)["input_ids"])
+            last = len(ids) - 1
+            for condition, vector in enumerate(vectors[row]):
+                logits = hooked_logits(model, ids, last, site, vector)[last]
+                torch.testing.assert_close(model.lm_head(states[row, condition, 0]), logits, rtol=0, atol=1e-4)
+                for index, candidate in enumerate(CANDIDATES[row]):
+                    longer = torch.cat([ids, torch.tensor(candidate)])
+                    logits = hooked_logits(model, longer, last, site, vector).log_softmax(-1)
+                    expected = sum(logits[last + step, token] for step, token in enumerate(candidate))
+                    assert abs(scores[row, condition, index] - expected) < 1e-4
+
+
+def test_the_identity_changes_no_bit_and_other_conditions_do_not_matter(loaded):
+    model, tokenizer = loaded["qwen2"]
+    engine = utils.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
+    basis = utils.random_subspaces(utils.seeded(0, "basis"), 1, 7, model.config.hidden_size)[0].float()
+    for site in range(model.config.num_hidden_layers + 1):
+        own = engine.streams[:, site]
+        identity = own + (own - own) @ basis.T @ basis
+        assert torch.equal(engine.scores(site, own[:, None]), engine.scores(site, identity[:, None]))
+        vectors = patches(engine, site)
+        assert not torch.equal(engine.scores(site, vectors)[:, 0], engine.scores(site, vectors)[:, 1])
+        others = torch.cat([vectors[:, :1], 100 * vectors[:, 1:]], 1)
+        assert torch.equal(engine.scores(site, vectors)[:, 0], engine.scores(site, others)[:, 0])
+
+
+def test_scores_do_not_depend_on_the_batch_or_on_pieces(loaded, monkeypatch):
+    model, tokenizer = loaded["qwen2"]
+    engine = utils.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
+    vectors = patches(engine, 2)
+    whole = engine.scores(2, vectors)
+    for size in (1, 2):
+        engines = utils.patched_prompts(model, tokenizer, PROMPTS, CANDIDATES, size)
+        parts = torch.cat([alone.scores(2, vectors[rows]) for rows, alone in engines])
+        torch.testing.assert_close(parts, whole, rtol=0, atol=1e-4)
+    monkeypatch.setattr(utils, "QUERIES_AT_ONCE", 1)
+    monkeypatch.setattr(utils, "HEAD_ROWS", 2)
+    torch.testing.assert_close(engine.scores(2, vectors), whole, rtol=0, atol=1e-4)
+
+
+def test_what_does_not_fit_is_halved_down_to_one_condition(loaded, monkeypatch):
+    model, tokenizer = loaded["qwen2"]
+    engine = utils.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
+    vectors = patches(engine, 2)
+    whole, real, tried = engine.scores(2, vectors), utils.PatchedPrompts.final_states, []
+
+    def limited(self, site, patched, rows):
+        tried.append(patched.shape[:2])
+        if patched.shape[0] * patched.shape[1] > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, site, patched, rows)
+
+    monkeypatch.setattr(utils.PatchedPrompts, "final_states", limited)
+    torch.testing.assert_close(engine.scores(2, vectors), whole, rtol=0, atol=1e-4)
+    assert tried[0] == (3, 5)
+    assert tried.count((1, 1)) == 15
+
+    def hopeless(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(utils.PatchedPrompts, "final_states", hopeless)
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.scores(2, vectors)
+
+
+def test_batches_of_prompts_that_do_not_fit_are_halved(loaded, monkeypatch):
+    model, tokenizer = loaded["qwen2"]
+    real = utils.PatchedPrompts.__init__
+
+    def limited(self, model, tokenizer, prompts, candidates):
+        if len(prompts) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        real(self, model, tokenizer, prompts, candidates)
+
+    monkeypatch.setattr(utils.PatchedPrompts, "__init__", limited)
+    engines = list(utils.patched_prompts(model, tokenizer, PROMPTS, CANDIDATES, 3))
+    assert [(rows.start, rows.stop) for rows, _ in engines] == [(0, 1), (1, 2), (2, 3)]
+
+
+def test_streams_are_those_of_a_full_pass(loaded):
+    model, tokenizer = loaded["qwen3"]
+    engine = utils.PatchedPrompts(model, tokenizer, PROMPTS)
+    sites = range(model.config.num_hidden_layers + 1)
+    for index, _, streams in utils.residual_streams(model, tokenizer, PROMPTS, sites, batch=1):
+        torch.testing.assert_close(engine.streams[index], streams[:, -1], rtol=1e-5, atol=1e-5)
+
+
+def test_token_tree_shares_beginnings():
+    tokens, parents, paths = utils.token_tree(0, [(1,), (2, 3), (2, 4, 5), (2, 4)])
+    assert tokens == [0, 2, 4]
+    assert parents == [-1, 0, 1]
+    assert paths == [[(0, 1)], [(0, 2), (1, 3)], [(0, 2), (1, 4), (2, 5)], [(0, 2), (1, 4)]]
+
+
+def test_too_long_prompts_and_sliding_windows_are_refused(loaded, tmp_path):
+    model, tokenizer = loaded["qwen2"]
+    with pytest.raises(utils.UserError, match="exceeds this model's positions of 512"):
+        utils.PatchedPrompts(model, tokenizer, ["5 " * 600], [[(1,)]])
+    folder = utils.find_model(str(random_model(tmp_path / "sliding", "mistral", sliding_window=16)))
+    model, tokenizer = utils.load_model(folder, torch.device("cpu"), torch.float32)
+    with pytest.raises(utils.UserError, match="window of 16"):
+        utils.PatchedPrompts(model, tokenizer, ["5 " * 20], [[(1,)]])
+
+
+def test_a_single_token_prompt_has_an_empty_prefix(loaded):
+    model, tokenizer = loaded["qwen2"]
+    (ids,) = torch.tensor(tokenizer(["five"])["input_ids"])[:, :1]
+    prompt = tokenizer.decode(ids)
+    assert len(tokenizer(prompt)["input_ids"]) == 1
+    engine = utils.PatchedPrompts(model, tokenizer, [prompt], [[(3, 4)]])
+    vectors = patches(engine, 1)
+    scores = engine.scores(1, vectors)
+    logits = hooked_logits(model, torch.cat([ids, torch.tensor([3])]), 0, 1, vectors[0, 2]).log_softmax(-1)
+    assert abs(scores[0, 2, 0] - logits[0, 3] - logits[1, 4]) < 1e-4
+
+
+def test_generation_under_a_patch_follows_the_patched_logits(loaded):
+    """The first new token is the argmax of the hooked pass, and the hook is gone afterwards."""
+    model, tokenizer = loaded["qwen2"]
+    engine = utils.PatchedPrompts(model, tokenizer, PROMPTS)
+    vectors = patches(engine, 3)[:, 1]
+    inputs = utils.padded_batch(tokenizer, PROMPTS, "cpu")
+    with torch.inference_mode(), utils.replaced_stream(model, 3, vectors):
+        tokens = model.generate(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=2
+        )
+    new = tokens[:, inputs["input_ids"].shape[1] :]
+    for row, prompt in enumerate(PROMPTS):
+        ids = torch.tensor(tokenizer(prompt)["input_ids"])
+        last = len(ids) - 1
+        first = hooked_logits(model, ids, last, 3, vectors[row])[last].argmax()
+        assert new[row, 0] == first
+        second = hooked_logits(model, torch.cat([ids, first[None]]), last, 3, vectors[row])[last + 1].argmax()
+        assert new[row, 1] == second
+    assert not any(layer._forward_pre_hooks for layer in model.model.layers)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_engine_on_cuda_in_bfloat16(families):
+    folder = utils.find_model(str(families["qwen2"]))
+    scores = {}
+    for device, dtype in (("cpu", torch.float32), ("cuda", torch.float32), ("cuda", torch.bfloat16)):
+        model, tokenizer = utils.load_model(folder, torch.device(device), dtype)
+        engine = utils.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
+        scores[device, dtype] = engine.scores(2, 2 * engine.streams[:, 2, None])
+    torch.testing.assert_close(scores["cpu", torch.float32], scores["cuda", torch.float32], rtol=0, atol=1e-2)
+    torch.testing.assert_close(scores["cpu", torch.float32], scores["cuda", torch.bfloat16], rtol=0, atol=0.3)
