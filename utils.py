@@ -31,6 +31,7 @@ from scipy import stats
 
 ROOT = Path(__file__).parent
 DEFAULT_MODEL = "Qwen/Qwen2.5-3B"
+SINK_FACTOR = 10  # a position whose norm exceeds this many medians of its prompt's is an attention sink
 NARROW = 512  # up to this width the matrices are so small that a second CPU thread costs more than it brings
 DEFAULT_EXEMPLARS = ROOT / "data" / "exemplars.jsonl"
 # these name their projections alike, and scale the normed stream by the gain itself (Gemma's is 1 + gain)
@@ -608,6 +609,18 @@ def residual_streams(model, tokenizer, prompts: Sequence[str], sites: Sequence[i
             yield start + row, inputs["input_ids"][row][mask].cpu(), stack[row][:, mask].float().cpu()
 
 
+def sinks(stream: torch.Tensor) -> torch.Tensor:
+    """Which positions of one prompt are attention sinks: norm above SINK_FACTOR medians. (..., T, d) -> (..., T) bool"""
+    norms = stream.norm(dim=-1)
+    return norms > SINK_FACTOR * norms.median(-1, keepdim=True).values
+
+
+def spaced(keep: torch.Tensor, size: int) -> torch.Tensor:
+    """`size` evenly spaced positions among those kept, the last included."""
+    positions = keep.nonzero().flatten()
+    return positions[torch.linspace(0, len(positions) - 1, size).round().long()]
+
+
 # ---- the patching engine --------------------------------------------------------------------------------------------
 
 QUERIES_AT_ONCE = 128  # query tokens of a pass attend to one another in vain: longer passes cost more than they save
@@ -864,6 +877,11 @@ class Problem:
     solution: dict = field(default_factory=dict)  # exemplars only: a worked solution on one line
 
 
+def problem_hash(problem: Problem) -> str:
+    """Tells whether two files hold the same problem."""
+    return short_hash(problem.question)
+
+
 def load_languages(wanted: Sequence[str]) -> dict[str, dict]:
     """Templates of the wanted languages, in that order, from data/languages.json."""
     path = ROOT / "data" / "languages.json"
@@ -968,6 +986,19 @@ def read_mgsm(files: Sequence[Path], languages: Sequence[str]) -> list[Problem]:
     return problems
 
 
+def load_exemplars(
+    given: Path | None, folder: ModelFolder, languages: dict, problems: Sequence[Problem]
+) -> tuple[list[Problem], Path]:
+    """The few-shot exemplars and their file; UserError if one of them is also a problem."""
+    (file,) = problem_files([given] if given else None, folder, "exemplars.jsonl", DEFAULT_EXEMPLARS)
+    exemplars = load_problems([file], list(languages))
+    asked = {text for problem in problems for text in problem.question.values()}
+    for exemplar in exemplars:
+        if asked & set(exemplar.question.values()):
+            raise UserError(f"{file}: exemplar {exemplar.id!r} is also a problem; remove it from one of the files")
+    return exemplars, file
+
+
 def exemplar_text(language: str, languages: dict, exemplars: Sequence[Problem]) -> str:
     """Exemplars with their answers, or with their worked solutions where they have them."""
     template, text = languages[language], ""
@@ -1021,7 +1052,7 @@ NUMERAL = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 NUMBER = re.compile(
     rf"""(?P<digits>(?:(?<![A-Za-z\d)])(?:-[$¥€£]?|[$¥€£]-?)|(?<![A-Za-z\d.]))(?:
             (?:\d+\s)?\d+\s?/\s?\d+(?![\d/])              # 3/4, 1 3/4
-          | (?:{NUMERAL})(?:\s?(?:hundred|thousand|million|billion)\b|[百千万亿]+)?
+          | (?:{NUMERAL})(?:\s?(?:hundred|thousand|million|billion)\b|(?:[百千万亿](?![米克瓦卡]))+)?  # 5千米 is 5 km
          ))
        | (?P<english>\b(?:(?:minus|negative)\s+)?(?:{english_word})(?:(?:[\s-]+(?:and\s+)?|-)(?:{english_word}))*
             (?:\s+point(?:\s+(?:{english_word}))+)?\b)
@@ -1343,7 +1374,14 @@ def load_results(out: Path, stem: str, model: dict | None = None) -> dict:
     """An earlier phase's results; UserError if missing, damaged or (where `model` is given) another model's."""
     path = out / f"{stem}_results.json"
     if not path.exists():
-        scripts = {"one": "1.py", "two": "2.py", "phase0": "phase0_behavioral.py", "phase2": "phase2_z_extraction.py"}
+        scripts = {
+            "one": "1.py",
+            "two": "2.py",
+            "phase0": "phase0_behavioral.py",
+            "phase2": "phase2_z_extraction.py",
+            "phase3": "phase3_patching.py",
+            "phase3b": "phase3b_bridge.py",
+        }
         raise UserError(f"{path} is missing: run {scripts.get(stem, stem)} with the same --model and --out first")
     results = read_json(path)
     if not isinstance(results, dict) or results.get("script") != stem:
