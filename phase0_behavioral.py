@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     default = utils.ROOT / "data" / "phase0.jsonl"
     files = utils.problem_files(arguments.problems, folder, "problems.jsonl", default)
     problems = utils.load_problems(files, list(languages), arguments.limit)
-    exemplars, exemplar_file = load_exemplars(arguments.exemplars, folder, languages, problems)
+    exemplars, exemplar_file = utils.load_exemplars(arguments.exemplars, folder, languages, problems)
     settings = utils.problem_settings(arguments, device, dtype, files, languages)
     settings |= {"max_new_tokens": arguments.max_new_tokens}
     settings["exemplars"] = [exemplar_file.name, utils.file_hash(exemplar_file)[:16]]
@@ -79,19 +79,6 @@ def verdict_names(languages: dict) -> tuple[str, str]:
 
 
 # ---- measuring ------------------------------------------------------------------------------------------------------
-
-
-def load_exemplars(given, folder, languages: dict, problems: list) -> tuple[list, object]:
-    """The few-shot exemplars and their file; UserError if one of them is also a problem."""
-    (file,) = utils.problem_files([given] if given else None, folder, "exemplars.jsonl", utils.DEFAULT_EXEMPLARS)
-    exemplars = utils.load_problems([file], list(languages))
-    asked = {text for problem in problems for text in problem.question.values()}
-    for exemplar in exemplars:
-        if asked & set(exemplar.question.values()):
-            raise utils.UserError(
-                f"{file}: exemplar {exemplar.id!r} is also a problem; remove it from one of the files"
-            )
-    return exemplars, file
 
 
 def ask(model, tokenizer, problems: list, languages: dict, exemplars: list, arguments) -> list[dict]:

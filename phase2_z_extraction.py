@@ -4,7 +4,8 @@ Question   inside Z (the key-side subspace of the bottleneck's kernels), do the 
            different problems do, and more so than outside Z and than in random subspaces of the same size?
 Inputs     a model, parallel problems (data/phase2.jsonl, or the model folder's problems.jsonl), output/one_results.json
 Outputs    output/phase2_output.md with figures, phase2_results.json,
-           phase2_activations.npy (languages, problems, sites, poolings, d), phase2_z_basis.npy (k, d)
+           phase2_activations.npy (languages, problems, sites, poolings, d), phase2_z_basis.npy (k, d),
+           phase2_layer_subspaces.npy (L, k, d): the multi-head Z of every layer
 Run        python phase2_z_extraction.py --model Qwen/Qwen2.5-3B          after 1.py
 
 Steps, which are also the report's headings:
@@ -24,12 +25,11 @@ from matplotlib.figure import Figure
 
 import utils
 
-ARRAYS = ("phase2_activations.npy", "phase2_z_basis.npy")
+ARRAYS = ("phase2_activations.npy", "phase2_z_basis.npy", "phase2_layer_subspaces.npy")
 K_SHARES = (0.25, 0.64, 1.0)  # of the bottleneck's effective rank: the recipe's 20, 50 and 78 on Qwen2.5-3B
 POOLINGS = ("mean", "mean_without_sinks", "last")
 MASKS = ("multi", "head0")
 PRIMARY = {"place": "b at b.out", "mask": "multi", "pooling": "mean"}  # k: the effective rank; named before looking
-SINK_FACTOR = 10  # a position whose norm exceeds this many medians of its prompt is an attention sink
 CLOUD_TOKENS, CLOUD_PROBLEMS = 24, 40  # tokens per prompt and problems kept for covariances and for ARD-MMD
 DRAWS = 2000  # Holm over the grid's 54 configurations needs p well below .05 / 54
 CHUNK = 200
@@ -61,7 +61,10 @@ def main(argv: list[str] | None = None) -> None:
         return None
     weights = weight_subspaces(folder, layer, arguments.fold_norm, device)
     activations, clouds, sinks = capture(folder, problems, languages, arguments, device, dtype)
-    study = Study(activations, clouds, layer, weights, arguments.seed)
+    own = (
+        files[0].parent == folder.path
+    )  # phase 3 asks the same file: keep half of it out of every fit that is handed on
+    study = Study(activations, clouds, layer, weights, arguments.seed, 0.5 if own else 1.0)
     results = {"z_dimensions": weights["k"], "sinks": sinks, "problems": len(problems), "width": folder.width}
     results |= {"chance": {"language": 1 / len(languages)}}
     results["grid"] = measure_grid(study)
@@ -75,9 +78,12 @@ def main(argv: list[str] | None = None) -> None:
     if wanted:
         results["contingencies"] = contingencies(study, results["rivals"], results["grid"])
     results["z"], basis = choose_z(study, results)
+    fitted = study.fitting() if results["z"]["method"] in ("centroid", "ard_mmd") else []
+    results["z"]["fitted_on"] = [utils.problem_hash(problems[index]) for index in fitted]
     results = utils.significant(results)  # before any sentence is made of it: the JSON is the truth
     results["claims"] = claims(results)
-    return run.save(results, dict(zip(ARRAYS, (activations, basis.float().numpy()))), render)
+    every_layer = torch.stack(weights["every_layer"]).float().numpy()
+    return run.save(results, dict(zip(ARRAYS, (activations, basis.float().numpy(), every_layer))), render)
 
 
 def parse_arguments(argv: list[str] | None):
@@ -135,8 +141,7 @@ def capture(folder, problems, languages, arguments, device, dtype) -> tuple[np.n
     for index, ids, stream in streams:
         language, problem = divmod(index, len(problems))
         stream = stream[:, skip[language] :]
-        norms = stream.norm(dim=-1)
-        sink = norms > SINK_FACTOR * norms.median(-1, keepdim=True).values
+        sink = utils.sinks(stream)
         kept = (~sink).float()[..., None]
         without = (stream * kept).sum(1) / kept.sum(1).clamp_min(1)
         pooled.append(torch.stack([stream.mean(1), without, stream[:, -1]], 1))
@@ -144,22 +149,16 @@ def capture(folder, problems, languages, arguments, device, dtype) -> tuple[np.n
         sinks.append([(int(p), tokenizer.decode([int(tokens[p])]), int(s)) for s, p in sink.nonzero()])
         if problem < CLOUD_PROBLEMS:
             keep = ~sink.any(0)
-            clouds.append(stream[:, spaced(keep, min(CLOUD_TOKENS, int(keep.sum())))].clone())
+            clouds.append(stream[:, utils.spaced(keep, min(CLOUD_TOKENS, int(keep.sum())))].clone())
     if not all(torch.isfinite(part).all() for part in pooled):
         raise utils.UserError("activations are not finite: try --dtype float32")
     activations = torch.stack(pooled).unflatten(0, (len(languages), len(problems))).numpy()
     size = min(cloud.shape[1] for cloud in clouds)
     rows = [
-        cloud[:, spaced(torch.ones(cloud.shape[1], dtype=torch.bool), size)] for cloud in clouds
+        cloud[:, utils.spaced(torch.ones(cloud.shape[1], dtype=torch.bool), size)] for cloud in clouds
     ]  # (sites, tokens, d)
     stack = torch.stack(rows).unflatten(0, (len(languages), -1))
     return activations, {site: stack[:, :, site] for site in sites}, sink_summary(sinks, len(sites))
-
-
-def spaced(keep: torch.Tensor, size: int) -> torch.Tensor:
-    """`size` evenly spaced positions among those kept, the last included."""
-    positions = keep.nonzero().flatten()
-    return positions[torch.linspace(0, len(positions) - 1, size).round().long()]
 
 
 def sink_summary(sinks: list[list[tuple]], sites: int) -> dict:
@@ -185,6 +184,7 @@ class Study:
     layer: int
     weights: dict
     seed: int
+    fitting_share: float = 1.0
 
     @property
     def problems(self) -> int:
@@ -205,6 +205,11 @@ class Study:
         count = min(FOLDS, self.problems // 2)
         order = torch.randperm(self.problems, generator=utils.seeded(self.seed, "phase2: folds"))
         return (torch.arange(self.problems) % count)[order.argsort()]
+
+    def fitting(self) -> list[int]:
+        """The problems that a Z handed on to later phases may be fitted on, in random order."""
+        order = torch.randperm(self.problems, generator=utils.seeded(self.seed, "phase2: fitting"))
+        return order[: round(self.fitting_share * self.problems)].tolist()
 
 
 @dataclass
@@ -775,14 +780,17 @@ def choose_z(study: Study, results: dict) -> tuple[dict, torch.Tensor]:
 
 
 def choose_contingency(study: Study, candidates: dict) -> tuple[dict, torch.Tensor]:
-    """The contingency with the lowest held-out contrast among those that hold, else among all; fitted on all problems."""
+    """The contingency with the lowest held-out contrast among those that hold, else among all; fitted anew."""
     name = min(candidates, key=lambda name: (not candidates[name]["holds"], candidates[name]["contrast"]))
     chosen = candidates[name]
-    layer, k = chosen["layer"], chosen["k"]
+    layer, fitting = chosen["layer"], study.fitting()
+    k = min(chosen["k"], len(fitting) - 1)
     if name == "centroid":
-        basis = centroid_subspace(study.points(layer + 1, PRIMARY["pooling"]), k)
+        points = study.points(layer + 1, PRIMARY["pooling"])[:, fitting]
+        basis = centroid_subspace(points - points.mean((0, 1)), k)
     elif name == "ard_mmd":
-        basis = axis_subspace(fit_relevance(study, study.clouds[layer + 1]), k)
+        cloud = study.clouds[layer + 1]
+        basis = axis_subspace(fit_relevance(study, cloud[:, [index for index in fitting if index < cloud.shape[1]]]), k)
     else:
         basis = study.weights["every_layer"][layer]
     return {"method": name, "layer": layer, "site": layer + 1, "k": len(basis), "holds": chosen["holds"]}, basis
@@ -903,6 +911,8 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
         f"shuffled problems; once the constant offset between the languages is removed it {centred}. Handed on to phase 3: "
         f"{NAMES[z['method']]}, layer {z['layer']}, site {z['site']}, k = {z['k']}"
     )
+    if z["fitted_on"]:
+        sentence += f", fitted on {len(z['fitted_on'])} of the {results['problems']} problems, which phase 3 leaves out"
     if results["verdict"] == "none":
         sentence += (
             f" (by the rule for contingencies it {held})" if "contingencies" in results else " (it does not hold)"
@@ -950,7 +960,7 @@ def sections(results: dict) -> list[str]:
     return [
         "## 1 Activations and sinks",
         f"{results['problems']} problems from {files} in {' and '.join(results['settings']['languages'])}, residual stream at every "
-        f"site, {results['settings']['dtype']}. A sink is a position whose norm exceeds {SINK_FACTOR} medians of its prompt: "
+        f"site, {results['settings']['dtype']}. A sink is a position whose norm exceeds {utils.SINK_FACTOR} medians of its prompt: "
         + (
             f"at L{layer}.out {sinks['per_site'][layer + 1]} of {sinks['prompts']} prompts have one; commonest at any site: {common}."
             if any(sinks["per_site"])

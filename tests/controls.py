@@ -3,8 +3,9 @@
 Every problem is one question word (and filler words, the noise) in two languages. A question word's embedding is its
 answer's direction plus its language's direction. The first layer attends evenly and copies that content to all later
 positions; every other layer leaves the stream as it is; the unembedding of an answer word is answer plus language
-direction. So the model answers each problem, in the language it was asked in, through the planted subspace alone. The
-bottleneck layer's kernels span the answer directions (planted) or a random subspace (decoy).
+direction. So the model answers each problem, in the language it was asked in, through the planted subspace alone, and
+ends the line: answer words carry a direction of their own that the line break is read from. The bottleneck layer's
+kernels span the answer directions (planted) or a random subspace (decoy).
 """
 
 import json
@@ -20,6 +21,9 @@ import utils
 WIDTH, LAYERS, HEADS, GROUPS, HEAD_WIDTH = 64, 6, 4, 2, 16
 BOTTLENECK = 4
 FILLERS = 30
+LANGUAGE_SHARE = (
+    0.1  # attention divides the one answer direction by the prompt's length, but not the language of all tokens
+)
 LANGUAGES = ("en", "zh")
 
 
@@ -38,8 +42,13 @@ def write_control(
     noise: float = 0.0,
     seed: int = 0,
     rotate: bool = True,
+    language_share: float = 1.0,
 ) -> Control:
-    """Write a checkpoint with tokenizer and problems; `kind` is planted, decoy or random (untouched initial weights)."""
+    """Write a checkpoint with tokenizer and problems; `kind` is planted, decoy or random (untouched initial weights).
+
+    Attention divides the one question word by the prompt's length, but not the language, which all tokens carry: for
+    patching, `language_share` below 1 makes the first layer gather less of it.
+    """
     generator = torch.Generator().manual_seed(seed)
     words = {
         "en": [syllables(index) for index in range(2 * problems + FILLERS)],
@@ -68,7 +77,7 @@ def write_control(
     basis = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=generator))[0] if rotate else torch.eye(WIDTH)
     answers, language = basis[:rank], basis[rank]
     if kind != "random":
-        plant(model, tokenizer, words, problems, answers, language, basis, noise, generator)
+        plant(model, tokenizer, words, problems, answers, language, basis, noise, language_share, generator)
         kernels = answers if kind == "planted" else torch.linalg.qr(torch.randn(WIDTH, rank, generator=generator))[0].T
         plant_kernels(model.model.layers[BOTTLENECK].self_attn, kernels, generator)
     model.save_pretrained(path)
@@ -98,12 +107,18 @@ def word_tokenizer(words: dict) -> Qwen2Tokenizer:
 
 
 def write_problems(path: Path, words: dict, problems: int, fillers: bool, generator: torch.Generator) -> None:
-    """problems.jsonl: question word i (and fillers of its own in each language); the answer is word problems + i."""
+    """problems.jsonl: question word i (and fillers of its own in each language); the answer is word problems + i.
+
+    exemplars.jsonl: one exemplar of the last word, which carries its language and nothing else.
+    """
+    silent = {language: words[language][-1] for language in LANGUAGES}
+    exemplar = {"id": "exemplar", "answer": silent["en"], "question": silent, "answer_text": silent}
+    (path / "exemplars.jsonl").write_text(json.dumps(exemplar, ensure_ascii=False) + "\n", encoding="utf-8")
     lines = []
     for index in range(problems):
         question = {}
         for language, joint in (("en", " "), ("zh", "")):
-            chosen = (2 * problems + torch.randint(FILLERS, (4,), generator=generator)).tolist() if fillers else []
+            chosen = (2 * problems + torch.randint(FILLERS - 1, (4,), generator=generator)).tolist() if fillers else []
             question[language] = joint.join(words[language][word] for word in [index, *chosen])
         answer = {language: words[language][problems + index] for language in LANGUAGES}
         lines.append(
@@ -120,9 +135,10 @@ def write_problems(path: Path, words: dict, problems: int, fillers: bool, genera
     )
 
 
-def plant(model, tokenizer, words, problems, answers, language, basis, noise, generator) -> None:
+def plant(model, tokenizer, words, problems, answers, language, basis, noise, language_share, generator) -> None:
     """Embeddings, the gathering first layer, idle other layers, and the unembedding."""
     rank = len(answers)
+    answered = basis[rank + 1]
     codes = torch.nn.functional.normalize(torch.randn(problems, rank, generator=generator), dim=1) @ answers
     embedding, head = model.model.embed_tokens.weight.data.zero_(), model.lm_head.weight.data.zero_()
     templates = json.loads((utils.ROOT / "data" / "languages.json").read_text(encoding="utf-8"))
@@ -135,9 +151,13 @@ def plant(model, tokenizer, words, problems, answers, language, basis, noise, ge
                 embedding[token] = codes[index] + sign * language
             elif index < 2 * problems:
                 head[token] = codes[index - problems] + sign * language
+                embedding[token] = 10 * answered
+            elif word == words[name][-1]:
+                embedding[token] = sign * language
             else:
                 embedding[token] = noise * torch.randn(WIDTH, generator=generator) / WIDTH**0.5 + sign * language
-    embedding[tokenizer("\n")["input_ids"][0]] = 0
+    (line_break,) = tokenizer("\n")["input_ids"]
+    embedding[line_break], head[line_break] = 0, 10 * answered
     for index, layer in enumerate(model.model.layers):
         attention = layer.self_attn
         layer.mlp.down_proj.weight.data.zero_()
@@ -148,9 +168,10 @@ def plant(model, tokenizer, words, problems, answers, language, basis, noise, ge
             index == 0
         ):  # even attention; the first value group carries the planted coordinates, the first head returns them
             attention.q_proj.weight.data.zero_()
-            kept = basis[: rank + 1]
-            attention.v_proj.weight.data.zero_()[: rank + 1] = kept
-            attention.o_proj.weight.data[:, : rank + 1] = kept.T
+            kept = basis[: rank + 2].clone()
+            kept[rank] *= language_share**0.5  # on the way in and on the way out
+            attention.v_proj.weight.data.zero_()[: rank + 2] = kept
+            attention.o_proj.weight.data[:, : rank + 2] = kept.T
             tiny = 1e-3 * torch.randn(attention.q_proj.weight.shape, generator=generator)
             attention.q_proj.weight.data += tiny  # so that the layer's kernels have the rank of random ones
 

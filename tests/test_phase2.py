@@ -39,7 +39,8 @@ def test_a_planted_z_is_clear_and_found(script, tmp_path):
     results, basis = run(script, control.path, tmp_path / "out")
     assert results["settings"]["layer"] == BOTTLENECK
     assert results["verdict"] == "clear"
-    assert results["z"] == {"method": "weight", "layer": BOTTLENECK, "site": BOTTLENECK + 1, "k": 6, "holds": True}
+    chosen = {"method": "weight", "layer": BOTTLENECK, "site": BOTTLENECK + 1, "k": 6, "holds": True, "fitted_on": []}
+    assert results["z"] == chosen
     assert projector_distance(basis, control.answers) < 1e-3
     assert "contingencies" not in results
     holds = {row["id"]: row["holds"] for row in results["claims"]}
@@ -56,6 +57,7 @@ def test_a_decoy_is_refuted_and_the_centroid_contingency_finds_the_answers(scrip
     assert results["verdict"] == "none"
     assert results["z"]["method"] == "centroid"
     assert results["z"]["holds"]
+    assert len(results["z"]["fitted_on"]) == 10  # half of the model's own problems is left for phase 3
     assert (basis @ control.answers.T).square().sum().item() / len(basis) > 0.98
     candidates = results["contingencies"]["candidates"]
     assert candidates["centroid"]["holds"]  # scored on problems that it was not fitted on
