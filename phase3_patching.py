@@ -1,0 +1,1088 @@
+"""Phase 3: does swapping Z move the answer and leave the language alone?
+
+Question   the stream at the last prompt position gets the donor prompt's part inside Z, or outside Z: which answer comes
+           out, in which language, and do random subspaces of the same size do the same?
+Inputs     a model, parallel problems with answers in words (data/words.jsonl, or the model folder's problems.jsonl),
+           output/phase2_results.json, phase2_z_basis.npy, phase2_layer_subspaces.npy
+Outputs    output/phase3_output.md with figures, phase3_results.json, phase3_scores.npy (conditions, pairs, 4),
+           phase3_draws.npy (null, draws, pairs, 4), phase3_samples.jsonl (a line per generation under a patch)
+Run        python phase3_patching.py --model Qwen/Qwen2.5-3B          after phase2_z_extraction.py
+
+Steps, which are also the report's headings:
+1 problems and pairs   2 conditions   3 random subspaces   4 designs and directions   5 dose and response
+6 sites   7 free generation   8 same problem   9 sample generations
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import permutations
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+import utils
+
+ARRAYS = ("phase3_scores.npy", "phase3_draws.npy", "phase3_samples.jsonl")
+RECIPIENT, DONOR = 0, 1
+# condition -> (whose answer, whose language) should win if Z holds the answer and its complement the language. Conditions
+# without a prediction of their own are scored as Z is: they show how often that outcome comes without Z.
+TARGETS = {
+    "none": (DONOR, RECIPIENT),
+    "z": (DONOR, RECIPIENT),
+    "z_perp": (RECIPIENT, DONOR),
+    "full": (DONOR, DONOR),
+    "random": (DONOR, RECIPIENT),
+    "random_matched": (DONOR, RECIPIENT),
+    "pca": (DONOR, RECIPIENT),
+    "centroid": (RECIPIENT, DONOR),
+    "centroid_perp": (DONOR, RECIPIENT),
+    "weight": (DONOR, RECIPIENT),
+    "weight_perp": (RECIPIENT, DONOR),
+}
+NULLS = ("random", "random_matched", "random_perp")  # of Z: the first two; of Z⊥: the complement of random subspaces
+CANDIDATES = ((RECIPIENT, RECIPIENT), (RECIPIENT, DONOR), (DONOR, RECIPIENT), (DONOR, DONOR))  # (answer, language)
+DRAWS = 200  # subspaces per null; the design asks for 100 or more
+SWEEP_DRAWS = 10  # subspaces per size and per site in the sweeps, which are descriptive
+FOLDS = 2  # pairs are formed within a fold; what is fitted for them is fitted on the other
+CLOUD_TOKENS = 24  # tokens kept per prompt for PCA and covariance-matched subspaces
+MINIMUM_PROBLEMS = 4
+MAJORITY = 0.5
+LEVEL = 0.05
+MAX_NEW_TOKENS = 12  # an answer in words
+GENERATED = ("none", "z", "z_perp", "full", "centroid", "centroid_perp", "random")  # random: the first draw
+SAME_PROBLEM = ("z", "z_perp", "full", "random")
+SHOWN_PAIRS = 3  # per direction
+SCRIPTS = {"latin": r"[A-Za-z\u00c0-\u024f]", "han": r"[\u3400-\u9fff]"}  # as languages.json names them
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse_arguments(argv)
+    if arguments.report_only:
+        return utils.render_again(arguments.out, "phase3", ARRAYS, render)
+    device = utils.choose_device(arguments.device)
+    dtype = utils.choose_dtype(arguments.dtype, device)
+    folder = utils.find_model(arguments.model, arguments.revision)
+    languages = utils.load_languages(arguments.languages)
+    files = utils.problem_files(arguments.problems, folder, "problems.jsonl", utils.ROOT / "data" / "words.jsonl")
+    problems = utils.load_problems(files, list(languages), arguments.limit)
+    exemplars, exemplar_file = utils.load_exemplars(arguments.exemplars, folder, languages, problems)
+    z = load_z(arguments, folder)
+    problems, fitted = unfitted(problems, z.fitted_on, files)
+    for problem in [*problems, *exemplars]:
+        check_words(problem, languages)
+    settings = utils.problem_settings(arguments, device, dtype, files, languages)
+    settings |= {"exemplars": [exemplar_file.name, utils.file_hash(exemplar_file)[:16]], "z": z.summary, "draws": DRAWS}
+    run = utils.Run(__file__, "phase3", arguments, folder, settings)
+    if not arguments.fresh and run.finished(ARRAYS):
+        return None
+    model, tokenizer = utils.load_model(folder, device, dtype)
+    exemplars = [replace(exemplar, solution={}) for exemplar in exemplars]  # the answer in a word, no worked solution
+    study = Study(model, tokenizer, languages, problems, exemplars, z, arguments.batch, arguments.seed)
+    samples = study.ask()
+    study.solved = solved(samples, study)
+    study.streams = last_streams(study)
+    pairs = make_pairs(study)
+    spaces = fold_subspaces(study)
+    measured = patch(study, pairs, spaces)
+    results = {"problems": problem_counts(study, fitted), "pairs": len(pairs), "conditions": measured["labels"]}
+    results["width"] = folder.width
+    results |= summarise(measured, pairs, study.names)
+    results |= {"dose": dose(measured, z.basis.shape), "sites": sites(measured, z.site)}
+    generated = generate_patched(study, pairs, spaces)
+    alike = generate_same_problem(study, spaces)
+    results |= {"generated": generated_shares(generated), "same_problem": same_problem_counts(alike)}
+    results["verdict"] = decide(results, "z")
+    if "weight" in results["success"]:
+        results["weight_verdict"] = decide(results, "weight")
+    results = utils.significant(results)  # before any sentence is made of it: the JSON is the truth
+    results["claims"] = claims(results)
+    lines = [json.dumps(sample, ensure_ascii=False, sort_keys=True) for sample in samples + generated + alike]
+    arrays = (measured["scores"], measured["draws"], ("\n".join(lines) + "\n").encode())
+    return run.save(results, dict(zip(ARRAYS, arrays)), render)
+
+
+def parse_arguments(argv: list[str] | None):
+    return utils.command_line(__doc__, asks_problems=True).parse_args(argv)
+
+
+# ---- what is asked --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class HandedZ:
+    """What phase 2 handed on."""
+
+    basis: torch.Tensor  # (k, d)
+    every_layer: torch.Tensor  # (L, k', d) the weight-based Z of every layer
+    site: int
+    bottleneck: int
+    fitted_on: list[str]  # hashes of the problems that the basis was fitted on; none if it comes from weights
+    summary: dict
+
+    @property
+    def weight_based(self) -> bool:
+        return self.summary["method"] == "weight"
+
+
+def load_z(arguments, folder) -> HandedZ:
+    """Phase 2's Z; UserError if it is missing, another model's, or of the wrong shape."""
+    results = utils.load_results(arguments.out, "phase2", folder.identity)
+    z, bottleneck = results["z"], results["settings"]["layer"]
+    basis = utils.load_array(arguments.out, "phase2_z_basis.npy", (z["k"], folder.width))
+    shape = (folder.layers, results["z_dimensions"][-1], folder.width)
+    every_layer = utils.load_array(arguments.out, "phase2_layer_subspaces.npy", shape)
+    summary = {key: z[key] for key in ("method", "layer", "site", "k", "holds")} | {"phase2": results["fingerprint"]}
+    bases = (torch.from_numpy(array) for array in (basis, every_layer))
+    return HandedZ(*bases, z["site"], bottleneck, z["fitted_on"], summary)
+
+
+def unfitted(problems: list, fitted_on: list[str], files: list) -> tuple[list, int]:
+    """The problems that Z was not fitted on, and how many were left out."""
+    kept = [problem for problem in problems if utils.problem_hash(problem) not in set(fitted_on)]
+    if len(kept) < MINIMUM_PROBLEMS:
+        raise utils.UserError(
+            f"{', '.join(map(str, files))}: {len(kept)} problem(s) that Z was not fitted on; phase 3 needs at least "
+            f"{MINIMUM_PROBLEMS}: give others with --problems"
+        )
+    return kept, len(problems) - len(kept)
+
+
+def check_words(problem, languages: dict) -> None:
+    """UserError for a problem without an answer in words in every language: digits carry no language."""
+    missing = [language for language in languages if language not in problem.answer_text]
+    if missing:
+        raise utils.UserError(
+            f"problem {problem.id!r} has no answer_text for {', '.join(missing)}: phase 3 needs answers in words "
+            "(leave out --problems and --exemplars for its own)"
+        )
+
+
+@dataclass
+class Study:
+    """The model, what it is asked, and what the measurements share."""
+
+    model: object
+    tokenizer: object
+    languages: dict
+    problems: list
+    exemplars: list
+    z: HandedZ
+    batch: int
+    seed: int
+    solved: torch.Tensor | None = None  # (languages, problems) bool
+    streams: torch.Tensor | None = None  # (languages, problems, sites, d) last prompt position, float32
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.languages)
+
+    @property
+    def asked(self) -> list[tuple[int, int]]:
+        """(language, problem) of every prompt."""
+        return [(language, problem) for language in range(len(self.names)) for problem in range(len(self.problems))]
+
+    def prompt(self, language: int, problem: int) -> str:
+        return utils.prompt_text(self.problems[problem], self.names[language], self.languages, self.exemplars)
+
+    def answer(self, language: int, problem: int) -> tuple[int, ...]:
+        """Token ids of the problem's answer as they follow the prompt."""
+        template = self.languages[self.names[language]]["answer"]
+        text = template.format(answer=self.problems[problem].answer_text[self.names[language]])
+        prompt = self.prompt(language, problem)
+        alone, joint = (self.tokenizer(part)["input_ids"] for part in (prompt, prompt + text))
+        if joint[: len(alone)] == alone:
+            return tuple(joint[len(alone) :])
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def folds(self) -> torch.Tensor:
+        """A fold number for every problem, in random order."""
+        order = torch.randperm(len(self.problems), generator=utils.seeded(self.seed, "phase3: folds"))
+        return (torch.arange(len(self.problems)) % FOLDS)[order.argsort()]
+
+    def ask(self, recipients=None, vectors: torch.Tensor | None = None, site: int = 0) -> list[dict]:
+        """Greedy answers of the prompts (all, or those given as (language, problem)), under a patch where vectors are given."""
+        recipients = self.asked if recipients is None else recipients
+        prompts = [self.prompt(language, problem) for language, problem in recipients]
+        during = None
+        if vectors is not None:
+
+            def during(chosen: list[int]):
+                return utils.replaced_stream(self.model, site, vectors[chosen])
+
+        outputs = utils.generate(self.model, self.tokenizer, prompts, MAX_NEW_TOKENS, self.batch, during)
+        samples = []
+        for (language, problem), output in zip(recipients, outputs):
+            asked = self.problems[problem]
+            sample = {"id": asked.id, "language": self.names[language], "output": output}
+            sample |= {"extracted": utils.grade(asked, output)[0], "written_in": written_in(output, self.languages)}
+            samples.append(sample | {"correct_in": answered_in(asked, output, self.languages)})
+        return samples
+
+
+def written_in(text: str, languages: dict) -> str | None:
+    """The language whose script most of the letters belong to; None without letters or if languages share the script."""
+    counts = {name: len(re.findall(SCRIPTS[template["script"]], text)) for name, template in languages.items()}
+    most = max(counts.values())
+    best = [name for name, count in counts.items() if count == most]
+    return best[0] if most and len(best) == 1 else None
+
+
+def answered_in(problem, output: str, languages: dict) -> str | None:
+    """The language in which the output gives the problem's answer in words; None if it does not.
+
+    A word counts where the output begins with it, whatever follows; a number is read as in phase 0.
+    """
+    if isinstance(problem.answer, str):
+        begins = {
+            name: re.match(rf"\s*{re.escape(problem.answer_text[name])}(?![a-z])", output, re.I) for name in languages
+        }
+        return next((name for name in languages if begins[name]), None)
+    return written_in(output, languages) if utils.grade(problem, output)[1] else None
+
+
+def solved(samples: list[dict], study: Study) -> torch.Tensor:
+    """(languages, problems) whether the answer is right and in a word of the language asked in."""
+    right = [sample["correct_in"] == sample["language"] for sample in samples]
+    return torch.tensor(right).view(len(study.names), len(study.problems))
+
+
+def last_streams(study: Study) -> torch.Tensor:
+    """Unpatched streams at the last prompt position, (languages, problems, sites, d) float32 on the model's device."""
+    prompts = [study.prompt(*asked) for asked in study.asked]
+    engines = utils.patched_prompts(study.model, study.tokenizer, prompts, [()] * len(prompts), study.batch)
+    streams = torch.cat([engine.streams.float() for _, engine in engines])
+    if not torch.isfinite(streams).all():
+        raise utils.UserError("activations are not finite: try --dtype float32")
+    return streams.unflatten(0, (len(study.names), len(study.problems)))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Recipient and donor: two problems, two languages, one fold."""
+
+    recipient: int
+    donor: int
+    recipient_language: int
+    donor_language: int
+    fold: int
+
+    @property
+    def direction(self) -> tuple[int, int]:
+        return self.donor_language, self.recipient_language
+
+
+def make_pairs(study: Study) -> list[Pair]:
+    """In every direction each problem solved in all languages is a recipient once, with another of its fold as donor.
+
+    The donor's answer differs in every language, and neither answer's tokens begin the other's: the log-probability of
+    a beginning is never below that of the whole.
+    """
+    usable, folds = study.solved.all(0), study.folds()
+    answers = [
+        [study.answer(language, problem) for language in range(len(study.names))] for problem in range(len(usable))
+    ]
+
+    def comparable(first: int, second: int) -> bool:
+        pairs = zip(answers[first], answers[second])
+        return all(one[: len(other)] != other and other[: len(one)] != one for one, other in pairs)
+
+    pairs = []
+    for direction in permutations(range(len(study.names)), 2):
+        label = f"phase3: donors {'_'.join(study.names[language] for language in direction)}"
+        order = torch.randperm(len(usable), generator=utils.seeded(study.seed, label)).tolist()
+        for fold in range(FOLDS):
+            ring = [problem for problem in order if usable[problem] and folds[problem] == fold]
+            for place, recipient in enumerate(ring):
+                others = ring[place + 1 :] + ring[:place]
+                donor = next((other for other in others if comparable(recipient, other)), None)
+                if donor is not None:
+                    pairs.append(Pair(recipient, donor, direction[1], direction[0], fold))
+    return pairs
+
+
+# ---- subspaces ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Subspaces:
+    """What is swapped for the pairs of one fold; everything fitted comes from the problems of the other fold."""
+
+    z: torch.Tensor  # (k, d)
+    weight: torch.Tensor | None  # (k', d) the bottleneck's weight-based Z where Z is another
+    pca: torch.Tensor  # (k, d)
+    language: torch.Tensor  # (languages - 1, d)
+    random: torch.Tensor  # (draws, k, d)
+    random_matched: torch.Tensor  # (draws, k, d)
+
+    def labels(self) -> list[str]:
+        """Conditions that are one swap each (the nulls are means over draws)."""
+        own = ["none", "z", "z_perp", "full", "pca", "centroid", "centroid_perp"]
+        return own + (["weight", "weight_perp"] if self.weight is not None else [])
+
+    def swaps(self, difference: torch.Tensor, draws: int = 0) -> torch.Tensor:
+        """What is added to the recipient's stream under every condition, then under draws of every null. (b, d) -> (b, c, d)"""
+        inside = {name: part(difference, getattr(self, name)[None]) for name in ("z", "pca")}
+        inside["centroid"] = part(difference, self.language[None])
+        if self.weight is not None:
+            inside["weight"] = part(difference, self.weight[None])
+        whole = difference[:, None]
+        known = {"none": torch.zeros_like(whole), "full": whole, **inside}
+        known |= {f"{name}_perp": whole - inside[name] for name in inside}
+        rows = [known[label] for label in self.labels()]
+        if draws:
+            haar, matched = (part(difference, bases[:draws]) for bases in (self.random, self.random_matched))
+            rows += [haar, matched, whole - haar]
+        return torch.cat(rows, 1)
+
+
+def part(difference: torch.Tensor, bases: torch.Tensor) -> torch.Tensor:
+    """The difference's part inside each subspace. (b, d), (m, k, d) -> (b, m, d)"""
+    return torch.einsum("bmk,mkd->bmd", torch.einsum("bd,mkd->bmk", difference, bases), bases)
+
+
+def fold_subspaces(study: Study) -> list[Subspaces]:
+    """One set of subspaces per fold."""
+    device, z = study.model.device, study.z
+    k, width = z.basis.shape
+    draw = utils.seeded(study.seed, "phase3: Haar subspaces")
+    haar = utils.random_subspaces(draw, DRAWS, k, width).float().to(device)
+    clouds, folds = token_clouds(study), study.folds()
+    weight = None if z.weight_based else z.every_layer[z.bottleneck, :k].to(device)
+    result = []
+    for fold in range(FOLDS):
+        others = folds != fold
+        cloud = torch.cat([clouds[place] for place, (_, problem) in enumerate(study.asked) if others[problem]]).double()
+        cloud = cloud - cloud.mean(0)
+        principal = torch.linalg.svd(cloud, full_matrices=False)[2][:k]
+        means = study.streams[:, others.to(device), z.site].double().mean(1)
+        language = torch.linalg.svd(means - means.mean(0), full_matrices=False)[2][: len(means) - 1]
+        matched = matched_subspaces(cloud, k, utils.seeded(study.seed, f"phase3: matched subspaces {fold}"))
+        fitted = (basis.float().to(device) for basis in (principal, language))
+        result.append(Subspaces(z.basis.to(device), weight, *fitted, haar, matched.float().to(device)))
+    return result
+
+
+def token_clouds(study: Study) -> list[torch.Tensor]:
+    """Of every prompt some evenly spaced tokens of its question at Z's site, sinks left out: (tokens, d) each."""
+    prefixes = [utils.exemplar_text(language, study.languages, study.exemplars) for language in study.names]
+    skip = [len(study.tokenizer(prefix)["input_ids"]) if prefix else 0 for prefix in prefixes]
+    prompts = [study.prompt(*asked) for asked in study.asked]
+    clouds = []
+    for index, _, streams in utils.residual_streams(study.model, study.tokenizer, prompts, [study.z.site], study.batch):
+        kept = ~utils.sinks(streams[0])
+        kept[: skip[study.asked[index][0]]] = False
+        clouds.append(streams[0, utils.spaced(kept, min(CLOUD_TOKENS, int(kept.sum())))])
+    return clouds
+
+
+def matched_subspaces(cloud: torch.Tensor, k: int, draw: torch.Generator) -> torch.Tensor:
+    """Orthonormalised draws from N(0, Σ), Σ the covariance of the centred tokens (n, d). -> (DRAWS, k, d)"""
+    gaussian = torch.randn(DRAWS, k, len(cloud), generator=draw, dtype=torch.float64)
+    return torch.linalg.qr((gaussian @ cloud).mT)[0].mT
+
+
+def nested_bases(study: Study) -> torch.Tensor:
+    """Complete orthonormal bases whose first k rows are swapped: Z's rows first, then random; and SWEEP_DRAWS random ones.
+
+    (1 + SWEEP_DRAWS, d, d)
+    """
+    width = study.z.basis.shape[1]
+    draw = utils.seeded(study.seed, "phase3: dose")
+    starts = [study.z.basis.double()] + [torch.zeros(0, width).double()] * SWEEP_DRAWS
+    bases = []
+    for start in starts:
+        filled = torch.cat([start, torch.randn(width - len(start), width, generator=draw, dtype=torch.float64)])
+        basis, triangle = torch.linalg.qr(filled.T)
+        bases.append((basis * triangle.diagonal().sign()).T.float())
+    return torch.stack(bases).to(study.model.device)
+
+
+def doses(k: int, width: int) -> list[int]:
+    """Sizes from 1 to d in powers of two, with k and d among them."""
+    return sorted({*(2**power for power in range(width.bit_length()) if 2**power <= width), k, width})
+
+
+# ---- patching -------------------------------------------------------------------------------------------------------
+
+
+def patch(study: Study, pairs: list[Pair], spaces: list[Subspaces]) -> dict:
+    """Scores (…, pairs, 4) of every condition, null, dose and site; each recipient's prompt is run once for all of them."""
+    labels, bases = spaces[0].labels(), nested_bases(study)
+    order = sorted(range(len(pairs)), key=lambda index: pairs[index].fold)
+    parts = {name: [] for name in ("main", "same_language", "dose", "sites")}
+    for fold in range(FOLDS):
+        chosen = [pairs[index] for index in order if pairs[index].fold == fold]
+        prompts = [study.prompt(pair.recipient_language, pair.recipient) for pair in chosen]
+        candidates = [candidate_tokens(study, pair) for pair in chosen]
+        engines = utils.patched_prompts(study.model, study.tokenizer, prompts, candidates, study.batch)
+        for rows, engine in engines:
+            for name, scores in patch_batch(study, engine, chosen[rows], spaces[fold], bases):
+                parts[name].append(scores)
+    back = np.argsort(order, kind="stable")
+    empty = {"main": len(labels) + len(NULLS) * DRAWS, "same_language": len(labels) + len(NULLS) * SWEEP_DRAWS}
+    empty |= {"dose": (1 + SWEEP_DRAWS) * len(doses(*study.z.basis.shape)), "sites": study.streams.shape[2] * SITE_ROWS}
+    stacked = {
+        name: (torch.cat(part).numpy() if part else np.zeros((0, empty[name], 4), np.float32))[back].swapaxes(0, 1)
+        for name, part in parts.items()
+    }
+    single, null = np.split(stacked["main"], [len(labels)])
+    draws = null.reshape(len(NULLS), DRAWS, len(pairs), 4)
+    known = dict(zip(labels, single)) | dict(zip(NULLS, draws.mean(1)))
+    shown = [label for label in TARGETS if label in known]
+    alike, alike_null = np.split(stacked["same_language"], [len(labels)])
+    alike_draws = alike_null.reshape(len(NULLS), SWEEP_DRAWS, len(pairs), 4)
+    return {
+        "labels": shown,
+        "scores": np.stack([known[label] for label in shown]).astype(np.float32),
+        "draws": draws.astype(np.float32),
+        "same_language": dict(zip(labels, alike)) | {"random": alike_draws[0], "random_matched": alike_draws[1]},
+        "dose": stacked["dose"].reshape(1 + SWEEP_DRAWS, len(doses(*study.z.basis.shape)), len(pairs), 4),
+        "sites": stacked["sites"].reshape(study.streams.shape[2], SITE_ROWS, len(pairs), 4),
+    }
+
+
+SITE_ROWS = 4 + SWEEP_DRAWS  # full, Z, Z⊥, the layer's own weight-based Z, random subspaces
+
+
+def candidate_tokens(study: Study, pair: Pair) -> list[tuple[int, ...]]:
+    """The four candidates, in the order of CANDIDATES."""
+    problems = (pair.recipient, pair.donor)
+    spoken = (pair.recipient_language, pair.donor_language)
+    return [study.answer(spoken[language], problems[answer]) for answer, language in CANDIDATES]
+
+
+def patch_batch(study: Study, engine, pairs: list[Pair], spaces: Subspaces, bases: torch.Tensor) -> Iterator[tuple]:
+    """(measurement, scores (b, rows, 4)) of one batch of pairs of one fold."""
+    site = study.z.site
+    donors = torch.stack([study.streams[pair.donor_language, pair.donor] for pair in pairs])  # (b, sites, d)
+    alike = torch.stack([study.streams[pair.recipient_language, pair.donor, site] for pair in pairs])
+    own = engine.streams.float()
+    here, difference = own[:, site, None], donors[:, site] - own[:, site]
+    yield "main", engine.scores(site, here + spaces.swaps(difference, DRAWS))
+    yield "same_language", engine.scores(site, here + spaces.swaps(alike - own[:, site], SWEEP_DRAWS))
+    coordinates = torch.einsum("bd,mkd->bmk", difference, bases)
+    sizes = torch.tensor(doses(*spaces.z.shape), device=bases.device)
+    first = torch.arange(bases.shape[1], device=bases.device) < sizes[:, None]  # (sizes, d): which rows are swapped
+    nested = torch.einsum("bmk,sk,mkd->bmsd", coordinates, first.float(), bases).flatten(1, 2)
+    yield "dose", engine.scores(site, here + nested)
+    scores = []
+    for place in range(own.shape[1]):
+        difference = donors[:, place] - own[:, place]
+        layer = max(
+            place - 1, 0
+        )  # the layer whose output the site is; the embeddings have none, and take the first layer's
+        layer_z = study.z.every_layer[layer, : len(spaces.z)].to(difference.device)
+        inside = part(difference, spaces.z[None])
+        rows = [difference[:, None], inside, difference[:, None] - inside, part(difference, layer_z[None])]
+        rows.append(part(difference, spaces.random[:SWEEP_DRAWS]))
+        scores.append(engine.scores(place, own[:, place, None] + torch.cat(rows, 1)))
+    yield "sites", torch.cat(scores, 1)
+
+
+# ---- summing up -----------------------------------------------------------------------------------------------------
+
+
+def winners(scores: np.ndarray) -> np.ndarray:
+    """Index into CANDIDATES of the most probable candidate. (..., 4) -> (...)"""
+    return scores.argmax(-1)
+
+
+def hits(scores: np.ndarray, condition: str) -> np.ndarray:
+    """Whether the condition's target wins. (..., pairs, 4) -> (..., pairs) bool"""
+    return winners(scores) == CANDIDATES.index(TARGETS[condition])
+
+
+def share(values: np.ndarray) -> float:
+    """The mean of booleans; 0 of none."""
+    return float(values.mean()) if values.size else 0.0
+
+
+def shares(scores: np.ndarray) -> list[float]:
+    """How often each candidate wins, over everything but the last axis."""
+    return [share(winners(scores) == index) for index in range(len(CANDIDATES))]
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """Wilson interval of a share of pairs."""
+    return utils.wilson_interval(int(values.sum()), values.size) if values.size else (0.0, 1.0)
+
+
+def effects(scores: np.ndarray) -> np.ndarray:
+    """Log-odds of (the donor's answer, the donor's language) over the recipient's, the other kept. (..., pairs, 4) -> (2, ...)"""
+    base = scores[..., CANDIDATES.index((RECIPIENT, RECIPIENT))]
+    answer, language = (
+        scores[..., CANDIDATES.index(target)] - base for target in ((DONOR, RECIPIENT), (RECIPIENT, DONOR))
+    )
+    return np.stack([answer, language]).astype(float)
+
+
+def problem_counts(study: Study, fitted: int) -> dict:
+    """How many problems there are, and how many fall out for which reason."""
+    alone = {name: int(right.sum()) for name, right in zip(study.names, study.solved)}
+    everywhere = int(study.solved.all(0).sum())
+    return {
+        "asked": len(study.problems),
+        "left_out_as_fitted": fitted,
+        "solved": alone,
+        "solved_everywhere": everywhere,
+    }
+
+
+def summarise(measured: dict, pairs: list[Pair], names: list[str]) -> dict:
+    """Success, winners, intervals and effects of every condition; nulls of Z and Z⊥; directions; same language."""
+    labels, scores, draws = measured["labels"], dict(zip(measured["labels"], measured["scores"])), measured["draws"]
+    per_draw = {
+        name: hits(draw, target).mean(-1) if pairs else np.zeros(DRAWS)
+        for name, draw, target in zip(NULLS, draws, ("random", "random_matched", "z_perp"))
+    }
+    pooled = dict(zip(NULLS, draws))
+    success = {
+        label: float(per_draw[label].mean()) if label in NULLS else share(hits(scores[label], label))
+        for label in labels
+    }
+    base = effects(scores["none"])
+    moved = {label: effects(scores[label]) - base for label in labels}  # of a null: the mean over its draws
+    null = {}
+    for name, tested in zip(NULLS, ("z", "z", "z_perp")):
+        rates, measure = per_draw[name], 0 if tested == "z" else 1
+        nudged = (effects(pooled[name]) - base[:, None])[measure].mean(-1) if pairs else np.zeros(DRAWS)
+        own = moved[tested][measure].mean() if pairs else 0.0
+        null[name] = {
+            "tests": tested,
+            "quantiles": np.quantile(rates, (0.05, 0.5, 0.95)).tolist(),
+            "p": utils.permutation_p(int((rates >= success[tested]).sum()), DRAWS),
+            "effect_quantiles": np.quantile(nudged, (0.05, 0.5, 0.95)).tolist(),
+            "p_effect": utils.permutation_p(int((nudged >= own).sum()), DRAWS),
+        }
+        if "weight" in labels:
+            rival = success[tested.replace("z", "weight", 1)]
+            null[name]["p_weight"] = utils.permutation_p(int((rates >= rival).sum()), DRAWS)
+    directions = {}
+    for direction in sorted({pair.direction for pair in pairs}):
+        chosen = np.array([pair.direction == direction for pair in pairs])
+        directions["_to_".join(names[language] for language in direction)] = {"pairs": int(chosen.sum())} | {
+            label: share(hits(pooled.get(label, scores[label])[..., chosen, :], label)) for label in labels
+        }
+    return {
+        "success": success,
+        "interval": {label: interval(hits(scores[label], label)) for label in labels if label not in NULLS},
+        "winners": {label: shares(pooled.get(label, scores[label])) for label in labels},
+        "effect": {
+            label: dict(zip(("answer", "language"), values.reshape(2, -1).mean(1).tolist() if pairs else (0.0, 0.0)))
+            for label, values in moved.items()
+        },
+        "null": null,
+        "p_unpatched": {
+            label: unpatched_p(scores, label) for label in ("z", "z_perp", "weight", "weight_perp") if label in labels
+        },
+        "directions": directions,
+        "same_language": {label: shares(scored) for label, scored in measured["same_language"].items()},
+    }
+
+
+def unpatched_p(scores: dict, condition: str) -> float:
+    """Exact McNemar p of the condition's target winning with the swap against without it."""
+    with_swap, without = hits(scores[condition], condition), hits(scores["none"], condition)
+    return utils.mcnemar_p(int((with_swap & ~without).sum()), int((without & ~with_swap).sum()))
+
+
+def dose(measured: dict, shape: tuple[int, int]) -> list[dict]:
+    """For every k: how often the donor's answer, the donor's language and Z's target win; beside random bases."""
+    rows = []
+    for index, k in enumerate(doses(*shape)):
+        row = {"k": k}
+        for name, scores in (("", measured["dose"][0, index]), ("random_", measured["dose"][1:, index])):
+            first, second, third, fourth = shares(scores)
+            row |= {f"{name}answer": third + fourth, f"{name}language": second + fourth, f"{name}success": third}
+        rows.append(row)
+    return rows
+
+
+def sites(measured: dict, handed: int) -> list[dict]:
+    """For every site: success of full, Z, Z⊥, the layer's own weight-based Z, and of random subspaces of Z's size."""
+    rows = []
+    for site, scores in enumerate(measured["sites"]):
+        row = {"site": site, "handed": site == handed}
+        for label, target, own in zip(("full", "z", "z_perp", "layer_z"), ("full", "z", "z_perp", "z"), scores):
+            row[label] = share(hits(own, target))
+        rows.append(row | {"random": share(hits(scores[4:], "random"))})
+    return rows
+
+
+def generate_patched(study: Study, pairs: list[Pair], spaces: list[Subspaces]) -> list[dict]:
+    """Greedy answers of every pair under GENERATED conditions, free of candidates."""
+    samples = []
+    for condition in GENERATED:
+        for pair, sample in zip(pairs, answers_under(study, pairs, spaces, condition)):
+            donor = study.problems[pair.donor]
+            from_donor = answered_in(donor, sample["output"], study.languages)
+            given = "recipient" if sample["correct_in"] else "donor" if from_donor else "other"
+            sample |= {"design": "different_problem", "condition": condition, "answer": given, "donor": donor.id}
+            samples.append(sample | {"donor_language": study.names[pair.donor_language]})
+    return samples
+
+
+def answers_under(study: Study, pairs: list[Pair], spaces: list[Subspaces], condition: str) -> list[dict]:
+    """Greedy answers of the recipients with one condition's swap."""
+    if not pairs:
+        return []
+    recipients = [(pair.recipient_language, pair.recipient) for pair in pairs]
+    own = torch.stack([study.streams[language, problem, study.z.site] for language, problem in recipients])
+    donors = torch.stack([study.streams[pair.donor_language, pair.donor, study.z.site] for pair in pairs])
+    vectors = own.clone()
+    for fold, space in enumerate(spaces):
+        chosen = torch.tensor([pair.fold == fold for pair in pairs], device=own.device)
+        swaps = space.swaps(donors[chosen] - own[chosen], draws=1)
+        vectors[chosen] += swaps[:, [*space.labels(), *NULLS].index(condition)]
+    return study.ask(recipients, vectors, study.z.site)
+
+
+def generated_shares(samples: list[dict]) -> dict:
+    """Per condition: whose answer was generated, in whose language."""
+    result = {}
+    for condition in GENERATED:
+        rows = [sample for sample in samples if sample["condition"] == condition]
+        kept = np.array([row["written_in"] == row["language"] for row in rows], bool)
+        moved = np.array([row["written_in"] == row["donor_language"] for row in rows], bool)
+        whose = np.array([row["answer"] for row in rows], str)
+        answers = {name: whose == name for name in ("recipient", "donor", "other")}
+        result[condition] = {f"{name}_answer": share(values) for name, values in answers.items()}
+        result[condition] |= {"recipient_language": share(kept), "donor_language": share(moved)}
+        result[condition]["donor_answer_in_recipient_language"] = share(answers["donor"] & kept)
+        result[condition]["recipient_answer_in_donor_language"] = share(answers["recipient"] & moved)
+    return result
+
+
+def generate_same_problem(study: Study, spaces: list[Subspaces]) -> list[dict]:
+    """The recipe's steps 1 to 6: recipient and donor are one problem in two languages, solved in the donor's."""
+    folds = study.folds().tolist()
+    pairs = [
+        Pair(problem, problem, recipient, donor, folds[problem])
+        for donor, recipient in permutations(range(len(study.names)), 2)
+        for problem in study.solved[donor].nonzero().flatten().tolist()
+    ]
+    samples = []
+    for condition in SAME_PROBLEM:
+        for pair, sample in zip(pairs, answers_under(study, pairs, spaces, condition)):
+            before = bool(study.solved[pair.recipient_language, pair.recipient])
+            sample |= {"design": "same_problem", "condition": condition, "solved_unpatched": before}
+            samples.append(sample | {"donor_language": study.names[pair.donor_language]})
+    return samples
+
+
+def same_problem_counts(samples: list[dict]) -> dict:
+    """Per condition: wrong answers that the swap rescued, right ones that it broke, and language moved."""
+    result = {}
+    for condition in SAME_PROBLEM:
+        rows = [sample for sample in samples if sample["condition"] == condition]
+        right = [row["correct_in"] == row["language"] for row in rows]
+        before = [row["solved_unpatched"] for row in rows]
+        result[condition] = {
+            "wrong_before": before.count(False),
+            "rescued": sum(now and not then for now, then in zip(right, before)),
+            "right_before": before.count(True),
+            "answer_lost": sum(then and not row["correct_in"] for row, then in zip(rows, before)),
+            "language_moved": sum(
+                then and row["written_in"] == row["donor_language"] for row, then in zip(rows, before)
+            ),
+        }
+    return result
+
+
+def decide(results: dict, label: str) -> str:
+    """DESIGN's rule for Z (or for the weight-based Z), with one condition more: the swap must beat no swap over the pairs."""
+    success, key = results["success"], "p" if label == "z" else "p_weight"
+    beats_nulls = all(results["null"][name][key] < LEVEL for name in NULLS[:2])
+    beats_none = success[label] > success["none"] and results["p_unpatched"][label] < LEVEL
+    if not (beats_nulls and beats_none):
+        return "none"
+    both = min(success[label], success[f"{label}_perp"]) >= MAJORITY
+    return "double_dissociation" if both else "partial"
+
+
+def claims(results: dict) -> list[dict]:
+    """The recipe's success criteria, as rows."""
+    show, success, null, pairs = utils.show, results["success"], results["null"], results["pairs"]
+
+    def rate(label: str) -> str:
+        low, high = results["interval"][label]
+        return f"{success[label]:.1%} of {pairs} pairs (95 % {low:.1%} to {high:.1%})"
+
+    def beside(name: str, key: str = "p") -> str:
+        _, middle, high = null[name]["quantiles"]
+        return f"{NAMES[name]} {middle:.1%} (95th percentile {high:.1%}), p {show(null[name][key], 2)}"
+
+    from_weights = "weight" if "weight" in success else "z"
+    key = "p_weight" if from_weights == "weight" else "p"
+    alike = results["same_problem"]
+    wrong = alike["z"]["wrong_before"]
+    holds_z = decide(results, "z") != "none" and success["z"] >= MAJORITY
+    holds_perp = success["z_perp"] >= MAJORITY and null["random_perp"]["p"] < LEVEL
+    return [
+        utils.claim(
+            "z",
+            "swapping Z changes the answer and not the language",
+            "yes",
+            rate("z"),
+            "; ".join(beside(name) for name in NULLS[:2]),
+            holds_z if pairs else None,
+        ),
+        utils.claim(
+            "z_perp",
+            "swapping Z⊥ changes the language and not the answer",
+            "yes",
+            rate("z_perp"),
+            beside("random_perp"),
+            holds_perp if pairs else None,
+        ),
+        utils.claim(
+            "weights",
+            "the Z that the weights predict does so",
+            "yes, without any data",
+            rate(from_weights),
+            "; ".join(beside(name, key) for name in NULLS[:2]),
+            decide(results, from_weights) == "double_dissociation" if pairs else None,
+        ),
+        utils.claim(
+            "rescue",
+            "Z of the same problem in the other language rescues a wrong answer",
+            "yes",
+            f"{alike['z']['rescued']} of {wrong} wrong answers",
+            f"a random subspace {alike['random']['rescued']} of {wrong}",
+            alike["z"]["rescued"] > alike["random"]["rescued"] if wrong else None,
+        ),
+    ]
+
+
+# ---- reporting ------------------------------------------------------------------------------------------------------
+
+NAMES = {
+    "none": "no swap",
+    "z": "Z",
+    "z_perp": "Z⊥",
+    "full": "full stream",
+    "random": "Haar-random k",
+    "random_matched": "covariance-matched random k",
+    "random_perp": "complement of Haar-random k",
+    "pca": "top-k PCA of tokens",
+    "centroid": "language centroid direction",
+    "centroid_perp": "all but the language centroid direction",
+    "weight": "weight-based Z",
+    "weight_perp": "complement of the weight-based Z",
+}
+METHODS = {
+    "weight": "weight-based, multi-head",
+    "weight_head0": "weight-based, head 0",
+    "centroid": "fitted on activations: language centroids removed (arXiv 2505.15257)",
+    "ard_mmd": "fitted on activations: ARD-MMD",
+    "sweep": "weight-based, best layer of the sweep",
+    "previous_layer": "weight-based, previous layer",
+}
+WHO = ("recipient's", "donor's")
+
+
+def render(results: dict, arrays: dict) -> dict[str, bytes]:
+    """Report and figures from saved results and arrays."""
+    samples = [json.loads(line) for line in arrays[ARRAYS[2]].decode().split("\n") if line]
+    text = utils.report(
+        f"Phase 3: patching {results['model']['name']}",
+        verdict_sentence(results),
+        results["claims"],
+        sections(results, samples),
+        limitations(results),
+    )
+    figures = {
+        "phase3_success.png": figure_success(results, arrays[ARRAYS[1]]),
+        "phase3_dose.png": figure_dose(results),
+        "phase3_sites.png": figure_sites(results),
+    }
+    return {name: utils.png(figure) for name, figure in figures.items()} | {"phase3_output.md": text.encode()}
+
+
+def verdict_sentence(results: dict) -> str:
+    success, z, show = results["success"], results["settings"]["z"], utils.show
+    if not results["pairs"]:
+        solved = results["problems"]["solved_everywhere"]
+        return (
+            f"Nothing can be patched (`none`): {solved} of {results['problems']['asked']} problems are solved unpatched in every "
+            "language, and no two of them make a pair. This says nothing about Z."
+        )
+    what = {
+        "double_dissociation": "Swapping Z moves the answer and swapping its complement moves the language",
+        "partial": "Swapping Z moves the answer more often than random subspaces do, but this is no double dissociation",
+        "none": "Swapping Z does not move the answer beyond chance: Z is correlational at best",
+    }[results["verdict"]]
+    null = results["null"]
+    sentence = (
+        f"{what} (`{results['verdict']}`). With a donor of another problem in another language, Z (k = {z['k']} at site "
+        f"{z['site']}; {METHODS[z['method']]}) gives the donor's answer in the recipient's language in {success['z']:.1%} of "
+        f"{results['pairs']} pairs (Haar-random {success['random']:.1%}, p {show(null['random']['p'], 2)}; covariance-matched "
+        f"{success['random_matched']:.1%}, p {show(null['random_matched']['p'], 2)}); Z⊥ gives the recipient's answer in the donor's "
+        f"language in {success['z_perp']:.1%} (complement of random {null['random_perp']['quantiles'][1]:.1%})."
+    )
+    if "weight_verdict" in results:
+        verdict = results["weight_verdict"]
+        sentence += (
+            f" The weight-based Z of that size does it in {success['weight']:.1%} (by the same rule `{verdict}`)."
+        )
+    return sentence
+
+
+def sections(results: dict, samples: list[dict]) -> list[str]:
+    show, settings, problems, z = utils.show, results["settings"], results["problems"], results["settings"]["z"]
+    files = ", ".join(f"`{name}`" for name, _ in settings["problems"])
+    solved = ", ".join(f"{count} in {name}" for name, count in problems["solved"].items())
+    left_out = (
+        f" {problems['left_out_as_fitted']} problems on which Z was fitted are left out."
+        if problems["left_out_as_fitted"]
+        else ""
+    )
+    return [
+        "## 1 Problems and pairs",
+        f"{problems['asked']} problems from {files}, answers in words, exemplars from `{settings['exemplars'][0]}`.{left_out} Solved "
+        f"unpatched in a word of that language: {solved}; in every language: {problems['solved_everywhere']}. The "
+        f"other {problems['asked'] - problems['solved_everywhere']} fall out. {results['pairs']} pairs: each is a recipient once per "
+        "direction, its donor is another problem with another answer. The stream at the last prompt position is patched at site "
+        f"{z['site']} (L{z['layer']}.out for a Z of layer {z['layer']} where that is site {z['layer'] + 1}).",
+        "## 2 Conditions",
+        "![Success of every condition](phase3_success.png)",
+        "Different problem, other language. Shares of pairs in which each of the four candidates has the highest log-probability; "
+        "*target* is the outcome that counts as success if Z holds the answer and Z⊥ the language (conditions without a prediction of "
+        "their own are scored as Z). *Answer* and *language* are mean changes of log-odds towards the donor's, against no swap.",
+        condition_table(results),
+        f"Z⊥ has {show(float(results['width'] - z['k']))} of {results['width']} dimensions: that it acts almost like the full swap is "
+        "expected whatever Z is. What would count is that it leaves the answer alone.",
+        "## 3 Random subspaces",
+        f"{settings['draws']} draws each; p = (1 + draws at least as successful) / (1 + draws). Covariance-matched draws come from "
+        "N(0, Σ) of question tokens at the site, so they catch as much variance as a subspace of that size does by chance.",
+        null_table(results),
+        f"Against no swap over the same pairs (exact McNemar): Z p = {show(results['p_unpatched']['z'], 2)}, Z⊥ p = "
+        f"{show(results['p_unpatched']['z_perp'], 2)}.",
+        "## 4 Designs and directions",
+        "Success per direction (donor to recipient), different problem, other language:",
+        direction_table(results),
+        "Different problem, same language (the donor asks in the recipient's language, so only the answer can move; the other "
+        "language's candidates are still on offer):",
+        same_language_table(results),
+        "## 5 Dose and response",
+        "![Dose and response](phase3_dose.png)",
+        f"The first k rows of a basis that begins with Z's {z['k']} directions, then random ones; beside {SWEEP_DRAWS} random bases.",
+        dose_table(results),
+        "## 6 Sites",
+        "![Success by site](phase3_sites.png)",
+        f"Success of each swap at every site; *layer's own Z* is the weight-based Z of the layer that ends there (k = {z['k']} "
+        f"at most), *random* the mean of {SWEEP_DRAWS} Haar-random subspaces.",
+        site_table(results),
+        "## 7 Free generation",
+        "Greedy generation with the swap at the last prompt position, every pair, no candidates given; *random* is one Haar draw.",
+        generated_table(results),
+        "## 8 Same problem",
+        "Recipient and donor are one problem, solved unpatched in the donor's language. *Rescued*: wrong before, right after, in the "
+        "recipient's language. A swap that leaves a right answer alone shows nothing: both prompts have that answer.",
+        same_problem_table(results),
+        "## 9 Sample generations",
+        "All are in `phase3_samples.jsonl`.",
+        sample_table(samples),
+    ]
+
+
+def percent(value: float) -> str:
+    return f"{value:.1%}"
+
+
+def condition_table(results: dict) -> str:
+    rows = []
+    for label in results["conditions"]:
+        answer, language = TARGETS[label]
+        spread = results["interval"].get(label)
+        bounds = "mean of draws" if spread is None else f"{spread[0]:.1%} to {spread[1]:.1%}"
+        rows.append(
+            [
+                NAMES[label],
+                f"{WHO[answer]} answer, {WHO[language]} language",
+                percent(results["success"][label]),
+                bounds,
+            ]
+            + [percent(value) for value in results["winners"][label]]
+            + [f"{results['effect'][label]['answer']:+.2f}", f"{results['effect'][label]['language']:+.2f}"]
+        )
+    outcomes = [f"{WHO[answer]} answer, {WHO[language]} language" for answer, language in CANDIDATES]
+    headers = ["swapped", "target", "success", "95 % Wilson", *outcomes, "answer, nats", "language, nats"]
+    return utils.table(headers, rows)
+
+
+def null_table(results: dict) -> str:
+    show, rows = utils.show, []
+    for name, row in results["null"].items():
+        low, middle, high = row["quantiles"]
+        effect = f"{row['effect_quantiles'][1]:+.2f} (95th percentile {row['effect_quantiles'][2]:+.2f})"
+        rows.append(
+            [NAMES[name], NAMES[row["tests"]], percent(low), percent(middle), percent(high), show(row["p"], 2), effect]
+        )
+        rows[-1].append(show(row["p_effect"], 2))
+    headers = ["null", "of", "5 %", "median", "95 %", "p of success", "its effect, nats", "p of effect"]
+    return utils.table(headers, rows)
+
+
+def direction_table(results: dict) -> str:
+    shown = [label for label in results["conditions"] if label != "none"]
+    rows = [
+        [name.replace("_to_", " → "), row["pairs"], *(percent(row[label]) for label in shown)]
+        for name, row in results["directions"].items()
+    ]
+    return utils.table(["direction", "pairs", *(NAMES[label] for label in shown)], rows)
+
+
+def same_language_table(results: dict) -> str:
+    rows = [
+        [NAMES[label], percent(values[2] + values[3]), percent(values[1] + values[3])]
+        for label, values in ((label, results["same_language"][label]) for label in results["conditions"])
+    ]
+    return utils.table(["swapped", "donor's answer wins", "other language wins"], rows)
+
+
+def dose_table(results: dict) -> str:
+    keys = ("answer", "language", "success", "random_answer", "random_language", "random_success")
+    rows = [[row["k"], *(percent(row[key]) for key in keys)] for row in results["dose"]]
+    headers = [
+        "k",
+        "donor's answer",
+        "donor's language",
+        "Z's target",
+        "random: donor's answer",
+        "random: donor's language",
+    ]
+    return utils.table([*headers, "random: Z's target"], rows)
+
+
+def site_table(results: dict) -> str:
+    keys = ("full", "z", "z_perp", "layer_z", "random")
+    rows = [
+        [f"{row['site']}{' (Z)' if row['handed'] else ''}", *(percent(row[key]) for key in keys)]
+        for row in results["sites"]
+    ]
+    return utils.table(["site", "full stream", "Z", "Z⊥", "layer's own Z", "random"], rows)
+
+
+def generated_table(results: dict) -> str:
+    keys = ("recipient_answer", "donor_answer", "other_answer", "recipient_language", "donor_language")
+    keys += ("donor_answer_in_recipient_language", "recipient_answer_in_donor_language")
+    rows = [[NAMES[label], *(percent(results["generated"][label][key]) for key in keys)] for label in GENERATED]
+    headers = ["swapped", "recipient's answer", "donor's answer", "other", "recipient's language", "donor's language"]
+    return utils.table([*headers, "Z's target", "Z⊥'s target"], rows)
+
+
+def same_problem_table(results: dict) -> str:
+    rows = [
+        [NAMES[label], f"{row['rescued']} of {row['wrong_before']}", f"{row['answer_lost']} of {row['right_before']}"]
+        + [f"{row['language_moved']} of {row['right_before']}"]
+        for label, row in ((label, results["same_problem"][label]) for label in SAME_PROBLEM)
+    ]
+    return utils.table(["swapped", "rescued", "right answers lost", "language moved"], rows)
+
+
+def sample_table(samples: list[dict]) -> str:
+    """The first pairs of every direction under every condition."""
+    seen, rows = {}, []
+    for sample in samples:
+        if sample.get("design") == "different_problem":
+            kind = (sample["condition"], sample["language"], sample["donor_language"])
+            seen[kind] = seen.get(kind, 0) + 1
+            if seen[kind] <= SHOWN_PAIRS:
+                donor = f"{sample['donor']}, {sample['donor_language']}"
+                rows.append(
+                    [f"{sample['id']}, {sample['language']}", donor, NAMES[sample["condition"]]]
+                    + [utils.escape(sample["output"].strip()[:60]), sample["answer"], sample["written_in"] or "–"]
+                )
+    rows.sort(key=lambda row: row[:2])
+    return utils.table(["recipient", "donor", "swapped", "output", "whose answer", "language"], rows)
+
+
+def limitations(results: dict) -> list[str]:
+    lines = [
+        "Only the last prompt position is patched: what earlier positions carry reaches later layers unswapped.",
+        "A swap replaces part of one stream by part of another; the result may be a state that the model never visits.",
+        "Four candidates are compared; section 7 shows what comes out when nothing is offered.",
+        "Each problem takes part in several pairs, so the Wilson intervals are somewhat too narrow.",
+        "Success by itself does not make Z special: read it beside matched subspaces, PCA and the centroid's complement.",
+    ]
+    if results["settings"]["z"]["method"] not in ("weight", "weight_head0", "sweep", "previous_layer"):
+        lines.insert(
+            0, "Z was fitted on activations (a contingency): its success is no evidence for a prediction from weights."
+        )
+    if not results["settings"]["z"]["holds"]:
+        lines.insert(0, "This Z did not pass phase 2's test.")
+    if results["pairs"] and results["success"]["centroid_perp"] >= results["success"]["z"]:
+        lines.append(
+            "Swapping everything but the language direction moves the answer at least as often as swapping Z: one language direction "
+            "explains as much as Z does."
+        )
+    return lines
+
+
+def figure_success(results: dict, draws: np.ndarray) -> Figure:
+    figure = Figure(figsize=(9, 4.5))
+    panel = figure.subplots()
+    labels = results["conditions"]
+    colors = {(1, 0): "tab:blue", (0, 1): "tab:orange", (1, 1): "tab:gray"}
+    for place, label in enumerate(labels):
+        value = results["success"][label]
+        low, high = results["interval"].get(label) or (results["null"][label]["quantiles"][i] for i in (0, 2))
+        error = [[max(0, value - low)], [max(0, high - value)]]
+        panel.bar(place, value, color=colors[TARGETS[label]], yerr=error, capsize=4)
+    for (answer, language), color in colors.items():
+        panel.bar(0, 0, color=color, label=f"{WHO[answer]} answer in the {WHO[language]} language")
+    panel.axhline(MAJORITY, color="black", linestyle=":", linewidth=1)
+    panel.set_xticks(range(len(labels)), [NAMES[label] for label in labels], rotation=30, ha="right", fontsize=8)
+    panel.set(
+        title=f"target outcome wins, share of {results['pairs']} pairs (95 % Wilson; random: 5 % to 95 % of {draws.shape[1]} draws)",
+        ylabel="share of pairs",
+        ylim=(0, 1.05),
+    )
+    panel.legend(fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def figure_dose(results: dict) -> Figure:
+    figure = Figure(figsize=(7, 4))
+    panel = figure.subplots()
+    ks = [row["k"] for row in results["dose"]]
+    for key, label, color in (
+        ("answer", "donor's answer", "tab:blue"),
+        ("language", "donor's language", "tab:orange"),
+        ("success", "donor's answer, recipient's language", "tab:green"),
+    ):
+        panel.plot(ks, [row[key] for row in results["dose"]], marker=".", color=color, label=label)
+        panel.plot(
+            ks, [row[f"random_{key}"] for row in results["dose"]], ":", color=color, label=f"{label}, random basis"
+        )
+    panel.axvline(results["settings"]["z"]["k"], color="tab:red", linewidth=1, label="Z ends here")
+    panel.set_xscale("log", base=2)
+    panel.set(title="how many dimensions are swapped", xlabel="k", ylabel="share of pairs", ylim=(-0.02, 1.05))
+    panel.legend(fontsize=7)
+    figure.tight_layout()
+    return figure
+
+
+def figure_sites(results: dict) -> Figure:
+    figure = Figure(figsize=(9, 3.2))
+    panel = figure.subplots()
+    keys = ("full", "z", "z_perp", "layer_z", "random")
+    values = np.array([[row[key] for row in results["sites"]] for key in keys])
+    image = panel.imshow(values, aspect="auto", vmin=0, vmax=1, cmap="viridis")
+    figure.colorbar(image, ax=panel, label="success")
+    names = ["full stream", "Z", "Z⊥", "layer's own Z", "random"]
+    panel.set_yticks(range(len(keys)), names)
+    handed = next(row["site"] for row in results["sites"] if row["handed"])
+    panel.axvline(handed, color="tab:red", linewidth=1)
+    panel.set(title=f"success of each swap by site (red: Z's site {handed})", xlabel="site (layers passed)")
+    figure.tight_layout()
+    return figure
+
+
+if __name__ == "__main__":
+    utils.run_script(main)
