@@ -80,6 +80,7 @@ def main(argv: list[str] | None = None) -> None:
     results["z"], basis = choose_z(study, results)
     fitted = study.fitting() if results["z"]["method"] in ("centroid", "ard_mmd") else []
     results["z"]["fitted_on"] = [utils.problem_hash(problems[index]) for index in fitted]
+    results["z"]["fitted_index"] = fitted
     results = utils.significant(results)  # before any sentence is made of it: the JSON is the truth
     results["claims"] = claims(results)
     every_layer = torch.stack(weights["every_layer"]).float().numpy()

@@ -1,0 +1,315 @@
+"""Phase 3b: maps with a known answer, their leave-one-out by brute force, nulls, and the transfer on a planted model."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from controls import write_control
+
+import utils
+
+
+@pytest.fixture(scope="module")
+def phase3b(script):
+    return script("phase3b_bridge.py")
+
+
+def pairs(relation: str, n: int = 40, k: int = 6, noise: float = 0.05, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Sources and targets that are related as named."""
+    draw = np.random.default_rng(seed)
+    source = draw.standard_normal((n, k)) * np.linspace(2, 0.5, k) + 3
+    if relation == "identity":
+        target = source
+    elif relation == "mean_shift":
+        target = source + 5 * draw.standard_normal(k)
+    elif relation == "procrustes":
+        target = source @ np.linalg.qr(draw.standard_normal((k, k)))[0] + draw.standard_normal(k)
+    elif relation == "linear":
+        target = source @ draw.standard_normal((k, k)) + draw.standard_normal(k)
+    else:
+        target = draw.standard_normal((n, k))
+    return source, target + noise * draw.standard_normal((n, k))
+
+
+def held_out(phase3b, source: np.ndarray, target: np.ndarray) -> dict:
+    return phase3b.measure(phase3b.predict(source, target), source, target, seed=0)["held_out_r2"]
+
+
+# ---- relations with a known answer ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "relation, winner", [("identity", "identity"), ("mean_shift", "mean_shift"), ("procrustes", "procrustes")]
+)
+def test_the_right_map_wins_held_out(phase3b, relation, winner):
+    rows = [held_out(phase3b, *pairs(relation, noise=0.5, seed=seed)) for seed in range(20)]
+    r2 = {name: np.mean([row[name] for row in rows]) for name in phase3b.MAPS}
+    assert max(r2, key=r2.get) == winner, r2
+    assert r2[winner] > 0.8
+
+
+def test_a_linear_relation_needs_a_linear_map(phase3b):
+    for seed in range(5):
+        r2 = held_out(phase3b, *pairs("linear", seed=seed))
+        assert min(r2["ridge"], r2["ols"]) > 0.98 > max(r2["procrustes"], r2["mean_shift"], r2["identity"])
+
+
+@pytest.mark.parametrize("n, k", [(40, 6), (20, 30)])
+def test_unrelated_pairs_are_predicted_by_no_map(phase3b, n, k):
+    """Held-out R² is at most 0 within its interval, whatever the in-sample one says."""
+    source, target = pairs("none", n, k)
+    result = phase3b.measure(phase3b.predict(source, target), source, target, seed=0)
+    for name in phase3b.MAPS:
+        assert result["interval"][name][0] <= 0, (name, result["held_out_r2"][name])
+        assert result["held_out_r2"][name] < 0.1
+    for relation in ("procrustes", "linear"):
+        shuffled = phase3b.shuffled_r2(*pairs(relation, n, k), seed=0)
+        for name, values in shuffled.items():
+            assert np.median(values) <= 0.01, (relation, name)
+
+
+def test_least_squares_interpolates_twenty_pairs(phase3b):
+    """The recipe's "zero overfitting risk": with k ≥ n - 1 the in-sample R² is 1 even for noise."""
+    source, target = pairs("none", 20, 20)
+    result = phase3b.measure(phase3b.predict(source, target), source, target, seed=0)
+    assert result["in_sample_r2"]["ols"] == pytest.approx(1, abs=1e-9)
+    assert result["held_out_r2"]["ols"] < 0
+    assert result["parameters"]["ols"] == 20 * 21
+
+
+def test_p_values_are_calibrated_on_unrelated_pairs(phase3b, monkeypatch):
+    monkeypatch.setattr(phase3b, "SHUFFLES", 39)
+    monkeypatch.setattr(phase3b, "RANDOM_SUBSPACES", 1)
+    low = 0
+    for seed in range(40):
+        source, target = pairs("none", 15, 4, seed=seed)
+        basis = np.eye(4, 6)
+        wide = tuple(np.pad(points, ((0, 0), (0, 2))) for points in (source, target))
+        p = phase3b.nulls(wide, basis, held_out(phase3b, source, target), seed)["p"]["ridge"]
+        low += p <= 0.05
+    assert low <= 6  # 2 expected
+
+
+# ---- fits against brute force ---------------------------------------------------------------------------------------
+
+
+def test_predictions_leave_the_problem_out(phase3b):
+    """Changing a problem's target changes no prediction for that problem, and every map's predictions for others."""
+    source, target = pairs("linear", 12, 3)
+    before = phase3b.predict(source, target)
+    changed = target.copy()
+    changed[4] += 10
+    after = phase3b.predict(source, changed)
+    for name in phase3b.MAPS:
+        np.testing.assert_allclose(after[name][4], before[name][4], atol=1e-12)
+        if name != "identity":
+            assert np.abs(after[name][5] - before[name][5]).max() > 1e-3
+
+
+def test_ridge_is_the_closed_form_with_the_penalty_of_an_inner_leave_one_out(phase3b):
+    source, target = pairs("linear", 12, 4, noise=2.0)
+    new = np.array([1.0, -2.0, 0.5, 3.0])
+
+    def closed_form(x, y, point, penalty):
+        centred = x - x.mean(0)
+        matrix = np.linalg.solve(centred.T @ centred + penalty * np.eye(x.shape[1]), centred.T @ (y - y.mean(0)))
+        return y.mean(0) + (point - x.mean(0)) @ matrix
+
+    losses = []
+    for penalty in phase3b.ridge_penalties(source):
+        loss = 0
+        for index in range(len(source)):
+            rest = np.arange(len(source)) != index
+            loss += np.square(closed_form(source[rest], target[rest], source[index], penalty) - target[index]).sum()
+        losses.append(loss)
+    best = phase3b.ridge_penalties(source)[np.argmin(losses)]
+    assert 0 < np.argmin(losses) < len(losses) - 1
+    (predicted,) = phase3b.fit_ridge(source, target[None], new)
+    np.testing.assert_allclose(predicted, closed_form(source, target, new, best), rtol=1e-8)
+
+
+@pytest.mark.parametrize("n, k", [(12, 4), (6, 9)])
+def test_ols_is_least_squares_of_smallest_norm(phase3b, n, k):
+    source, target = pairs("linear", n, k, noise=1.0)
+    new = np.arange(k) / k
+    solution = np.linalg.lstsq(source - source.mean(0), target - target.mean(0), rcond=1e-9)[0]
+    (predicted,) = phase3b.fit_ols(source, target[None], new)
+    np.testing.assert_allclose(predicted, target.mean(0) + (new - source.mean(0)) @ solution, rtol=1e-7, atol=1e-9)
+
+
+def test_procrustes_is_orthogonal_optimal_and_closest_to_the_identity_where_data_are_silent(phase3b):
+    draw = np.random.default_rng(0)
+    cross = draw.standard_normal((3, 5, 5))
+    rotations = phase3b.procrustes(cross)
+    for matrix, rotation in zip(cross, rotations):
+        np.testing.assert_allclose(rotation @ rotation.T, np.eye(5), atol=1e-9)
+        nuclear = np.linalg.svd(matrix, compute_uv=False).sum()
+        assert np.trace(rotation.T @ matrix) == pytest.approx(nuclear)
+    thin = np.zeros((5, 5))
+    thin[0, 1] = 1.0  # only: source axis 1 goes to target axis 0
+    rotation = phase3b.procrustes(thin)
+    np.testing.assert_allclose(rotation @ np.eye(5)[1], np.eye(5)[0], atol=1e-6)
+    np.testing.assert_allclose(rotation[2:, 2:], np.eye(3), atol=1e-6)
+
+
+def test_many_pairings_at_once_equal_one_at_a_time(phase3b):
+    source, target = pairs("linear", 10, 3, noise=1.0)
+    targets = np.stack([target, target[::-1], np.roll(target, 3, 0)])
+    many = phase3b.predict_many(source, targets)
+    for index, one in enumerate(targets):
+        for name, predicted in phase3b.predict(source, one).items():
+            np.testing.assert_allclose(many[name][index], predicted, atol=1e-10)
+
+
+def test_r_squared_is_measured_against_the_training_mean(phase3b):
+    target = np.random.default_rng(0).standard_normal((9, 4))
+    expected = [np.square(target[i] - np.delete(target, i, 0).mean(0)).sum() for i in range(9)]
+    np.testing.assert_allclose(phase3b.mean_errors(target), expected)
+    means = np.stack([np.delete(target, i, 0).mean(0) for i in range(9)])
+    assert phase3b.r_squared(phase3b.errors(means, target), phase3b.mean_errors(target)) == pytest.approx(0)
+
+
+def test_map_geometry_of_a_rotation_and_of_a_stretch(phase3b):
+    source, target = pairs("procrustes", noise=0)
+    geometry = phase3b.map_geometry(source, target)
+    assert geometry["ols"]["orthogonality_error"] < 1e-6
+    assert geometry["procrustes"]["orthogonality_error"] < 1e-6
+    stretched = phase3b.map_geometry(source, 3 * target)
+    np.testing.assert_allclose(stretched["ols"]["singular_values"], 3, rtol=1e-6)
+    np.testing.assert_allclose(stretched["procrustes"]["singular_values"], 1, rtol=1e-6)
+
+
+def test_sign_flips(phase3b):
+    assert phase3b.sign_flip_p(np.ones(10), 0) < 0.01
+    assert phase3b.sign_flip_p(-np.ones(10), 0) > 0.9
+    assert phase3b.sign_flip_p(np.zeros(10), 0) == 1
+
+
+def test_the_direction_is_chinese_to_english_whatever_the_order(phase3b):
+    assert phase3b.direction(["en", "zh"]) == phase3b.direction(["zh", "en"]) == ("zh", "en")
+    assert phase3b.direction(["de", "fr"]) == ("fr", "de")
+
+
+# ---- the verdict ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "relation, verdict",
+    [
+        ("linear", "bridge"),
+        ("procrustes", "bridge"),
+        ("identity", "no_bridge"),
+        ("mean_shift", "no_bridge"),
+        ("none", "no_bridge"),
+    ],
+)
+def test_verdict_by_the_rule(phase3b, relation, verdict):
+    source, target = pairs(relation)
+    result = phase3b.measure(phase3b.predict(source, target), source, target, seed=0)
+    result["null"] = phase3b.nulls((source, target), np.eye(6), result["held_out_r2"], seed=0)
+    assert phase3b.decide(result) == verdict
+
+
+# ---- end to end -----------------------------------------------------------------------------------------------------
+
+
+def run(script, path, out, *names) -> dict:
+    for name in names:
+        script(name).main(["--model", str(path), "--out", str(out), "--device", "cpu"])
+    return json.loads((out / "phase3b_results.json").read_text())
+
+
+SCRIPTS = ("1.py", "phase2_z_extraction.py", "phase3_patching.py", "phase3b_bridge.py")
+
+
+@pytest.fixture(scope="module")
+def planted(script, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("planted")
+    control = write_control(folder / "model", "planted", noise=0.5, problems=40, language_share=0.1)
+    return control, folder / "out", run(script, control.path, folder / "out", *SCRIPTS)
+
+
+def test_on_a_planted_model_the_unmapped_vector_carries_the_answer(planted):
+    """Both languages share the code, so identity transfers, and so does the target language's own vector."""
+    _, out, results = planted
+    move = results["transfer"]
+    assert move["pairs"] >= 20
+    assert move["success"]["identity"] >= 0.9
+    assert move["success"]["own_language"] == 1
+    assert move["success"]["none"] == 0
+    assert move["success"]["shuffled"] < 0.3
+    assert results["verdict"] == "no_bridge"  # nothing to learn beyond what is shared
+    loo = np.load(out / "phase3b_loo.npy")
+    assert loo.shape == (5, 40)
+    assert loo.dtype == np.float64
+    scores = np.load(out / "phase3b_transfer.npy")
+    assert scores.shape == (len(move["success"]), move["pairs"], 4)
+
+
+def test_identity_transfer_is_phase_3s_swap_of_z(planted, script):
+    """The same condition, computed by two scripts from different files."""
+    _, out, _ = planted
+    phase3 = json.loads((out / "phase3_results.json").read_text())
+    lines = [json.loads(line) for line in (out / "phase3_pairs.jsonl").read_text().splitlines()]
+    chosen = [index for index, line in enumerate(lines) if line["donor_language"] == "zh"]
+    swapped = np.load(out / "phase3_scores.npy")[phase3["conditions"].index("z"), chosen]
+    sent = np.load(out / "phase3b_transfer.npy")[script("phase3b_bridge.py").TRANSFER.index("identity")]
+    np.testing.assert_allclose(sent, swapped, atol=1e-4)
+
+
+def test_a_planted_rotation_between_the_languages_is_found(planted, script, tmp_path, phase3b):
+    """The planted model's activations with one language rotated inside Z: Procrustes wins, and the verdict is `bridge`."""
+    control, out, _ = planted
+    rotated = tmp_path / "out"
+    rotated.mkdir()
+    for path in out.iterdir():
+        if not path.name.startswith("phase3b"):
+            (rotated / path.name).write_bytes(path.read_bytes())
+    basis = np.load(out / "phase2_z_basis.npy").astype(float)
+    activations = np.load(out / "phase2_activations.npy")
+    rotation = np.linalg.qr(np.random.default_rng(1).standard_normal((len(basis), len(basis))))[0]
+    english = activations[0].astype(float)  # both languages from one, so that only the rotation lies between them
+    inside = english @ basis.T
+    activations[1] = english + (inside @ rotation - inside) @ basis
+    np.save(rotated / "phase2_activations.npy", activations)
+    results = run(script, control.path, rotated, "phase3b_bridge.py")
+    assert results["verdict"] == "bridge"
+    assert max(results["held_out_r2"], key=results["held_out_r2"].get) == "procrustes"
+    assert results["held_out_r2"]["procrustes"] > 0.999
+    assert results["held_out_r2"]["identity"] < 0.5
+
+
+def test_nothing_solved_is_a_result(script, tmp_path):
+    control = write_control(tmp_path / "model", "random")
+    results = run(script, control.path, tmp_path / "out", *SCRIPTS)
+    assert results["transfer"]["pairs"] == 0
+    assert results["last"] == {"problems": 0}
+    assert "could not be tested" in (tmp_path / "out" / "phase3b_output.md").read_text()
+
+
+def test_stale_phase_3_is_refused(script, planted, tmp_path):
+    control, out, _ = planted
+    stale = tmp_path / "out"
+    stale.mkdir()
+    for path in out.iterdir():
+        (stale / path.name).write_bytes(path.read_bytes())
+    results = json.loads((stale / "phase2_results.json").read_text())
+    (stale / "phase2_results.json").write_text(json.dumps(results | {"fingerprint": "0" * 16}))
+    with pytest.raises(utils.UserError, match="run phase3_patching.py again"):
+        run(script, control.path, stale, "phase3b_bridge.py")
+    (stale / "phase3_results.json").unlink()
+    with pytest.raises(utils.UserError, match="run phase3_patching.py with the same"):
+        run(script, control.path, stale, "phase3b_bridge.py")
+
+
+def test_missing_or_misshapen_arrays_are_named(script, planted, tmp_path):
+    control, out, _ = planted
+    broken = tmp_path / "out"
+    broken.mkdir()
+    for path in out.iterdir():
+        if not path.name.startswith("phase3b"):
+            (broken / path.name).write_bytes(path.read_bytes())
+    np.save(broken / "phase3_streams.npy", torch.zeros(2, 3, 4).numpy())
+    with pytest.raises(utils.UserError, match=r"phase3_streams.npy has shape \(2, 3, 4\)"):
+        run(script, control.path, broken, "phase3b_bridge.py")
