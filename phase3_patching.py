@@ -5,7 +5,9 @@ Question   the stream at the last prompt position gets the donor prompt's part i
 Inputs     a model, parallel problems with answers in words (data/words.jsonl, or the model folder's problems.jsonl),
            output/phase2_results.json, phase2_z_basis.npy, phase2_layer_subspaces.npy
 Outputs    output/phase3_output.md with figures, phase3_results.json, phase3_scores.npy (conditions, pairs, 4),
-           phase3_draws.npy (null, draws, pairs, 4), phase3_samples.jsonl (a line per generation under a patch)
+           phase3_draws.npy (null, draws, pairs, 4), phase3_samples.jsonl (a line per generation under a patch); for
+           phase 3b: phase3_pairs.jsonl (prompt and candidates of every pair), phase3_streams.npy (languages, problems, d):
+           the stream at the last prompt position at Z's site
 Run        python phase3_patching.py --model Qwen/Qwen2.5-3B          after phase2_z_extraction.py
 
 Steps, which are also the report's headings:
@@ -25,7 +27,7 @@ from matplotlib.figure import Figure
 
 import utils
 
-ARRAYS = ("phase3_scores.npy", "phase3_draws.npy", "phase3_samples.jsonl")
+ARRAYS = ("phase3_scores.npy", "phase3_draws.npy", "phase3_samples.jsonl", "phase3_pairs.jsonl", "phase3_streams.npy")
 RECIPIENT, DONOR = 0, 1
 # condition -> (whose answer, whose language) should win if Z holds the answer and its complement the language. Conditions
 # without a prediction of their own are scored as Z is: they show how often that outcome comes without Z.
@@ -39,8 +41,10 @@ TARGETS = {
     "pca": (DONOR, RECIPIENT),
     "centroid": (RECIPIENT, DONOR),
     "centroid_perp": (DONOR, RECIPIENT),
+    "z_wrong_donor": (DONOR, RECIPIENT),  # Z's part comes from a third problem, whose answer is no candidate
     "weight": (DONOR, RECIPIENT),
     "weight_perp": (RECIPIENT, DONOR),
+    "weight_wrong_donor": (DONOR, RECIPIENT),
 }
 NULLS = ("random", "random_matched", "random_perp")  # of Z: the first two; of Z⊥: the complement of random subspaces
 CANDIDATES = ((RECIPIENT, RECIPIENT), (RECIPIENT, DONOR), (DONOR, RECIPIENT), (DONOR, DONOR))  # (answer, language)
@@ -88,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     spaces = fold_subspaces(study)
     measured = patch(study, pairs, spaces)
     results = {"problems": problem_counts(study, fitted), "pairs": len(pairs), "conditions": measured["labels"]}
-    results["width"] = folder.width
+    results |= {"width": folder.width, "usable": study.solved.all(0).nonzero().flatten().tolist()}
     results |= summarise(measured, pairs, study.names)
     results |= {"dose": dose(measured, z.basis.shape), "sites": sites(measured, z.site)}
     generated = generate_patched(study, pairs, spaces)
@@ -99,8 +103,9 @@ def main(argv: list[str] | None = None) -> None:
         results["weight_verdict"] = decide(results, "weight")
     results = utils.significant(results)  # before any sentence is made of it: the JSON is the truth
     results["claims"] = claims(results)
-    lines = [json.dumps(sample, ensure_ascii=False, sort_keys=True) for sample in samples + generated + alike]
-    arrays = (measured["scores"], measured["draws"], ("\n".join(lines) + "\n").encode())
+    streams = study.streams[:, :, z.site].cpu().numpy()
+    arrays = (measured["scores"], measured["draws"], json_lines(samples + generated + alike))
+    arrays += (json_lines([described(study, pair) for pair in pairs]), streams)
     return run.save(results, dict(zip(ARRAYS, arrays)), render)
 
 
@@ -261,13 +266,14 @@ def last_streams(study: Study) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Pair:
-    """Recipient and donor: two problems, two languages, one fold."""
+    """Recipient and donor: two problems, two languages, one fold; and a third problem with yet another answer."""
 
     recipient: int
     donor: int
     recipient_language: int
     donor_language: int
     fold: int
+    third: int
 
     @property
     def direction(self) -> tuple[int, int]:
@@ -299,8 +305,30 @@ def make_pairs(study: Study) -> list[Pair]:
                 others = ring[place + 1 :] + ring[:place]
                 donor = next((other for other in others if comparable(recipient, other)), None)
                 if donor is not None:
-                    pairs.append(Pair(recipient, donor, direction[1], direction[0], fold))
+                    third = (
+                        other
+                        for other in order
+                        if usable[other] and comparable(recipient, other) and comparable(donor, other)
+                    )
+                    pairs.append(Pair(recipient, donor, *direction[::-1], fold, next(third, recipient)))
     return pairs
+
+
+def described(study: Study, pair: Pair) -> dict:
+    """What phase 3b needs of a pair: problems by their place, languages by name, prompt, and candidates' token ids."""
+    return {
+        "recipient": pair.recipient,
+        "donor": pair.donor,
+        "recipient_language": study.names[pair.recipient_language],
+        "donor_language": study.names[pair.donor_language],
+        "prompt": study.prompt(pair.recipient_language, pair.recipient),
+        "candidates": candidate_tokens(study, pair),
+    }
+
+
+def json_lines(records: list[dict]) -> bytes:
+    lines = [json.dumps(record, ensure_ascii=False, sort_keys=True) for record in records]
+    return ("\n".join(lines) + "\n").encode()
 
 
 # ---- subspaces ------------------------------------------------------------------------------------------------------
@@ -316,6 +344,10 @@ class Subspaces:
     language: torch.Tensor  # (languages - 1, d)
     random: torch.Tensor  # (draws, k, d)
     random_matched: torch.Tensor  # (draws, k, d)
+
+    def named(self) -> dict[str, torch.Tensor]:
+        """The subspaces that a verdict is given about."""
+        return {"z": self.z} | ({"weight": self.weight} if self.weight is not None else {})
 
     def labels(self) -> list[str]:
         """Conditions that are one swap each (the nulls are means over draws)."""
@@ -412,7 +444,7 @@ def patch(study: Study, pairs: list[Pair], spaces: list[Subspaces]) -> dict:
     """Scores (…, pairs, 4) of every condition, null, dose and site; each recipient's prompt is run once for all of them."""
     labels, bases = spaces[0].labels(), nested_bases(study)
     order = sorted(range(len(pairs)), key=lambda index: pairs[index].fold)
-    parts = {name: [] for name in ("main", "same_language", "dose", "sites")}
+    parts = {name: [] for name in ("main", "wrong_donor", "same_language", "dose", "sites")}
     for fold in range(FOLDS):
         chosen = [pairs[index] for index in order if pairs[index].fold == fold]
         prompts = [study.prompt(pair.recipient_language, pair.recipient) for pair in chosen]
@@ -423,7 +455,11 @@ def patch(study: Study, pairs: list[Pair], spaces: list[Subspaces]) -> dict:
                 parts[name].append(scores)
     back = np.argsort(order, kind="stable")
     empty = {"main": len(labels) + len(NULLS) * DRAWS, "same_language": len(labels) + len(NULLS) * SWEEP_DRAWS}
-    empty |= {"dose": (1 + SWEEP_DRAWS) * len(doses(*study.z.basis.shape)), "sites": study.streams.shape[2] * SITE_ROWS}
+    empty |= {
+        "wrong_donor": len(spaces[0].named()),
+        "dose": (1 + SWEEP_DRAWS) * len(doses(*study.z.basis.shape)),
+        "sites": study.streams.shape[2] * SITE_ROWS,
+    }
     stacked = {
         name: (torch.cat(part).numpy() if part else np.zeros((0, empty[name], 4), np.float32))[back].swapaxes(0, 1)
         for name, part in parts.items()
@@ -431,6 +467,7 @@ def patch(study: Study, pairs: list[Pair], spaces: list[Subspaces]) -> dict:
     single, null = np.split(stacked["main"], [len(labels)])
     draws = null.reshape(len(NULLS), DRAWS, len(pairs), 4)
     known = dict(zip(labels, single)) | dict(zip(NULLS, draws.mean(1)))
+    known |= {f"{name}_wrong_donor": scores for name, scores in zip(spaces[0].named(), stacked["wrong_donor"])}
     shown = [label for label in TARGETS if label in known]
     alike, alike_null = np.split(stacked["same_language"], [len(labels)])
     alike_draws = alike_null.reshape(len(NULLS), SWEEP_DRAWS, len(pairs), 4)
@@ -462,6 +499,9 @@ def patch_batch(study: Study, engine, pairs: list[Pair], spaces: Subspaces, base
     own = engine.streams.float()
     here, difference = own[:, site, None], donors[:, site] - own[:, site]
     yield "main", engine.scores(site, here + spaces.swaps(difference, DRAWS))
+    third = torch.stack([study.streams[pair.donor_language, pair.third, site] for pair in pairs]) - own[:, site]
+    wrong = [part(third, basis[None]) for basis in spaces.named().values()]
+    yield "wrong_donor", engine.scores(site, here + torch.cat(wrong, 1))
     yield "same_language", engine.scores(site, here + spaces.swaps(alike - own[:, site], SWEEP_DRAWS))
     coordinates = torch.einsum("bd,mkd->bmk", difference, bases)
     sizes = torch.tensor(doses(*spaces.z.shape), device=bases.device)
@@ -576,16 +616,21 @@ def summarise(measured: dict, pairs: list[Pair], names: list[str]) -> dict:
         },
         "null": null,
         "p_unpatched": {
-            label: unpatched_p(scores, label) for label in ("z", "z_perp", "weight", "weight_perp") if label in labels
+            label: paired_p(scores, label, "none")
+            for label in ("z", "z_perp", "weight", "weight_perp")
+            if label in labels
+        },
+        "p_wrong_donor": {
+            label: paired_p(scores, label, f"{label}_wrong_donor") for label in ("z", "weight") if label in labels
         },
         "directions": directions,
         "same_language": {label: shares(scored) for label, scored in measured["same_language"].items()},
     }
 
 
-def unpatched_p(scores: dict, condition: str) -> float:
-    """Exact McNemar p of the condition's target winning with the swap against without it."""
-    with_swap, without = hits(scores[condition], condition), hits(scores["none"], condition)
+def paired_p(scores: dict, condition: str, control: str) -> float:
+    """Exact McNemar p, over pairs, of the condition's target winning under it against under the control."""
+    with_swap, without = hits(scores[condition], condition), hits(scores[control], condition)
     return utils.mcnemar_p(int((with_swap & ~without).sum()), int((without & ~with_swap).sum()))
 
 
@@ -660,7 +705,7 @@ def generate_same_problem(study: Study, spaces: list[Subspaces]) -> list[dict]:
     """The recipe's steps 1 to 6: recipient and donor are one problem in two languages, solved in the donor's."""
     folds = study.folds().tolist()
     pairs = [
-        Pair(problem, problem, recipient, donor, folds[problem])
+        Pair(problem, problem, recipient, donor, folds[problem], problem)
         for donor, recipient in permutations(range(len(study.names)), 2)
         for problem in study.solved[donor].nonzero().flatten().tolist()
     ]
@@ -693,11 +738,16 @@ def same_problem_counts(samples: list[dict]) -> dict:
 
 
 def decide(results: dict, label: str) -> str:
-    """DESIGN's rule for Z (or for the weight-based Z), with one condition more: the swap must beat no swap over the pairs."""
+    """The rule for Z (or for the weight-based Z): its success beats both random nulls, no swap, and a wrong donor.
+
+    The last two are tested over the pairs. A swap that merely erases the recipient's answer leaves the choice between two
+    answers to chance, so half of the pairs can succeed without anything being carried over; a wrong donor does as much.
+    """
     success, key = results["success"], "p" if label == "z" else "p_weight"
     beats_nulls = all(results["null"][name][key] < LEVEL for name in NULLS[:2])
-    beats_none = success[label] > success["none"] and results["p_unpatched"][label] < LEVEL
-    if not (beats_nulls and beats_none):
+    controls = {"none": results["p_unpatched"], f"{label}_wrong_donor": results["p_wrong_donor"]}
+    beats_controls = all(success[label] > success[name] and p[label] < LEVEL for name, p in controls.items())
+    if not (beats_nulls and beats_controls):
         return "none"
     both = min(success[label], success[f"{label}_perp"]) >= MAJORITY
     return "double_dissociation" if both else "partial"
@@ -770,8 +820,10 @@ NAMES = {
     "pca": "top-k PCA of tokens",
     "centroid": "language centroid direction",
     "centroid_perp": "all but the language centroid direction",
+    "z_wrong_donor": "Z of a wrong donor",
     "weight": "weight-based Z",
     "weight_perp": "complement of the weight-based Z",
+    "weight_wrong_donor": "weight-based Z of a wrong donor",
 }
 METHODS = {
     "weight": "weight-based, multi-head",
@@ -821,7 +873,8 @@ def verdict_sentence(results: dict) -> str:
         f"{z['site']}; {METHODS[z['method']]}) gives the donor's answer in the recipient's language in {success['z']:.1%} of "
         f"{results['pairs']} pairs (Haar-random {success['random']:.1%}, p {show(null['random']['p'], 2)}; covariance-matched "
         f"{success['random_matched']:.1%}, p {show(null['random_matched']['p'], 2)}); Z⊥ gives the recipient's answer in the donor's "
-        f"language in {success['z_perp']:.1%} (complement of random {null['random_perp']['quantiles'][1]:.1%})."
+        f"language in {success['z_perp']:.1%} (complement of random {null['random_perp']['quantiles'][1]:.1%}). The whole stream, the "
+        f"most that a patch at this site can move, gives the donor's answer in {moved_answer(results, 'full'):.1%}."
     )
     if "weight_verdict" in results:
         verdict = results["weight_verdict"]
@@ -829,6 +882,11 @@ def verdict_sentence(results: dict) -> str:
             f" The weight-based Z of that size does it in {success['weight']:.1%} (by the same rule `{verdict}`)."
         )
     return sentence
+
+
+def moved_answer(results: dict, label: str) -> float:
+    """Share of pairs in which the donor's answer wins, in either language."""
+    return sum(share for share, (answer, _) in zip(results["winners"][label], CANDIDATES) if answer == DONOR)
 
 
 def sections(results: dict, samples: list[dict]) -> list[str]:
@@ -860,7 +918,9 @@ def sections(results: dict, samples: list[dict]) -> list[str]:
         "N(0, Σ) of question tokens at the site, so they catch as much variance as a subspace of that size does by chance.",
         null_table(results),
         f"Against no swap over the same pairs (exact McNemar): Z p = {show(results['p_unpatched']['z'], 2)}, Z⊥ p = "
-        f"{show(results['p_unpatched']['z_perp'], 2)}.",
+        f"{show(results['p_unpatched']['z_perp'], 2)}. Against a wrong donor: Z p = {show(results['p_wrong_donor']['z'], 2)}. A swap "
+        "that merely erases the recipient's answer leaves two answers to chance and can succeed in half of the pairs; Z's part from a "
+        "third problem, whose answer is no candidate, shows how often.",
         "## 4 Designs and directions",
         "Success per direction (donor to recipient), different problem, other language:",
         direction_table(results),
@@ -939,7 +999,11 @@ def direction_table(results: dict) -> str:
 def same_language_table(results: dict) -> str:
     rows = [
         [NAMES[label], percent(values[2] + values[3]), percent(values[1] + values[3])]
-        for label, values in ((label, results["same_language"][label]) for label in results["conditions"])
+        for label, values in (
+            (label, results["same_language"][label])
+            for label in results["conditions"]
+            if label in results["same_language"]
+        )
     ]
     return utils.table(["swapped", "donor's answer wins", "other language wins"], rows)
 
@@ -1015,6 +1079,12 @@ def limitations(results: dict) -> list[str]:
         )
     if not results["settings"]["z"]["holds"]:
         lines.insert(0, "This Z did not pass phase 2's test.")
+    if results["pairs"] and moved_answer(results, "full") < MAJORITY:
+        lines.insert(
+            0,
+            "Even the whole stream at this site moves the answer in less than half of the pairs: the answer is not at the last "
+            "position there, so no subspace of it could pass. Section 6 shows the sites where it is.",
+        )
     if results["pairs"] and results["success"]["centroid_perp"] >= results["success"]["z"]:
         lines.append(
             "Swapping everything but the language direction moves the answer at least as often as swapping Z: one language direction "

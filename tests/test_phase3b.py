@@ -238,7 +238,7 @@ def test_on_a_planted_model_the_unmapped_vector_carries_the_answer(planted):
     assert move["success"]["identity"] >= 0.9
     assert move["success"]["own_language"] == 1
     assert move["success"]["none"] == 0
-    assert move["success"]["shuffled"] < 0.3
+    assert move["p_against"]["shuffled"]["identity"] < 0.001  # which erases the recipient's answer: about half
     assert results["verdict"] == "no_bridge"  # nothing to learn beyond what is shared
     loo = np.load(out / "phase3b_loo.npy")
     assert loo.shape == (5, 40)
@@ -275,7 +275,7 @@ def test_a_planted_rotation_between_the_languages_is_found(planted, script, tmp_
     np.save(rotated / "phase2_activations.npy", activations)
     results = run(script, control.path, rotated, "phase3b_bridge.py")
     assert results["verdict"] == "bridge"
-    assert max(results["held_out_r2"], key=results["held_out_r2"].get) == "procrustes"
+    assert results["held_out_r2"]["procrustes"] >= max(results["held_out_r2"].values()) - 1e-6
     assert results["held_out_r2"]["procrustes"] > 0.999
     assert results["held_out_r2"]["identity"] < 0.5
 
