@@ -10,6 +10,8 @@ hunt: $(VENV)/ready
 	$(BIN)/python 2.py --model tiny
 	$(BIN)/python phase0_behavioral.py --model tiny
 	$(BIN)/python phase2_z_extraction.py --model tiny
+	$(BIN)/python phase3_patching.py --model tiny
+	$(BIN)/python phase3b_bridge.py --model tiny
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest
