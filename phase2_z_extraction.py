@@ -137,7 +137,7 @@ def capture(folder, problems, languages, arguments, device, dtype) -> tuple[np.n
     prefixes = [utils.exemplar_text(language, languages, exemplars) for language in languages]
     skip = [len(tokenizer(prefix)["input_ids"]) if prefix else 0 for prefix in prefixes]
     sites = range(folder.layers + 1)
-    pooled, clouds, sinks = [], [], []
+    captured = {}  # prompt -> pooled residuals, tokens for the cloud, sinks
     streams = utils.residual_streams(model, tokenizer, prompts, sites, arguments.batch)
     for index, ids, stream in streams:
         language, problem = divmod(index, len(problems))
@@ -145,12 +145,16 @@ def capture(folder, problems, languages, arguments, device, dtype) -> tuple[np.n
         sink = utils.sinks(stream)
         kept = (~sink).float()[..., None]
         without = (stream * kept).sum(1) / kept.sum(1).clamp_min(1)
-        pooled.append(torch.stack([stream.mean(1), without, stream[:, -1]], 1))
+        pooled = torch.stack([stream.mean(1), without, stream[:, -1]], 1)
         tokens = ids[skip[language] :]
-        sinks.append([(int(p), tokenizer.decode([int(tokens[p])]), int(s)) for s, p in sink.nonzero()])
+        found = [(int(p), tokenizer.decode([int(tokens[p])]), int(s)) for s, p in sink.nonzero()]
+        cloud = None
         if problem < CLOUD_PROBLEMS:
             keep = ~sink.any(0)
-            clouds.append(stream[:, utils.spaced(keep, min(CLOUD_TOKENS, int(keep.sum())))].clone())
+            cloud = stream[:, utils.spaced(keep, min(CLOUD_TOKENS, int(keep.sum())))].clone()
+        captured[index] = pooled, cloud, found
+    pooled, clouds, sinks = zip(*utils.gathered(captured).values())
+    clouds = [cloud for cloud in clouds if cloud is not None]
     if not all(torch.isfinite(part).all() for part in pooled):
         raise utils.UserError("activations are not finite: try --dtype float32")
     activations = torch.stack(pooled).unflatten(0, (len(languages), len(problems))).numpy()

@@ -258,7 +258,8 @@ def last_streams(study: Study) -> torch.Tensor:
     """Unpatched streams at the last prompt position, (languages, problems, sites, d) float32 on the model's device."""
     prompts = [study.prompt(*asked) for asked in study.asked]
     engines = utils.patched_prompts(study.model, study.tokenizer, prompts, [()] * len(prompts), study.batch)
-    streams = torch.cat([engine.streams.float() for _, engine in engines])
+    parts = utils.gathered({rows.start: engine.streams.float().cpu() for rows, engine in engines})
+    streams = torch.cat(list(parts.values())).to(study.model.device)
     if not torch.isfinite(streams).all():
         raise utils.UserError("activations are not finite: try --dtype float32")
     return streams.unflatten(0, (len(study.names), len(study.problems)))
@@ -402,12 +403,12 @@ def token_clouds(study: Study) -> list[torch.Tensor]:
     prefixes = [utils.exemplar_text(language, study.languages, study.exemplars) for language in study.names]
     skip = [len(study.tokenizer(prefix)["input_ids"]) if prefix else 0 for prefix in prefixes]
     prompts = [study.prompt(*asked) for asked in study.asked]
-    clouds = []
+    clouds = {}
     for index, _, streams in utils.residual_streams(study.model, study.tokenizer, prompts, [study.z.site], study.batch):
         kept = ~utils.sinks(streams[0])
         kept[: skip[study.asked[index][0]]] = False
-        clouds.append(streams[0, utils.spaced(kept, min(CLOUD_TOKENS, int(kept.sum())))])
-    return clouds
+        clouds[index] = streams[0, utils.spaced(kept, min(CLOUD_TOKENS, int(kept.sum())))]
+    return list(utils.gathered(clouds).values())
 
 
 def matched_subspaces(cloud: torch.Tensor, k: int, draw: torch.Generator) -> torch.Tensor:
@@ -444,15 +445,16 @@ def patch(study: Study, pairs: list[Pair], spaces: list[Subspaces]) -> dict:
     """Scores (…, pairs, 4) of every condition, null, dose and site; each recipient's prompt is run once for all of them."""
     labels, bases = spaces[0].labels(), nested_bases(study)
     order = sorted(range(len(pairs)), key=lambda index: pairs[index].fold)
-    parts = {name: [] for name in ("main", "wrong_donor", "same_language", "dose", "sites")}
+    names = ("main", "wrong_donor", "same_language", "dose", "sites")
+    batches = {}
     for fold in range(FOLDS):
         chosen = [pairs[index] for index in order if pairs[index].fold == fold]
         prompts = [study.prompt(pair.recipient_language, pair.recipient) for pair in chosen]
         candidates = [candidate_tokens(study, pair) for pair in chosen]
         engines = utils.patched_prompts(study.model, study.tokenizer, prompts, candidates, study.batch)
         for rows, engine in engines:
-            for name, scores in patch_batch(study, engine, chosen[rows], spaces[fold], bases):
-                parts[name].append(scores)
+            batches[fold, rows.start] = dict(patch_batch(study, engine, chosen[rows], spaces[fold], bases))
+    parts = {name: [batch[name] for batch in utils.gathered(batches).values()] for name in names}
     back = np.argsort(order, kind="stable")
     empty = {"main": len(labels) + len(NULLS) * DRAWS, "same_language": len(labels) + len(NULLS) * SWEEP_DRAWS}
     empty |= {

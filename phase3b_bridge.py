@@ -350,12 +350,12 @@ def transfer(
     directions, site = torch.from_numpy(basis).float().to(model.device), phase3["settings"]["z"]["site"]
     coordinates = coordinates.float().to(model.device)
     prompts, candidates = ([pair[key] for pair in pairs] for key in ("prompt", "candidates"))
-    scores = []
+    scores = {}
     for chosen, engine in utils.patched_prompts(model, tokenizer, prompts, candidates, arguments.batch):
         own = engine.streams[:, site, None].float()
         changes = (coordinates[chosen] - own @ directions.T) @ directions
-        scores.append(engine.scores(site, torch.cat([own, own + changes], 1)))
-    return torch.cat(scores).numpy().swapaxes(0, 1)
+        scores[chosen.start] = engine.scores(site, torch.cat([own, own + changes], 1))
+    return torch.cat(list(utils.gathered(scores).values())).numpy().swapaxes(0, 1)
 
 
 def transfer_rates(scores: np.ndarray) -> dict:

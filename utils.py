@@ -113,7 +113,8 @@ def run_script(main: Callable[[], None]) -> None:
         message = f"out of memory ({first_line(error)}): try --dtype bfloat16 or a smaller --batch"
     else:
         return
-    print(f"error: {message}", file=sys.stderr)
+    if processes()[0] == 0:
+        print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -123,8 +124,11 @@ def first_line(error: BaseException) -> str:
 
 def choose_device(name: str) -> torch.device:
     """The torch device for --device. Raises UserError for an unknown one or for CUDA where there is none."""
+    if name == "auto" and torch.cuda.is_available():
+        local = os.environ.get("LOCAL_RANK") if processes()[1] > 1 else None
+        return torch.device("cuda" if local is None else f"cuda:{local}")
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -141,6 +145,31 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return getattr(torch, name)
+
+
+def processes() -> tuple[int, int]:
+    """(rank, number of processes) under `accelerate launch`; (0, 1) for a script run by itself."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return 0, 1
+    from accelerate import PartialState
+
+    state = PartialState(cpu=not torch.cuda.is_available())
+    return state.process_index, state.num_processes
+
+
+def own_batches(count: int, batch: int) -> range:
+    """Where this process's batches of `count` things start: every process takes its turn, with batches of the same shape."""
+    rank, number = processes()
+    return range(rank * batch, count, number * batch)
+
+
+def gathered(own: dict) -> dict:
+    """The dictionaries of all processes in one, in the order of their keys; objects on the CPU."""
+    if processes()[1] > 1:
+        from accelerate.utils import gather_object
+
+        own = {key: value for part in gather_object([own]) for key, value in part.items()}
+    return dict(sorted(own.items()))
 
 
 # ---- model folders and streamed weights -----------------------------------------------------------------------------
@@ -515,8 +544,8 @@ def generate(
             f"a prompt of {max(lengths)} tokens plus {max_new_tokens} new ones exceeds this model's {room} positions"
         )
     order = sorted(range(len(prompts)), key=lambda index: (lengths[index], index))
-    texts = [""] * len(prompts)
-    for start in tqdm(range(0, len(order), batch), desc="generating", unit="batch", disable=None):
+    texts = {}
+    for start in tqdm(own_batches(len(order), batch), desc="generating", unit="batch", disable=None):
         chosen = order[start : start + batch]
         inputs = tokenizer([prompts[index] for index in chosen], return_tensors="pt", padding=True).to(model.device)
         length = inputs["input_ids"].shape[1]
@@ -530,7 +559,7 @@ def generate(
             )
         for index, text in zip(chosen, tokenizer.batch_decode(tokens[:, length:], skip_special_tokens=True)):
             texts[index] = first_text_line(text)
-    return texts
+    return list(gathered(texts).values())
 
 
 def line_ended(tokenizer, prompt_length: int):
@@ -597,14 +626,17 @@ def padded_batch(tokenizer, prompts: Sequence[str], device) -> dict[str, torch.T
 
 @torch.inference_mode()
 def residual_streams(model, tokenizer, prompts: Sequence[str], sites: Sequence[int], batch: int) -> Iterator[tuple]:
-    """Yield (index, token ids (T,), streams (sites, T, d) float32 on the CPU) for each prompt, pads removed, in order."""
+    """Yield (index, token ids (T,), streams (sites, T, d) float32 on the CPU) for each prompt, pads removed, in order.
+
+    Under `accelerate launch` each process yields its share; what is made of them has to be `gathered`.
+    """
     from tqdm import tqdm
 
-    for start in tqdm(range(0, len(prompts), batch), desc="activations", unit="batch", disable=None):
+    for start in tqdm(own_batches(len(prompts), batch), desc="activations", unit="batch", disable=None):
         inputs = padded_batch(tokenizer, prompts[start : start + batch], model.device)
         with captured_sites(model, sites) as streams:
             model(**inputs, use_cache=False)
-        stack = torch.stack([streams[site] for site in sites], 1)  # (b, sites, T, d)
+        stack = torch.stack([streams[site].to(model.device) for site in sites], 1)  # (b, sites, T, d)
         for row, mask in enumerate(inputs["attention_mask"].bool()):
             yield start + row, inputs["input_ids"][row][mask].cpu(), stack[row][:, mask].float().cpu()
 
@@ -719,7 +751,7 @@ class PatchedPrompts:
                 position_embeddings=rotary,
             )
             hidden = hidden[0] if isinstance(hidden, tuple) else hidden
-            kept.append(hidden)
+            kept.append(hidden.to(self.model.device))
         kept = [stream.unflatten(1, (copies, nodes)) for stream in (kept if keep else kept[-1:])]
         return kept if keep else kept[0]
 
@@ -763,7 +795,8 @@ class PatchedPrompts:
         found = []
         for piece, index in zip(flat.split(HEAD_ROWS), owner.split(HEAD_ROWS)):
             logits = self.model.lm_head(piece).float()
-            found.append(logits.gather(1, wanted[index]) - logits.logsumexp(-1, keepdim=True))
+            log_probabilities = logits.gather(1, wanted[index].to(logits.device)) - logits.logsumexp(-1, keepdim=True)
+            found.append(log_probabilities.to(states.device))
         found = torch.cat(found).view(batch, copies, nodes, *node.shape[1:])
         index = node.clamp_min(0)[:, None, None].expand(-1, copies, -1, -1, -1)
         values = found.gather(2, index)[:, :, 0].masked_fill((node < 0)[:, None], 0)  # (b, c, candidates, steps)
@@ -826,8 +859,11 @@ def check_length(config, length: int) -> None:
 def patched_prompts(
     model, tokenizer, prompts: Sequence[str], candidates: Sequence, batch: int
 ) -> Iterator[tuple[slice, PatchedPrompts]]:
-    """(which prompts, their engine) for batches in order; a batch that does not fit into memory is halved."""
-    waiting = [slice(start, min(start + batch, len(prompts))) for start in range(0, len(prompts), batch)][::-1]
+    """(which prompts, their engine) for batches in order; a batch that does not fit into memory is halved.
+
+    Under `accelerate launch` each process yields its share; what is made of them has to be `gathered`.
+    """
+    waiting = [slice(start, min(start + batch, len(prompts))) for start in own_batches(len(prompts), batch)][::-1]
     while waiting:
         rows = waiting.pop()
         engine = unless_out_of_memory(
@@ -1320,7 +1356,7 @@ class Run:
         self.fingerprint = short_hash([self.model, self.settings, code])
         if settings["device"] == "cpu" and folder.width <= NARROW:
             torch.set_num_threads(1)
-        if arguments.device == "auto" and settings["device"] == "cpu":
+        if arguments.device == "auto" and settings["device"] == "cpu" and processes()[0] == 0:
             print("warning: no CUDA device here, running on the CPU")
 
     def finished(self, arrays: Sequence[str]) -> bool:
@@ -1332,15 +1368,18 @@ class Run:
         results = read_json(path)
         if not isinstance(results, dict) or results.get("fingerprint") != self.fingerprint:
             return False
-        print("results with these settings are there already; --fresh measures again")
+        if processes()[0] == 0:
+            print("results with these settings are there already; --fresh measures again")
         print_verdict(self.out, self.stem, results)
         return True
 
     def save(self, results: dict, arrays: dict, render: Callable[[dict, dict], dict[str, bytes]]) -> None:
-        """Write arrays, report and figures, and last the JSON: all to temporary names, then all renamed.
+        """Write arrays, report and figures, and last the JSON: all to temporary names, then all renamed; by one process.
 
         `arrays` maps file names to arrays (or to bytes, for JSONL); `render` makes report and figures from both.
         """
+        if processes()[0] > 0:
+            return
         head = {"script": self.stem, "model": self.model, "settings": self.settings, "fingerprint": self.fingerprint}
         results = head | significant(results)
         files = {name: value if isinstance(value, bytes) else array_bytes(value) for name, value in arrays.items()}
@@ -1468,4 +1507,5 @@ def write_files(out: Path, files: dict[str, bytes]) -> None:
 
 def print_verdict(out: Path, stem: str, results: dict) -> None:
     """The last line that a script prints."""
-    print(f"{results['verdict']}: {out / f'{stem}_output.md'}")
+    if processes()[0] == 0:
+        print(f"{results['verdict']}: {out / f'{stem}_output.md'}")
