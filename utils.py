@@ -497,23 +497,35 @@ def load_tokenizer(folder: ModelFolder):
     return tokenizer
 
 
+def placement(folder: ModelFolder, device: torch.device, dtype: torch.dtype) -> dict:
+    """from_pretrained's arguments for a model that the chosen GPU does not hold: spread over all GPUs, then the CPU.
+
+    Empty where it fits, on the CPU, and where a GPU was named by number. A tenth of the memory is left for activations.
+    """
+    if device.type != "cuda" or device.index is not None:
+        return {}
+    stored = getattr(folder.config, "dtype", None) or torch.float32
+    size = sum(file.stat().st_size for file in set(folder.files.values())) * dtype.itemsize / stored.itemsize
+    return {"device_map": "auto"} if size > 0.9 * torch.cuda.mem_get_info(device)[0] else {}
+
+
 def load_model(folder: ModelFolder, device: torch.device, dtype: torch.dtype):
     """(model in eval mode, tokenizer). Raises UserError for missing or non-finite tensors."""
     from transformers import AutoModelForCausalLM, GenerationConfig, logging
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
-    tokenizer = load_tokenizer(folder)
+    tokenizer, spread = load_tokenizer(folder), placement(folder, device, dtype)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder.path, dtype=dtype, use_safetensors=True, output_loading_info=True
+            folder.path, dtype=dtype, use_safetensors=True, output_loading_info=True, **spread
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{folder.path}: the model does not load ({first_line(error)})") from None
     if info["missing_keys"]:
         raise UserError(f"{folder.path}: tensor {min(info['missing_keys'])} is missing; is the download complete?")
     for name, tensor in model.named_parameters():
-        if not torch.isfinite(tensor).all():
+        if not tensor.is_meta and not torch.isfinite(tensor).all():  # meta: left on disk until a layer runs
             raise UserError(f"{folder.path}: {name} holds NaN or infinite values; download or save it again")
     end = model.generation_config.eos_token_id
     # a plain greedy configuration: a checkpoint's own may hold a repetition penalty, which changes greedy output
@@ -522,7 +534,7 @@ def load_model(folder: ModelFolder, device: torch.device, dtype: torch.dtype):
         eos_token_id=tokenizer.eos_token_id if end is None else end,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return model.to(device).eval(), tokenizer
+    return (model if spread else model.to(device)).eval(), tokenizer
 
 
 @torch.inference_mode()

@@ -197,6 +197,41 @@ def test_generation_under_a_patch_follows_the_patched_logits(loaded):
     assert not any(layer._forward_pre_hooks for layer in model.model.layers)
 
 
+def test_a_model_that_is_spread_over_devices_gives_the_same_scores(loaded, families, tmp_path, monkeypatch):
+    """As accelerate dispatches a model that is too large: here some layers wait on disk until they run."""
+    model, tokenizer = loaded["qwen3"]
+    engine = utils.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
+    vectors = patches(engine, 2)
+    whole = engine.scores(2, vectors)
+    names = ["model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"]
+    places = dict.fromkeys(names, "cpu") | {
+        f"model.layers.{layer}": "disk" if layer % 2 else "cpu" for layer in range(5)
+    }
+    spread = {"device_map": places, "offload_folder": str(tmp_path)}
+    monkeypatch.setattr(utils, "placement", lambda *_: spread)
+    folder = utils.find_model(str(families["qwen3"]))
+    model, tokenizer = utils.load_model(folder, torch.device("cpu"), torch.float32)
+    assert any(parameter.is_meta for parameter in model.parameters())
+    engine = utils.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
+    torch.testing.assert_close(engine.scores(2, vectors), whole, rtol=0, atol=1e-5)
+    alone = utils.generate(*loaded["qwen3"], PROMPTS, 4, 2)
+    assert utils.generate(model, tokenizer, PROMPTS, 4, 2) == alone
+    ((_, _, streams),) = utils.residual_streams(model, tokenizer, PROMPTS[:1], [0, 5], 1)
+    torch.testing.assert_close(streams[:, -1], engine.streams[0, [0, 5]], rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_that_does_not_fit_is_spread(families, monkeypatch):
+    folder = utils.find_model(str(families["qwen2"]))
+    size = sum(file.stat().st_size for file in set(folder.files.values()))
+    cuda, numbered = torch.device("cuda"), torch.device("cuda:0")
+    for free, expected in ((2 * size, {}), (size, {"device_map": "auto"})):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 10 * size))
+        assert utils.placement(folder, cuda, torch.float32) == expected
+        assert utils.placement(folder, cuda, torch.bfloat16) == {}  # half as large
+        assert utils.placement(folder, numbered, torch.float32) == {}
+    assert utils.placement(folder, torch.device("cpu"), torch.float32) == {}
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_engine_on_cuda_in_bfloat16(families):
     folder = utils.find_model(str(families["qwen2"]))
