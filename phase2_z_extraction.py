@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ DRAWS = 2000  # Holm over the grid's 54 configurations needs p well below .05 / 
 CHUNK = 200
 FOLDS, MINIMUM_PROBLEMS = 5, 4
 LEVEL = 0.05
+CONTINGENCIES = ("centroid", "previous_layer", "sweep", "ard_mmd")  # the recipe's (a), (b), (b) and (c)
 RETRIEVAL_SHUFFLES = 40
 ARD_LAYERS, ARD_STEPS, ARD_RATE = 10, 150, 0.1
 ARD_SPARSITY = 0.01  # weight of the entropy of the relevances, in nats, beside a difference of log MMD²
@@ -53,17 +55,19 @@ def main(argv: list[str] | None = None) -> None:
     problems = utils.load_problems(files, list(languages), arguments.limit)
     if len(problems) < MINIMUM_PROBLEMS:
         raise utils.UserError(f"{len(problems)} problem(s): phase 2 needs at least {MINIMUM_PROBLEMS}")
-    layer = utils.bottleneck_layer(arguments, folder)
+    given = load_given(arguments, folder)
+    layer = utils.bottleneck_layer(arguments, folder) if given is None else given[0]["settings"]["layer"]
     settings = utils.problem_settings(arguments, device, dtype, files, languages)
     settings |= {"layer": layer, "fold_norm": arguments.fold_norm, "contingencies": arguments.contingencies}
+    settings |= {"hand_on": arguments.hand_on}
+    settings |= {"z_from": given and given[0]["fingerprint"]}
     run = utils.Run(__file__, "phase2", arguments, folder, settings)
     if not arguments.fresh and run.finished(ARRAYS):
         return None
     weights = weight_subspaces(folder, layer, arguments.fold_norm, device)
     activations, clouds, sinks = capture(folder, problems, languages, arguments, device, dtype)
-    own = (
-        files[0].parent == folder.path
-    )  # phase 3 asks the same file: keep half of it out of every fit that is handed on
+    # phase 3 asks the model's own file too: half of it stays out of every fit that is handed on
+    own = files[0].resolve().parent == folder.path.resolve()
     study = Study(activations, clouds, layer, weights, arguments.seed, 0.5 if own else 1.0)
     results = {"z_dimensions": weights["k"], "sinks": sinks, "problems": len(problems), "width": folder.width}
     results |= {"chance": {"language": 1 / len(languages)}}
@@ -73,14 +77,16 @@ def main(argv: list[str] | None = None) -> None:
     results["content"] = content(study, weights["primary"])
     results["offset"] = language_offset(study, weights["primary"])
     results["plane"] = information_plane(study, weights["primary"])
-    wanted = {"always": True, "never": False, "auto": results["verdict"] == "none"}[arguments.contingencies]
+    wanted = given is None and wants_contingencies(arguments, results["verdict"])
     results["rivals"] = rivals(study, with_ard=wanted)
     if wanted:
         results["contingencies"] = contingencies(study, results["rivals"], results["grid"])
-    results["z"], basis = choose_z(study, results)
-    fitted = study.fitting() if results["z"]["method"] in ("centroid", "ard_mmd") else []
-    results["z"]["fitted_on"] = [utils.problem_hash(problems[index]) for index in fitted]
-    results["z"]["fitted_index"] = fitted
+    hashes = [utils.problem_hash(problem) for problem in problems]
+    results["z"], basis = (
+        choose_z(study, results, hashes, arguments.hand_on) if given is None else given_z(given, hashes)
+    )
+    if given:
+        results["given"] = score_given(study, results["z"], basis)
     results = utils.significant(results)  # before any sentence is made of it: the JSON is the truth
     results["claims"] = claims(results)
     every_layer = torch.stack(weights["every_layer"]).float().numpy()
@@ -94,7 +100,31 @@ def parse_arguments(argv: list[str] | None):
     parser.add_argument("--fold-norm", action="store_true", help=help_text)
     help_text = "centroid, layer sweep and ARD-MMD: auto = where the weight-based Z fails"
     parser.add_argument("--contingencies", choices=("auto", "always", "never"), default="auto", help=help_text)
+    help_text = "the Z for phases 3 and 3b: auto = by the rule; a contingency by name"
+    parser.add_argument("--hand-on", choices=("auto", "weight", *CONTINGENCIES), default="auto", help=help_text)
+    help_text = "folder of an earlier run: score and hand on that run's Z without fitting anything (for another kind of problem)"
+    parser.add_argument("--z-from", type=Path, help=help_text)
     return parser.parse_args(argv)
+
+
+def wants_contingencies(arguments, verdict: str) -> bool:
+    """Whether to run them: as --contingencies says, and always where --hand-on names one."""
+    by_flag = {"always": True, "never": False, "auto": verdict == "none"}[arguments.contingencies]
+    return by_flag or arguments.hand_on in CONTINGENCIES
+
+
+def load_given(arguments, folder) -> tuple[dict, np.ndarray] | None:
+    """With --z-from that run's results and Z (k, d); None without. Raises UserError for another model's."""
+    if arguments.z_from is None:
+        return None
+    if arguments.z_from.resolve() == arguments.out.resolve():
+        raise utils.UserError(
+            f"--z-from {arguments.z_from} is --out itself: give the run on other problems another --out"
+        )
+    results = utils.load_results(arguments.z_from, "phase2", folder.identity)
+    if results["settings"]["fold_norm"] != arguments.fold_norm:
+        raise utils.UserError(f"--z-from {arguments.z_from} was run with another --fold-norm: run this alike")
+    return results, utils.load_array(arguments.z_from, "phase2_z_basis.npy", (results["z"]["k"], folder.width))
 
 
 # ---- weights and activations ----------------------------------------------------------------------------------------
@@ -525,6 +555,22 @@ def language_offset(study: Study, basis: torch.Tensor) -> dict:
     return {"share": 1 - kept.item(), **score_basis(centred, pairs, basis, nulls, study.seed)}
 
 
+def score_given(study: Study, z: dict, basis: torch.Tensor) -> dict:
+    """A Z of another run on the problems that it was not fitted on, with and without the constant language offset."""
+    kept = [index for index in range(study.problems) if index not in z["fitted_index"]]
+    if len(kept) < MINIMUM_PROBLEMS:
+        raise utils.UserError(f"--z-from: that Z was fitted on all but {len(kept)} of these problems; give others")
+    points = study.points(z["site"], PRIMARY["pooling"])[:, kept]
+    points, pairs, k = points - points.mean((0, 1)), all_pairs(len(points), len(kept)), len(basis)
+    cloud = study.clouds[z["site"]]
+    result = {"problems": len(kept)}
+    for name, placed in (("", points), ("centred_", points - points.mean(1, keepdim=True))):
+        nulls = [null_contrasts(placed, pairs, tokens, [k], study.seed)[k] for tokens in (None, cloud)]
+        row = score_basis(placed, pairs, basis, nulls, study.seed)
+        result |= {f"{name}{key}": row[key] for key in ("ratio_z", "ratio_z_perp", "contrast", "p")}
+    return result | {"holds": result["contrast"] < 1 and result["p"] < LEVEL}
+
+
 def information_plane(study: Study, basis: torch.Tensor) -> dict:
     """Per site what can be read in the stream and inside Z; per layer the size of its update inside Z over outside."""
     plane = {key: [] for key in ("language", "problem", "language_in_z", "problem_in_z", "problem_shuffled", "update")}
@@ -768,15 +814,45 @@ def decide(grid: list[dict]) -> str:
     return "partial" if any(row["contrast"] < 1 and row["p_holm"] < LEVEL for row in grid) else "none"
 
 
-def choose_z(study: Study, results: dict) -> tuple[dict, torch.Tensor]:
-    """The Z handed on: the primary one where it is clear, the best significant one where partial, else a contingency."""
+def choose_z(study: Study, results: dict, hashes: list[str], wanted: str) -> tuple[dict, torch.Tensor]:
+    """The Z handed on: the primary one where it is clear, the best significant one where partial, else a contingency.
+
+    Or the `wanted` one where --hand-on names it. What it was fitted on is kept, so that later phases ask other problems.
+    """
+    if wanted in CONTINGENCIES and wanted not in results["contingencies"]["candidates"]:
+        raise utils.UserError(f"--hand-on {wanted}: layer {study.layer} has none")
+    z, basis = choose_by_rule(study, results) if wanted == "auto" else choose_named(study, results, wanted)
+    fitted = study.fitting() if z["method"] in ("centroid", "ard_mmd") else []
+    return z | {"fitted_on": [hashes[index] for index in fitted], "fitted_index": fitted}, basis
+
+
+def given_z(given: tuple[dict, np.ndarray], hashes: list[str]) -> tuple[dict, torch.Tensor]:
+    """--z-from: that run's Z, and which of these problems it was fitted on."""
+    z = given[0]["z"]
+    fitted = [index for index, name in enumerate(hashes) if name in z["fitted_on"]]
+    return z | {"fitted_index": fitted}, torch.from_numpy(given[1]).double()
+
+
+def choose_named(study: Study, results: dict, name: str) -> tuple[dict, torch.Tensor]:
+    """--hand-on: the primary weight-based Z, or a contingency."""
+    if name != "weight":
+        return fit_contingency(study, results["contingencies"]["candidates"], name)
+    row = results["primary"]
+    z = {"method": "weight", "layer": study.layer, "site": study.layer + 1, "k": row["k"]}
+    return z | {"holds": results["verdict"] == "clear"}, study.weights["primary"]
+
+
+def choose_by_rule(study: Study, results: dict) -> tuple[dict, torch.Tensor]:
+    """The Z that the verdict implies."""
     if results["verdict"] == "clear" or (results["verdict"] == "none" and "contingencies" not in results):
-        row, holds = results["primary"], results["verdict"] == "clear"
-    elif results["verdict"] == "partial":
+        return choose_named(study, results, "weight")
+    if results["verdict"] == "partial":
         held = [row for row in results["grid"] if row["contrast"] < 1 and row["p_holm"] < LEVEL]
         row, holds = min(held, key=lambda row: (row["p_holm"], row["contrast"])), True
     else:
-        return choose_contingency(study, results["contingencies"]["candidates"])
+        candidates = results["contingencies"]["candidates"]
+        best = min(candidates, key=lambda name: (not candidates[name]["holds"], candidates[name]["contrast"]))
+        return fit_contingency(study, candidates, best)
     layer, site = study.places()[row["place"]]
     heads, k = study.weights["heads"][layer], row["k"]
     basis = utils.multi_head_subspace(heads[:, :k], k) if row["mask"] == "multi" else heads[0, :k]
@@ -784,9 +860,8 @@ def choose_z(study: Study, results: dict) -> tuple[dict, torch.Tensor]:
     return {"method": method, "layer": layer, "site": site, "k": k, "holds": holds}, basis
 
 
-def choose_contingency(study: Study, candidates: dict) -> tuple[dict, torch.Tensor]:
-    """The contingency with the lowest held-out contrast among those that hold, else among all; fitted anew."""
-    name = min(candidates, key=lambda name: (not candidates[name]["holds"], candidates[name]["contrast"]))
+def fit_contingency(study: Study, candidates: dict, name: str) -> tuple[dict, torch.Tensor]:
+    """A contingency's subspace, fitted anew on the problems that it may be fitted on."""
     chosen = candidates[name]
     layer, fitting = chosen["layer"], study.fitting()
     k = min(chosen["k"], len(fitting) - 1)
@@ -916,9 +991,16 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
         f"shuffled problems; once the constant offset between the languages is removed it {centred}. Handed on to phase 3: "
         f"{NAMES[z['method']]}, layer {z['layer']}, site {z['site']}, k = {z['k']}"
     )
-    if z["fitted_on"]:
+    if z["fitted_on"] and "given" not in results:
         sentence += f", fitted on {len(z['fitted_on'])} of the {results['problems']} problems, which phase 3 leaves out"
-    if results["verdict"] == "none":
+    if "given" in results:
+        row = results["given"]
+        sentence += (
+            f", taken from an earlier run and fitted on nothing here; on these problems its contrast is {show(row['contrast'], 3)} (p "
+            f"{show(row['p'], 2)}), without the offset between the languages {show(row['centred_contrast'], 3)} (p "
+            f"{show(row['centred_p'], 2)})"
+        )
+    elif results["verdict"] == "none":
         sentence += (
             f" (by the rule for contingencies it {held})" if "contingencies" in results else " (it does not hold)"
         )
@@ -1100,6 +1182,7 @@ def contingency_sections(results: dict) -> list[str]:
     if "contingencies" not in results:
         holds = {"clear": "the weight-based Z holds", "partial": "the weight-based Z holds in some configuration"}
         reason = holds.get(results["verdict"], "`--contingencies never` was given")
+        reason = "Z was given by `--z-from`" if "given" in results else reason
         return [f"Not run: {reason}."]
     parts = results["contingencies"]
     rows = [
@@ -1174,7 +1257,7 @@ def limitations(results: dict) -> list[str]:
         "Kernels are taken at relative position 0, without biases"
         + ("." if results["settings"]["fold_norm"] else ", and without RMSNorm gains (as in the recipe)."),
     ]
-    if results["verdict"] == "none" and not results["z"]["holds"]:
+    if not results.get("given", results["z"])["holds"]:
         lines.insert(0, "The Z handed on did not pass its test; later phases show what it does all the same.")
     return lines
 

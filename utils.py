@@ -30,6 +30,16 @@ from safetensors import SafetensorError, safe_open
 from scipy import stats
 
 ROOT = Path(__file__).parent
+SCRIPTS = {  # by the stem of what they write
+    "one": "1.py",
+    "two": "2.py",
+    "phase0": "phase0_behavioral.py",
+    "phase2": "phase2_z_extraction.py",
+    "phase3": "phase3_patching.py",
+    "phase3b": "phase3b_bridge.py",
+    "ablation": "ablation.py",
+    "hunt": "hunt.py",
+}
 DEFAULT_MODEL = "Qwen/Qwen2.5-3B"
 SINK_FACTOR = 10  # a position whose norm exceeds this many medians of its prompt's is an attention sink
 NARROW = 512  # up to this width the matrices are so small that a second CPU thread costs more than it brings
@@ -1414,6 +1424,14 @@ class Run:
             file.write(line + "\n")
 
 
+def save_plain(out: Path, stem: str, results: dict, render: Callable[[dict, dict], dict[str, bytes]]) -> None:
+    """Save results that belong to no single model, with their report."""
+    prepare_folder(out)
+    content = json_bytes(significant(results))
+    write_files(out, render(json.loads(content), {}) | {f"{stem}_results.json": content})
+    print_verdict(out, stem, results)
+
+
 def render_again(out: Path, stem: str, arrays: Sequence[str], render: Callable[[dict, dict], dict[str, bytes]]) -> None:
     """--report-only: the report and its figures from saved results and arrays, without a model."""
     results = load_results(out, stem)
@@ -1425,15 +1443,7 @@ def load_results(out: Path, stem: str, model: dict | None = None) -> dict:
     """An earlier phase's results; UserError if missing, damaged or (where `model` is given) another model's."""
     path = out / f"{stem}_results.json"
     if not path.exists():
-        scripts = {
-            "one": "1.py",
-            "two": "2.py",
-            "phase0": "phase0_behavioral.py",
-            "phase2": "phase2_z_extraction.py",
-            "phase3": "phase3_patching.py",
-            "phase3b": "phase3b_bridge.py",
-        }
-        raise UserError(f"{path} is missing: run {scripts.get(stem, stem)} with the same --model and --out first")
+        raise UserError(f"{path} is missing: run {SCRIPTS[stem]} with the same --model and --out first")
     results = read_json(path)
     if not isinstance(results, dict) or results.get("script") != stem:
         raise UserError(f"{path} is not a result of this suite: delete it and run again")
