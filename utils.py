@@ -1515,6 +1515,8 @@ def write_files(out: Path, files: dict[str, bytes]) -> None:
     staged = {}
     try:
         for name, content in files.items():
+            for left in out.glob(f".{name}.*.new"):  # of a run that was killed while it wrote
+                left.unlink()
             staged[name] = out / f".{name}.{os.getpid()}.new"
             staged[name].write_bytes(content)
         for name in list(staged):

@@ -21,6 +21,7 @@ import utils
 WIDTH, LAYERS, HEADS, GROUPS, HEAD_WIDTH = 64, 6, 4, 2, 16
 BOTTLENECK = 4
 FILLERS = 30
+REASONING = 12  # problems of a second file, which the model solves in the same way
 LANGUAGE_SHARE = (
     0.1  # attention divides the one answer direction by the prompt's length, but not the language of all tokens
 )
@@ -50,9 +51,10 @@ def write_control(
     patching, `language_share` below 1 makes the first layer gather less of it.
     """
     generator = torch.Generator().manual_seed(seed)
+    count = 2 * problems + FILLERS + 2 * REASONING
     words = {
-        "en": [syllables(index) for index in range(2 * problems + FILLERS)],
-        "zh": [chr(0x5000 + 2 * index) + chr(0x5001 + 2 * index) for index in range(2 * problems + FILLERS)],
+        "en": [syllables(index) for index in range(count)],
+        "zh": [chr(0x5000 + 2 * index) + chr(0x5001 + 2 * index) for index in range(count)],
     }
     tokenizer = word_tokenizer(words)
     tokenizer.save_pretrained(path)
@@ -107,39 +109,42 @@ def word_tokenizer(words: dict) -> Qwen2Tokenizer:
 
 
 def write_problems(path: Path, words: dict, problems: int, fillers: bool, generator: torch.Generator) -> None:
-    """problems.jsonl: question word i (and fillers of its own in each language); the answer is word problems + i.
+    """problems.jsonl and reasoning.jsonl: a question word (and fillers of its own in each language), and its answer word.
 
-    exemplars.jsonl: one exemplar of the last word, which carries its language and nothing else.
+    exemplars.jsonl: one exemplar of the silent word, which carries its language and nothing else.
     """
-    silent = {language: words[language][-1] for language in LANGUAGES}
+    asked, answers, silent = places(problems)
+    silent = {language: words[language][silent] for language in LANGUAGES}
     exemplar = {"id": "exemplar", "answer": silent["en"], "question": silent, "answer_text": silent}
     (path / "exemplars.jsonl").write_text(json.dumps(exemplar, ensure_ascii=False) + "\n", encoding="utf-8")
     lines = []
-    for index in range(problems):
+    for index, (asks, answers_it) in enumerate(zip(asked, answers)):
         question = {}
         for language, joint in (("en", " "), ("zh", "")):
             chosen = (2 * problems + torch.randint(FILLERS - 1, (4,), generator=generator)).tolist() if fillers else []
-            question[language] = joint.join(words[language][word] for word in [index, *chosen])
-        answer = {language: words[language][problems + index] for language in LANGUAGES}
-        lines.append(
-            {
-                "id": str(index),
-                "category": "planted",
-                "answer": answer["en"],
-                "question": question,
-                "answer_text": answer,
-            }
-        )
-    (path / "problems.jsonl").write_text(
-        "\n".join(json.dumps(line, ensure_ascii=False) for line in lines) + "\n", encoding="utf-8"
-    )
+            question[language] = joint.join(words[language][word] for word in [asks, *chosen])
+        answer = {language: words[language][answers_it] for language in LANGUAGES}
+        line = {"id": str(index), "category": "planted", "answer": answer["en"], "question": question}
+        lines.append(json.dumps(line | {"answer_text": answer}, ensure_ascii=False))
+    (path / "problems.jsonl").write_text("\n".join(lines[:problems]) + "\n", encoding="utf-8")
+    (path / "reasoning.jsonl").write_text("\n".join(lines[problems:]) + "\n", encoding="utf-8")
+
+
+def places(problems: int) -> tuple[list[int], list[int], int]:
+    """Which words ask and which answer, of problems and then of the second file's; and the silent word, the last filler."""
+    second = 2 * problems + FILLERS
+    asked = [*range(problems), *range(second, second + REASONING)]
+    answers = [*range(problems, 2 * problems), *range(second + REASONING, second + 2 * REASONING)]
+    return asked, answers, second - 1
 
 
 def plant(model, tokenizer, words, problems, answers, language, basis, noise, language_share, generator) -> None:
     """Embeddings, the gathering first layer, idle other layers, and the unembedding."""
     rank = len(answers)
     answered = basis[rank + 1]
-    codes = torch.nn.functional.normalize(torch.randn(problems, rank, generator=generator), dim=1) @ answers
+    asked, answering, silent = places(problems)
+    drawn = [torch.randn(problems, rank, generator=generator), torch.randn(REASONING, rank, generator=generator)]
+    codes = torch.nn.functional.normalize(torch.cat(drawn), dim=1) @ answers
     embedding, head = model.model.embed_tokens.weight.data.zero_(), model.lm_head.weight.data.zero_()
     templates = json.loads((utils.ROOT / "data" / "languages.json").read_text(encoding="utf-8"))
     for sign, name in ((1, "en"), (-1, "zh")):
@@ -147,12 +152,12 @@ def plant(model, tokenizer, words, problems, answers, language, basis, noise, la
             embedding[token] = sign * language
         for index, word in enumerate(words[name]):
             (token,) = tokenizer(templates[name]["answer"].format(answer=word))["input_ids"]
-            if index < problems:
-                embedding[token] = codes[index] + sign * language
-            elif index < 2 * problems:
-                head[token] = codes[index - problems] + sign * language
+            if index in asked:
+                embedding[token] = codes[asked.index(index)] + sign * language
+            elif index in answering:
+                head[token] = codes[answering.index(index)] + sign * language
                 embedding[token] = 10 * answered
-            elif word == words[name][-1]:
+            elif index == silent:
                 embedding[token] = sign * language
             else:
                 embedding[token] = noise * torch.randn(WIDTH, generator=generator) / WIDTH**0.5 + sign * language

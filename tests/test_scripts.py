@@ -17,8 +17,18 @@ from safetensors.torch import load_file, save_file
 
 import utils
 
-SCRIPTS = {"1.py": "one", "2.py": "two", "phase0_behavioral.py": "phase0", "phase2_z_extraction.py": "phase2"}
-QUICK = {"phase0_behavioral.py": ["--limit", "12"], "phase2_z_extraction.py": ["--limit", "8"]}
+SCRIPTS = {
+    "1.py": "one",
+    "2.py": "two",
+    "phase0_behavioral.py": "phase0",
+    "phase2_z_extraction.py": "phase2",
+    "phase3_patching.py": "phase3",
+}
+QUICK = {
+    "phase0_behavioral.py": ["--limit", "12"],
+    "phase2_z_extraction.py": ["--limit", "8"],
+    "phase3_patching.py": ["--limit", "12"],
+}
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -102,6 +112,11 @@ def test_results_follow_the_contract(finished, small):
     assert (activations.shape, activations.dtype) == ((2, 8, layers + 1, 3, folder.width), np.float32)
     assert (basis.shape[1], basis.dtype) == (folder.width, np.float32)
     np.testing.assert_allclose(basis @ basis.T, np.eye(len(basis)), atol=1e-5)
+    subspaces, scores = (np.load(finished / f"phase{name}.npy") for name in ("2_layer_subspaces", "3_scores"))
+    assert subspaces.shape[::2] == (layers, folder.width)
+    np.testing.assert_allclose(
+        subspaces @ subspaces.swapaxes(1, 2), np.tile(np.eye(subspaces.shape[1]), (layers, 1, 1)), atol=1e-5
+    )
     results = {stem: json.loads((finished / f"{stem}_results.json").read_text()) for stem in SCRIPTS.values()}
     for stem, result in results.items():
         keys = {"script", "model", "settings", "fingerprint", "verdict", "claims"}
@@ -122,6 +137,12 @@ def test_results_follow_the_contract(finished, small):
     assert {"ratio_z", "ratio_z_perp"} <= set(results["phase2"]["primary"])
     assert {"method", "layer", "site", "k"} <= set(results["phase2"]["z"])
     assert results["phase2"]["z"]["k"] == len(basis)
+    assert (scores.shape, scores.dtype) == (
+        (len(results["phase3"]["conditions"]), results["phase3"]["pairs"], 4),
+        np.float32,
+    )
+    contract = "none z z_perp full random random_matched pca centroid centroid_perp".split()
+    assert results["phase3"]["conditions"][: len(contract)] == contract
 
 
 def floats(value):
