@@ -580,6 +580,22 @@ def test_token_clouds_are_evenly_spaced_question_tokens(phase3, patched):
         torch.testing.assert_close(clouds[place], stream[kept], rtol=1e-4, atol=1e-4)
 
 
+def test_token_clouds_leave_sinks_out(phase3, patched, monkeypatch):
+    real, clouds = utils.residual_streams, phase3.token_clouds(patched.study)
+
+    def with_sink(*given):
+        for index, ids, streams in real(*given):
+            streams = streams.clone()
+            streams[0, -2] *= 1000
+            yield index, ids, streams
+
+    monkeypatch.setattr(utils, "residual_streams", with_sink)
+    for cloud, without in zip(clouds, phase3.token_clouds(patched.study)):
+        assert without.norm(dim=1).max() < 100
+        assert len(without) == min(24, len(cloud) - 1 if len(cloud) < 24 else 24)
+        assert torch.equal(cloud[-1], without[-1])
+
+
 # ---- who meets whom -------------------------------------------------------------------------------------------------
 
 
