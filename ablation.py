@@ -15,7 +15,6 @@ Steps, which are also the report's headings:
 """
 
 import json
-import re
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
@@ -41,7 +40,6 @@ MARGIN = 0.1  # a loss whose 95 % interval stays within this many problems in on
 LEVEL = 0.05
 MAX_NEW_TOKENS = 12  # an answer in words
 SHOWN = 2  # problems in the report
-SCRIPTS = {"latin": r"[A-Za-z\u00c0-\u024f]", "han": r"[\u3400-\u9fff]"}  # as languages.json names them
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -58,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     z = load_z(arguments, folder)
     parts = layer_parts(folder)
     for problem in [*problems, *exemplars]:
-        check_words(problem, languages)
+        utils.check_words(problem, languages)
     development, test = split(problems, z.fitted_on, arguments.seed, files)
     settings = utils.problem_settings(arguments, device, dtype, files, languages)
     settings |= {"exemplars": [exemplar_file.name, utils.file_hash(exemplar_file)[:16]], "z": z.summary, **parts}
@@ -84,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     results["verdict"] = decide(results)
     results = utils.significant(results)  # before any sentence is made of it: the JSON is the truth
     results["claims"] = claims(results)
-    return run.save(results, {ARRAYS[0]: json_lines(samples + tested)}, render)
+    return run.save(results, {ARRAYS[0]: utils.json_lines(samples + tested)}, render)
 
 
 def parse_arguments(argv: list[str] | None):
@@ -120,16 +118,6 @@ def layer_parts(folder) -> dict[str, list[int]]:
         raise utils.UserError(f"{folder.name} has {folder.layers} layer(s): a middle third needs at least {THIRDS}")
     first, second = folder.layers // THIRDS, 2 * folder.layers // THIRDS
     return {"middle": list(range(first, second)), "upper": list(range(second, folder.layers))}
-
-
-def check_words(problem, languages: dict) -> None:
-    """UserError for a problem without an answer in words in every language: digits carry no language."""
-    missing = [language for language in languages if language not in problem.answer_text]
-    if missing:
-        raise utils.UserError(
-            f"problem {problem.id!r} has no answer_text for {', '.join(missing)}: the output language shows in words only "
-            "(leave out --problems and --exemplars for the suite's own)"
-        )
 
 
 def split(problems: list, fitted_on: set[str], seed: int, files: list) -> tuple[list, list]:
@@ -188,7 +176,7 @@ class Study:
         for (language, problem), output in zip(asked, outputs):
             extracted, right = utils.grade(problem, output)
             sample = {"id": problem.id, "language": language, "output": output, "extracted": extracted}
-            samples.append(sample | {"correct": right, "written_in": written_in(output, self.languages)})
+            samples.append(sample | {"correct": right, "written_in": utils.written_in(output, self.languages)})
         return samples
 
     def outcome(self, samples: list[dict]) -> dict[str, np.ndarray]:
@@ -200,19 +188,6 @@ class Study:
             "moved": [script not in (None, language) for script, language in written],
         }
         return {name: np.array(column, bool).reshape(len(self.languages), -1) for name, column in columns.items()}
-
-
-def written_in(text: str, languages: dict) -> str | None:
-    """The language whose script most of the letters belong to; None without letters or if languages share the script."""
-    counts = {name: len(re.findall(SCRIPTS[template["script"]], text)) for name, template in languages.items()}
-    most = max(counts.values())
-    best = [name for name, count in counts.items() if count == most]
-    return best[0] if most and len(best) == 1 else None
-
-
-def json_lines(records: list[dict]) -> bytes:
-    lines = [json.dumps(record, ensure_ascii=False, sort_keys=True) for record in records]
-    return ("\n".join(lines) + "\n").encode()
 
 
 # ---- edits of the residual stream -----------------------------------------------------------------------------------

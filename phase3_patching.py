@@ -58,7 +58,6 @@ CANDIDATES = ((RECIPIENT, RECIPIENT), (RECIPIENT, DONOR), (DONOR, RECIPIENT), (D
 DRAWS = 200  # subspaces per null; the design asks for 100 or more
 SWEEP_DRAWS = 10  # subspaces per size and per site in the sweeps, which are descriptive
 FOLDS = 2  # pairs are formed within a fold; what is fitted for them is fitted on the other
-SHRINKAGE = 0.1  # share of the covariance that is spread evenly: a fold has fewer prompts than the stream dimensions
 MINIMUM_PROBLEMS = 4
 FEW_PAIRS = 12  # with fewer, no exact test over the pairs is likely to reach p < .05 whatever Z does
 MAJORITY = 0.5
@@ -67,7 +66,6 @@ MAX_NEW_TOKENS = 12  # an answer in words
 GENERATED = ("none", "z", "z_perp", "full", "centroid", "centroid_perp", "random")  # random: the first draw
 SAME_PROBLEM = ("z", "z_perp", "full", "random")
 SHOWN_PAIRS = 3  # per direction
-SCRIPTS = {"latin": r"[A-Za-z\u00c0-\u024f]", "han": r"[\u3400-\u9fff]"}  # as languages.json names them
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -84,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     z = load_z(arguments, folder)
     problems, fitted = unfitted(problems, z.fitted_on, files)
     for problem in [*problems, *exemplars]:
-        check_words(problem, languages)
+        utils.check_words(problem, languages)
     settings = utils.problem_settings(arguments, device, dtype, files, languages)
     settings |= {"exemplars": [exemplar_file.name, utils.file_hash(exemplar_file)[:16]], "z": z.summary, "draws": DRAWS}
     run = utils.Run(__file__, "phase3", arguments, folder, settings)
@@ -117,8 +115,8 @@ def main(argv: list[str] | None = None) -> None:
     results = utils.significant(results)  # before any sentence is made of it: the JSON is the truth
     results["claims"] = claims(results)
     streams = study.streams[:, :, z.site].cpu().numpy()
-    arrays = (measured["scores"], measured["draws"], json_lines(samples + generated + alike))
-    arrays += (json_lines([described(study, pair) for pair in pairs]), streams)
+    arrays = (measured["scores"], measured["draws"], utils.json_lines(samples + generated + alike))
+    arrays += (utils.json_lines([described(study, pair) for pair in pairs]), streams)
     return run.save(results, dict(zip(ARRAYS, arrays)), render)
 
 
@@ -173,16 +171,6 @@ def unfitted(problems: list, fitted_on: list[str], files: list) -> tuple[list, i
             f"{MINIMUM_PROBLEMS}: give others with --problems"
         )
     return kept, len(problems) - len(kept)
-
-
-def check_words(problem, languages: dict) -> None:
-    """UserError for a problem without an answer in words in every language: digits carry no language."""
-    missing = [language for language in languages if language not in problem.answer_text]
-    if missing:
-        raise utils.UserError(
-            f"problem {problem.id!r} has no answer_text for {', '.join(missing)}: phase 3 needs answers in words "
-            "(leave out --problems and --exemplars for its own)"
-        )
 
 
 @dataclass
@@ -245,21 +233,10 @@ class Study:
             extracted, correct = utils.grade(asked, output)
             language_of_it = answered_in(asked, output, self.languages)
             sample |= {"extracted": extracted, "correct": correct or language_of_it is not None}
-            samples.append(sample | {"correct_in": language_of_it, "written_in": written_in(output, self.languages)})
-        return samples
-
-
-def written_in(text: str, languages: dict) -> str | None:
-    """The language whose script most of the letters belong to; None without letters or if languages share the script."""
-    for name, template in languages.items():
-        if template["script"] not in SCRIPTS:
-            raise utils.UserError(
-                f"data/languages.json: {name}'s script {template['script']!r} is unknown; known: {', '.join(SCRIPTS)}"
+            samples.append(
+                sample | {"correct_in": language_of_it, "written_in": utils.written_in(output, self.languages)}
             )
-    counts = {name: len(re.findall(SCRIPTS[template["script"]], text)) for name, template in languages.items()}
-    most = max(counts.values())
-    best = [name for name, count in counts.items() if count == most]
-    return best[0] if most and len(best) == 1 else None
+        return samples
 
 
 def answered_in(problem, output: str, languages: dict) -> str | None:
@@ -274,7 +251,7 @@ def answered_in(problem, output: str, languages: dict) -> str | None:
     for name in languages:
         if re.match(rf"\s*{re.escape(problem.answer_text[name])}(?![a-z])", output, re.IGNORECASE):
             return name
-    return written_in(output, languages) if number else None
+    return utils.written_in(output, languages) if number else None
 
 
 def solved(samples: list[dict], study: Study) -> torch.Tensor:
@@ -356,11 +333,6 @@ def described(study: Study, pair: Pair) -> dict:
     }
 
 
-def json_lines(records: list[dict]) -> bytes:
-    lines = [json.dumps(record, ensure_ascii=False, sort_keys=True) for record in records]
-    return ("\n".join(lines) + "\n").encode()
-
-
 # ---- subspaces ------------------------------------------------------------------------------------------------------
 
 
@@ -412,27 +384,10 @@ def fold_subspaces(study: Study, basis: torch.Tensor, site: int) -> list[Subspac
         centred = (streams - means[:, None]).flatten(0, 1)
         _, values, principal = torch.linalg.svd(centred, full_matrices=False)
         principal = principal[:k][values[:k] > 1e-6 * values[0]]
-        matched = matched_subspaces(centred, k, utils.seeded(study.seed, "phase3: matched subspaces"))
+        matched = utils.matched_subspaces(utils.seeded(study.seed, "phase3: matched subspaces"), DRAWS, k, centred)
         fitted = (rows.float().to(device) for rows in (principal, language))
         result.append(Subspaces(basis.to(device), *fitted, haar, matched.float().to(device)))
     return result
-
-
-def matched_subspaces(centred: torch.Tensor, k: int, draw: torch.Generator) -> torch.Tensor:
-    """Orthonormalised draws from N(0, Σ), Σ the shrunken covariance of centred streams (n, d). -> (DRAWS, k, d)
-
-    The same generator gives both folds the same Gaussian numbers, so that a draw is nearly one subspace for all pairs, as
-    Z is; two independent halves would make the null too narrow.
-    """
-    width = centred.shape[1]
-    covariance = centred.T @ centred / max(1, len(centred))
-    covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * covariance.trace() / width * torch.eye(
-        width, dtype=torch.float64
-    )
-    values, vectors = torch.linalg.eigh(covariance)
-    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
-    gaussian = torch.randn(DRAWS, k, width, generator=draw, dtype=torch.float64)
-    return torch.linalg.qr((gaussian @ root).mT)[0].mT
 
 
 def energies(study: Study, pairs: list[Pair], spaces: list[Subspaces]) -> dict:

@@ -42,6 +42,7 @@ SCRIPTS = {  # by the stem of what they write
 }
 DEFAULT_MODEL = "Qwen/Qwen2.5-3B"
 SINK_FACTOR = 10  # a position whose norm exceeds this many medians of its prompt's is an attention sink
+SHRINKAGE = 0.1  # share of a covariance that is spread evenly, where there are fewer vectors than dimensions
 NARROW = 512  # up to this width the matrices are so small that a second CPU thread costs more than it brings
 DEFAULT_EXEMPLARS = ROOT / "data" / "exemplars.jsonl"
 # these name their projections alike, and scale the normed stream by the gain itself (Gemma's is 1 + gain)
@@ -476,6 +477,21 @@ def random_subspaces(generator: torch.Generator, count: int, k: int, d: int) -> 
     """Haar-distributed subspaces, (count, k, d) with orthonormal rows, float64."""
     gaussian = torch.randn(count, d, k, generator=generator, dtype=torch.float64)
     return torch.linalg.qr(gaussian)[0].mT
+
+
+def matched_subspaces(generator: torch.Generator, count: int, k: int, centred: torch.Tensor) -> torch.Tensor:
+    """Orthonormalised draws from N(0, Σ), Σ the covariance of centred vectors (n, d), shrunken by SHRINKAGE. -> (count, k, d)
+
+    The same generator gives different data the same Gaussian numbers: draws for two folds are then nearly the same subspace.
+    """
+    width = centred.shape[1]
+    covariance = centred.double().T @ centred.double() / max(1, len(centred))
+    even = SHRINKAGE * covariance.trace() / width
+    covariance = (1 - SHRINKAGE) * covariance + even * torch.eye(width, dtype=torch.float64)
+    values, vectors = torch.linalg.eigh(covariance)
+    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
+    gaussian = torch.randn(count, k, width, generator=generator, dtype=torch.float64)
+    return torch.linalg.qr((gaussian @ root).mT)[0].mT
 
 
 def seeded(seed: int, label: str) -> torch.Generator:
@@ -1107,6 +1123,7 @@ CHINESE_SCALES = {"万": 10**4, "亿": 10**8}
 
 english_word = "|".join(sorted([*ENGLISH_ONES, *ENGLISH_TENS, *ENGLISH_SCALES], key=len, reverse=True))
 NUMERAL = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
+WRITING = {"latin": r"[A-Za-z\u00c0-\u024f]", "han": r"[\u3400-\u9fff]"}  # scripts that languages.json names
 NUMBER = re.compile(
     rf"""(?P<digits>(?:(?<![A-Za-z\d)])(?:-[$¥€£]?|[$¥€£]-?)|(?<![A-Za-z\d.]))(?:
             (?:\d+\s)?\d+\s?/\s?\d+(?![\d/])              # 3/4, 1 3/4
@@ -1254,6 +1271,29 @@ def grade(problem: Problem, output: str) -> tuple[str | None, bool]:
     word = extract_word(output)
     accepted = {extract_word(text) for text in [problem.answer, *problem.answer_text.values()]}
     return word or None, word in accepted
+
+
+def check_words(problem: Problem, languages: Sequence[str]) -> None:
+    """UserError for a problem without an answer in words in every language: digits carry no language."""
+    missing = [language for language in languages if language not in problem.answer_text]
+    if missing:
+        raise UserError(
+            f"problem {problem.id!r} has no answer_text for {', '.join(missing)}: answers in words are needed here "
+            "(leave out --problems and --exemplars for the suite's own)"
+        )
+
+
+def written_in(text: str, languages: dict) -> str | None:
+    """The language whose script most of the letters belong to; None without letters or if languages share the script."""
+    for name, template in languages.items():
+        if template["script"] not in WRITING:
+            raise UserError(
+                f"data/languages.json: {name}'s script {template['script']!r} is unknown; known: {', '.join(WRITING)}"
+            )
+    counts = {name: len(re.findall(WRITING[template["script"]], text)) for name, template in languages.items()}
+    most = max(counts.values())
+    best = [name for name, count in counts.items() if count == most]
+    return best[0] if most and len(best) == 1 else None
 
 
 # ---- statistics -----------------------------------------------------------------------------------------------------
@@ -1497,6 +1537,11 @@ def read_json(path: Path) -> dict:
 
 def json_bytes(value: object) -> bytes:
     return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def json_lines(records: Sequence[dict]) -> bytes:
+    lines = [json.dumps(record, ensure_ascii=False, sort_keys=True) for record in records]
+    return ("\n".join(lines) + "\n").encode()
 
 
 def prepare_folder(out: Path) -> None:

@@ -394,7 +394,7 @@ def test_on_a_planted_model_z_alone_carries_the_answer(ablation, planted, tmp_pa
     nulls = [null for null in results["nulls"] if null["null"] == "random_perp" and null["scope"] != "all"]
     assert all(max(null["differences"]) < -0.3 for null in nulls)
     holds = {claim["id"]: claim["holds"] for claim in results["claims"]}
-    assert holds == {"language": None, "reinjected": True, "z_perp": True}  # too little room to improve
+    assert (holds["language"], holds["z_perp"]) == (None, True)  # too little room to improve
     assert "the ceiling" in (tmp_path / "ablation_output.md").read_text()
     others = [row for row in results["rows"] if not ablation.is_primary(row)]
     assert [row["p_holm"] for row in others] == pytest.approx(utils.holm([row["p"] for row in others]), rel=1e-3)

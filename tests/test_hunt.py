@@ -123,7 +123,7 @@ def test_every_family_runs_end_to_end_and_is_compared(script, families, tmp_path
 
 def parts(separates: str = "none", holds: bool = False, patched: str = "none", p: float = 0.005, **tried) -> dict:
     """What `decide` reads of the scripts' results, as the scripts write them."""
-    success = {name: 0.5 for name in ("z", "z_perp", "full", "random", "random_matched")}
+    success = dict.fromkeys(("z", "z_perp", "full", "random", "random_matched"), 0.5)
     phase3 = {
         "verdict": patched,
         "pairs": 10,
