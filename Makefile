@@ -6,12 +6,7 @@ BIN = $(VENV)/bin
 .PHONY: hunt test lint clean
 
 hunt: $(VENV)/ready
-	$(BIN)/python 1.py --model tiny
-	$(BIN)/python 2.py --model tiny
-	$(BIN)/python phase0_behavioral.py --model tiny
-	$(BIN)/python phase2_z_extraction.py --model tiny
-	$(BIN)/python phase3_patching.py --model tiny
-	$(BIN)/python phase3b_bridge.py --model tiny
+	$(BIN)/python hunt.py --model tiny
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest

@@ -23,11 +23,14 @@ SCRIPTS = {
     "phase0_behavioral.py": "phase0",
     "phase2_z_extraction.py": "phase2",
     "phase3_patching.py": "phase3",
+    "phase3b_bridge.py": "phase3b",
+    "ablation.py": "ablation",
 }
 QUICK = {
     "phase0_behavioral.py": ["--limit", "12"],
     "phase2_z_extraction.py": ["--limit", "8"],
     "phase3_patching.py": ["--limit", "12"],
+    "ablation.py": ["--limit", "10"],
 }
 
 
@@ -141,6 +144,9 @@ def test_results_follow_the_contract(finished, small):
         (len(results["phase3"]["conditions"]), results["phase3"]["pairs"], 4),
         np.float32,
     )
+    loo = np.load(finished / "phase3b_loo.npy")
+    assert (loo.shape, loo.dtype) == ((5, results["phase3b"]["data"]["problems"]), np.float64)
+    assert set(results["phase3b"]["held_out_r2"]) == {"identity", "mean_shift", "procrustes", "ridge", "ols"}
     contract = "none z z_perp full random random_matched pca centroid centroid_perp".split()
     assert results["phase3"]["conditions"][: len(contract)] == contract
 

@@ -1,0 +1,83 @@
+"""Interrupt the hunt at random points, again and again, and compare what it ends with to a hunt that was left alone.
+
+Every round starts `hunt.py`, waits a random time and stops it: Ctrl-C and a kill in turn. Then it may finish. All files but
+run.log must have the same bytes.
+
+Run        python -m bench.interruptions [--count 20] [--seed 0]
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import utils
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--count", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    draw = random.Random(arguments.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        alone, stopped = Path(folder) / "alone", Path(folder) / "stopped"
+        start = time.monotonic()
+        subprocess.run(command(alone), check=True, stdout=subprocess.DEVNULL)
+        whole = time.monotonic() - start
+        hits = interrupt(stopped, arguments.count, draw, whole)
+        subprocess.run(command(stopped), check=True, stdout=subprocess.DEVNULL)
+        first, second = (contents(path) for path in (alone, stopped))
+        assert first.keys() == second.keys(), first.keys() ^ second.keys()
+        different = [name for name in first if first[name] != second[name]]
+        assert not different, different
+    print(f"uninterrupted hunt {whole:.0f} s; interrupted {hits} times, {len(first)} files, all with the same bytes")
+
+
+def command(out: Path) -> list[str]:
+    return [
+        sys.executable,
+        str(utils.ROOT / "hunt.py"),
+        "--model",
+        str(utils.ROOT / "tiny"),
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+    ]
+
+
+def interrupt(out: Path, count: int, draw: random.Random, whole: float) -> int:
+    """Start and stop `count` times; returns how often the hunt was still running when it was stopped."""
+    hits = 0
+    for number in range(count):
+        process = subprocess.Popen(
+            command(out), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        # waits are long enough on average for the hunt to get through its longest step, and to be stopped in all of them
+        time.sleep(draw.uniform(0.5, whole / 3))
+        how = (signal.SIGINT, signal.SIGKILL)[number % 2]
+        if process.poll() is None:
+            os.killpg(process.pid, how)
+            hits += 1
+        _, errors = process.communicate()
+        assert "Traceback" not in errors, errors
+        print(f"{number + 1}: {how.name}, {len(list(out.rglob('*_results.json')))} results there", flush=True)
+    return hits
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for path in sorted(out.rglob("*"))
+        if path.is_file() and path.name != "run.log"
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Two processes under `accelerate launch` write the same bytes as one."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+from controls import write_control
+
+import utils
+
+LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+
+
+def test_one_process_does_everything(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert utils.processes() == (0, 1)
+    assert list(utils.own_batches(10, 4)) == [0, 4, 8]
+    assert utils.gathered({3: "c", 1: "a"}) == {1: "a", 3: "c"}
+
+
+def test_every_batch_belongs_to_one_process(monkeypatch):
+    shares = []
+    for rank in range(3):
+        monkeypatch.setattr(utils, "processes", lambda rank=rank: (rank, 3))
+        shares += utils.own_batches(23, 4)
+    assert sorted(shares) == [0, 4, 8, 12, 16, 20]
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_same_bytes_as_one(script, tmp_path):
+    control = write_control(tmp_path / "model", "planted", noise=0.5, problems=40, language_share=0.1)
+    scripts = ("1.py", "phase0_behavioral.py", "phase2_z_extraction.py", "phase3_patching.py", "phase3b_bridge.py")
+    for name in scripts:
+        common = ["--model", str(control.path), "--device", "cpu"]
+        script(name).main([*common, "--out", str(tmp_path / "one")])
+        command = [sys.executable, *(LAUNCH if name != "1.py" else []), str(ROOT / name), *common]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [*command, "--out", str(tmp_path / "two")], env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("_output.md") == 1  # one process speaks for both
+    for path in (tmp_path / "one").iterdir():
+        if path.name != "run.log":
+            assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+    assert len(list((tmp_path / "two").iterdir())) == len(list((tmp_path / "one").iterdir()))
