@@ -9,7 +9,7 @@ hunt: $(VENV)/ready
 	$(BIN)/python hunt.py --model tiny
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

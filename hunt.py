@@ -13,6 +13,7 @@ Steps, which are also the report's headings:
 """
 
 import argparse
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -153,11 +154,16 @@ def run_step(step: Step, name: str, arguments: argparse.Namespace, out: Path) ->
     command += ["--revision", arguments.revision] if arguments.revision else []
     command += ["--fresh"] if arguments.fresh else []
     print(f"== {step.script}{f' ({step.folder})' if step.folder else ''}", flush=True)
-    status = subprocess.run(command).returncode
+    # Ctrl-C is for this process: it ends the script, which on its own would print a traceback while it still imports
+    status = subprocess.run(command, preexec_fn=ignore_interrupts).returncode
     if status:
         raise utils.UserError(
             f"{step.script} ended with status {status} (its message is above): the hunt goes on from there when run again"
         )
+
+
+def ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 # ---- deciding -------------------------------------------------------------------------------------------------------
