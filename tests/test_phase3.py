@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from controls import BOTTLENECK, WIDTH, write_control
+from scipy.linalg import sqrtm
 
 import utils
 
@@ -52,7 +53,7 @@ def random_basis(k: int, width: int, seed: int = 0) -> torch.Tensor:
     return utils.random_subspaces(torch.Generator().manual_seed(seed), 1, k, width)[0]
 
 
-# ---- models with a known answer -------------------------------------------------------------------------------------
+# ---- models with a known answer --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -71,18 +72,22 @@ def test_a_planted_z_is_doubly_dissociated(planted):
     assert results["settings"]["z"]["method"] == "weight"
     assert (results["settings"]["z"]["site"], results["settings"]["z"]["k"]) == (BOTTLENECK + 1, RANK)
     assert results["pairs"] >= 40
+    assert results["energy"]["random"] == pytest.approx(RANK / WIDTH, abs=0.01)
+    assert results["energy"]["z"] < results["energy"]["random"] < 0.9 < results["energy"]["centroid"]
     assert results["verdict"] == "double_dissociation"
     assert "weight_verdict" not in results  # the Z handed on is the weight-based one
     assert success["z"] == success["z_perp"] == success["full"] == 1
     assert success["none"] == 0
     # (recipient's, recipient's), (recipient's, donor's), (donor's, recipient's), (donor's answer, donor's language)
-    assert results["winners"]["none"] == [1, 0, 0, 0]
-    assert results["winners"]["z"] == [0, 0, 1, 0]
-    assert results["winners"]["z_perp"] == [0, 1, 0, 0]
-    assert results["winners"]["full"] == [0, 0, 0, 1]
-    assert results["winners"]["centroid"] == [0, 1, 0, 0]
-    assert results["winners"]["centroid_perp"] == [0, 0, 1, 0]
+    outcomes = {"none": 0, "z": 2, "z_perp": 1, "full": 3, "centroid": 1, "centroid_perp": 2}
+    for label, outcome in outcomes.items():
+        assert results["winners"][label] == np.eye(4)[outcome].tolist(), label
     assert all(row["holds"] for row in results["claims"] if row["id"] in ("z", "z_perp", "weights"))
+    for label in ("z_wrong_donor", "full_wrong_donor", "z_perp_erased"):
+        assert 0.3 < success[label] < 0.7  # the recipient's answer is erased: a choice between two by chance
+    paired = results["paired"]["z"]
+    assert paired["lowest"] == paired["lowest_perp"] == 1
+    assert max(paired[test] for test in ("unpatched", "wrong_donor", "erased", "full")) < 1e-5
     effect = results["effect"]
     assert effect["z"]["answer"] > 1 > 0.01 > abs(effect["z"]["language"])
     assert effect["z_perp"]["language"] > 1 > 0.01 > abs(effect["z_perp"]["answer"])
@@ -91,19 +96,10 @@ def test_a_planted_z_is_doubly_dissociated(planted):
 def test_random_subspaces_of_the_planted_size_are_near_chance(planted):
     results = planted.results
     assert results["success"]["random"] < 0.2
-    # the planted directions are the largest once the languages' means are removed: matched subspaces catch a part of them
-    assert 0.3 < results["success"]["random_matched"] < 0.9
+    assert results["success"]["random"] < results["success"]["random_matched"] < 0.8  # what varies here is the answer
     for name, row in results["null"].items():
         assert row["p"] == pytest.approx(1 / 201, rel=1e-3)  # not one of the draws does as well
         assert row["quantiles"][2] < (0.95 if name == "random_matched" else 0.5)
-    # a wrong donor erases the recipient's answer, and leaves the other one to chance
-    assert 0.2 < results["success"]["z_wrong_donor"] < 0.8
-    assert 0.2 < results["success"]["z_perp_erased"] < 0.8
-    assert max(results["paired"]["z"][test] for test in ("unpatched", "wrong_donor", "erased", "full")) < 1e-3
-    assert results["paired"]["z"]["lowest"] == results["paired"]["z"]["lowest_perp"] == 1
-    energy = results["energy"]
-    assert energy["random"] == pytest.approx(RANK / WIDTH, abs=0.01)
-    assert energy["z"] + energy["centroid"] == pytest.approx(1, abs=0.02)  # answer and language are all there is
     draws = np.load(planted.out / "phase3_draws.npy")
     assert (draws.shape, draws.dtype) == ((3, 200, results["pairs"], 4), np.float32)
     inside, outside = (draws.argmax(-1) == target for target in (2, 1))
@@ -137,19 +133,24 @@ def test_sites_of_the_planted_model(planted):
     for site in range(1, 7):
         assert rows[site]["full"] == rows[site]["z"] == rows[site]["z_perp"] == 1
         assert (rows[site]["layer_z"] == 1) == (site == BOTTLENECK + 1)
+        assert 0.3 < rows[site]["full_wrong_donor"] < 0.7
         assert rows[site]["random"] < 0.3
     causal = planted.results["causal_site"]
     assert (causal["site"], causal["layer"], causal["support"]) == (BOTTLENECK + 1, BOTTLENECK, 1)
-    here = rows[BOTTLENECK + 1]
-    assert causal["gain"] == pytest.approx(1 - max(here["random"], here["layer_z_wrong_donor"]), abs=1e-3)
+    controls = rows[BOTTLENECK + 1]["random"], rows[BOTTLENECK + 1]["layer_z_wrong_donor"]
+    assert causal["gain"] == pytest.approx(1 - max(controls), abs=1e-3)
     assert causal["p_holm"] < 0.01
 
 
-def test_same_language_donors_move_the_answer_through_z_alone(planted):
+def test_same_language_donors_move_the_answer_through_z_alone_and_directions_agree(planted):
     shares = planted.results["same_language"]
     assert shares["none"] == [1, 0, 0, 0] == shares["z_perp"] == shares["centroid"]
     assert shares["z"] == [0, 0, 1, 0] == shares["full"] == shares["centroid_perp"]
     assert all(values[1] + values[3] == 0 for values in shares.values())  # nothing moves the language
+    directions = planted.results["directions"]
+    assert set(directions) == {"en_to_zh", "zh_to_en"}
+    assert sum(row["pairs"] for row in directions.values()) == planted.results["pairs"]
+    assert all(row["z"] == row["z_perp"] == row["full"] == 1 for row in directions.values())
 
 
 def test_free_generation_agrees_with_the_candidates(planted):
@@ -172,6 +173,8 @@ def test_the_planted_z_rescues_wrong_answers_to_the_same_problem(planted):
     rows = planted.results["same_problem"]
     assert rows["z"]["wrong_before"] > 0
     assert rows["z"]["rescued"] == rows["z"]["wrong_before"] == rows["full"]["wrong_before"]
+    only_z = rows["z"]["wrong_before"] - rows["random"]["rescued"]
+    assert rows["p_rescue"] == pytest.approx(2 * 0.5**only_z, rel=1e-3)
     assert rows["z"]["answer_lost"] == rows["z"]["language_moved"] == 0
     assert rows["z_perp"]["rescued"] == rows["full"]["rescued"] == 0  # they leave the language that was asked in
     assert rows["z_perp"]["language_moved"] == rows["full"]["language_moved"] == rows["full"]["right_before"]
@@ -180,13 +183,6 @@ def test_the_planted_z_rescues_wrong_answers_to_the_same_problem(planted):
     assert rows["z"]["right_before"] == 2 * everywhere
     assert rows["z"]["wrong_before"] == sum(solved.values()) - 2 * everywhere
     assert everywhere <= min(solved.values()) <= asked == 40
-
-
-def test_pairs_are_reported_by_direction(planted):
-    directions = planted.results["directions"]
-    assert set(directions) == {"en_to_zh", "zh_to_en"}
-    assert sum(row["pairs"] for row in directions.values()) == planted.results["pairs"]
-    assert all(row["z"] == row["z_perp"] == row["full"] == 1 for row in directions.values())
 
 
 def test_a_fresh_run_and_report_only_write_the_same_bytes(script, planted, tmp_path, monkeypatch):
@@ -299,27 +295,17 @@ def test_exactly_one_solved_problem_makes_no_pair(script, planted, tmp_path):
     assert "1 of 7 problems are solved unpatched" in (out / "phase3_output.md").read_text()
 
 
-# ---- scores against full passes -------------------------------------------------------------------------------------
+# ---- scores against full passes --------------------------------------------------------------------------------------
 
-NUMBERS = {  # some of several tokens, some the beginning of another
-    40: ("forty", "四十"),
-    42: ("forty-two", "四十二"),
-    20: ("twenty", "二十"),
-    21: ("twenty-one", "二十一"),
-    7: ("seven", "七"),
-    8: ("eight", "八"),
-    30: ("thirty", "三十"),
-    31: ("thirty-one", "三十一"),
-    90: ("ninety", "九十"),
-    9: ("nine", "九"),
-    100: ("one hundred", "一百"),
-    3: ("three", "三"),
-    19: ("nineteen", "十九"),
-    4: ("four", "四"),
-}
+
+NUMBERS = """40|forty|四十, 42|forty-two|四十二, 20|twenty|二十, 21|twenty-one|二十一, 7|seven|七, 8|eight|八, 30|thirty|三十,
+31|thirty-one|三十一, 90|ninety|九十, 9|nine|九, 100|one hundred|一百, 3|three|三, 19|nineteen|十九, 4|four|四"""
+NUMBERS = [
+    row.strip().split("|") for row in NUMBERS.split(",")
+]  # some of several tokens, some the beginning of another
+NUMBERS = {int(value): (english, chinese) for value, english, chinese in NUMBERS}
 UNSOLVED, FITTED = ("p-8", "zh"), "p-3"
-SITE, SIZE = 3, 7
-WEIGHT_SITE = 2  # of the weight-based Z beside it
+SITE, SIZE, WEIGHT_LAYER = 3, 7, 1
 
 
 @pytest.fixture(scope="module")
@@ -337,8 +323,15 @@ def patched(script, small, tmp_path_factory) -> SimpleNamespace:
     shot |= {"answer_text": {"en": "two", "zh": "二"}, "solution": {"en": "1 + 1 = 2.", "zh": "1加1是2。"}}
     (out / "shots.jsonl").write_text(json.dumps(shot))
     basis = random_basis(SIZE, 48)
-    fitted_on = [utils.problem_hash(problems[FITTED])]
-    hand_on(small, out, basis, site=SITE, method="centroid", bottleneck=WEIGHT_SITE - 1, fitted_on=fitted_on)
+    hand_on(
+        small,
+        out,
+        basis,
+        site=SITE,
+        method="centroid",
+        bottleneck=WEIGHT_LAYER,
+        fitted_on=[utils.problem_hash(problems[FITTED])],
+    )
     kept, real = SimpleNamespace(out=out, problems=problems, basis=basis), phase3.patch
 
     def all_but_one(samples, study):
@@ -372,64 +365,71 @@ def last_stream(patched, name: str, language: str, site: int) -> torch.Tensor:
         return patched.model(ids[None], output_hidden_states=True).hidden_states[site][0, -1]
 
 
-def full_pass_scores(patched, row: tuple, site: int, change: torch.Tensor) -> torch.Tensor:
-    """The four candidates of a pair, one full pass each, the change added to the last prompt position by a hook."""
-    name, language, donor, donor_language = row
-    prompt, model, scores = patched.prompt(name, language), patched.model, []
-    length = len(patched.tokenizer(prompt)["input_ids"])
+def hooked_logs(patched, ids: list[int], length: int, site: int, change: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities (positions, vocabulary) of a full pass, the change added to the last of `length` prompt positions."""
 
     def add(_, args, output):
-        stream = (output[0] if isinstance(output, tuple) else output).clone()
-        stream[0, length - 1] += change
-        return (stream, *output[1:]) if isinstance(output, tuple) else stream
+        output = output.clone()
+        output[0, length - 1] += change
+        return output
 
-    module = model.model.layers[site - 1] if site else model.model.embed_tokens
+    module = patched.model.model.layers[site - 1] if site else patched.model.model.embed_tokens
+    hook = module.register_forward_hook(add)
+    with torch.no_grad():
+        logs = patched.model(torch.tensor(ids)[None], use_cache=False).logits[0].log_softmax(-1)
+    hook.remove()
+    return logs
+
+
+def full_pass_scores(patched, row: tuple, site: int, change: torch.Tensor) -> torch.Tensor:
+    """The four candidates of a pair, one full pass each."""
+    (name, language, donor, donor_language), scores = row, []
+    prompt = patched.prompt(name, language)
+    length = len(patched.tokenizer(prompt)["input_ids"])
     for problem in (name, donor):
         for spoken in (language, donor_language):
             word = patched.problems[problem].answer_text[spoken]
-            ids = torch.tensor(patched.tokenizer(prompt + (f" {word}" if spoken == "en" else word))["input_ids"])
-            hook = module.register_forward_hook(add)
-            with torch.no_grad():
-                logs = model(ids[None], use_cache=False).logits[0].log_softmax(-1)
-            hook.remove()
+            ids = patched.tokenizer(prompt + (f" {word}" if spoken == "en" else word))["input_ids"]
+            logs = hooked_logs(patched, ids, length, site, change)
             scores.append(sum(logs[place - 1, ids[place]] for place in range(length, len(ids))))
     return torch.stack(scores)
 
 
-def third_stream(patched, place: int, site: int) -> torch.Tensor:
-    """The stream of a pair's third problem, asked in the donor's language."""
-    return last_stream(patched, patched.study.problems[patched.pairs[place].third].id, patched.rows[place][3], site)
+def difference(patched, place: int, site: int, third: bool = False) -> torch.Tensor:
+    """The donor's stream (or that of the third problem, asked in the donor's language) less the recipient's."""
+    name, language, donor, donor_language = patched.rows[place]
+    if third:
+        donor = patched.study.problems[patched.pairs[place].third].id
+    return last_stream(patched, donor, donor_language, site) - last_stream(patched, name, language, site)
 
 
-def difference(patched, row: tuple, site: int) -> torch.Tensor:
-    """Donor's stream less recipient's."""
-    return last_stream(patched, row[2], row[3], site) - last_stream(patched, row[0], row[1], site)
+def agree(patched, scores, place: int, site: int, change: torch.Tensor) -> None:
+    """The scores are those of full passes with the change added at the site."""
+    expected = full_pass_scores(patched, patched.rows[place], site, change)
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-3)
 
 
-def test_scores_of_every_pair_are_those_of_full_hooked_passes(patched):
+def test_scores_of_every_pair_are_those_of_full_hooked_passes(phase3, patched):
     assert patched.results["settings"]["z"]["site"] == SITE
     basis = torch.from_numpy(np.load(patched.out / "phase2_z_basis.npy"))
-    weight = torch.from_numpy(np.load(patched.out / "phase2_layer_subspaces.npy"))[WEIGHT_SITE - 1]
+    weight = torch.from_numpy(np.load(patched.out / "phase2_layer_subspaces.npy"))[WEIGHT_LAYER]
     order = patched.results["conditions"]
-    assert order[:9] == "none z z_perp full random random_matched pca centroid centroid_perp".split()
-    controls = "z_wrong_donor z_perp_erased full_wrong_donor weight weight_perp weight_wrong_donor weight_perp_erased"
-    assert order[9:] == controls.split()
+    assert order == list(phase3.TARGETS)
     assert patched.scores.shape == (len(order), len(patched.rows), 4)
     assert patched.scores.dtype == np.float32
     lengths = {len(patched.tokenizer(words[0])["input_ids"]) for words in NUMBERS.values()}
     assert len(lengths) > 2  # answers of several tokens
-    for place, row in enumerate(patched.rows):
-        for name, site, rows in (("z", SITE, basis), ("weight", WEIGHT_SITE, weight)):
-            whole = difference(patched, row, site)
-            third = third_stream(patched, place, site) - last_stream(patched, *row[:2], site)
-            inside, wrong = (rows.T @ (rows @ part) for part in (whole, third))
+    assert any(pair.third != pair.donor for pair in patched.pairs)
+    for place in range(len(patched.rows)):
+        for name, site, rows in (("z", SITE, basis), ("weight", WEIGHT_LAYER + 1, weight)):
+            whole, third = difference(patched, place, site), difference(patched, place, site, third=True)
+            inside, wrong = (rows.T @ (rows @ gap) for gap in (whole, third))
             swaps = {name: inside, f"{name}_perp": whole - inside, f"{name}_wrong_donor": wrong}
-            swaps |= {f"{name}_perp_erased": whole - inside + wrong}
+            swaps[f"{name}_perp_erased"] = whole - inside + wrong
             if name == "z":
                 swaps |= {"none": 0 * whole, "full": whole, "full_wrong_donor": third}
             for condition, change in swaps.items():
-                expected = full_pass_scores(patched, row, site, change)
-                np.testing.assert_allclose(patched.scores[order.index(condition), place], expected, rtol=0, atol=1e-3)
+                agree(patched, patched.scores[order.index(condition), place], place, site, change)
     means = patched.draws.mean(1)
     np.testing.assert_allclose(patched.scores[order.index("random")], means[0], atol=1e-4)
     np.testing.assert_allclose(patched.scores[order.index("random_matched")], means[1], atol=1e-4)
@@ -442,60 +442,43 @@ def some(patched) -> list[int]:
     return list(first.values())
 
 
-def test_every_draw_and_fitted_rival_is_the_swap_of_its_subspace(patched):
-    order = patched.results["conditions"]
-    assert patched.draws.shape == (6, 200, len(patched.rows), 4)  # Z's nulls, then the weight-based one's
-    assert [patched.tested[name][0] for name in ("z", "weight")] == [SITE, WEIGHT_SITE]
+def test_every_draw_is_the_swap_of_its_subspace(patched):
+    assert patched.draws.shape == (6, 200, len(patched.rows), 4)
     for place in some(patched):
-        row = patched.rows[place]
-        for first, (site, spaces) in zip((0, 3), patched.tested.values()):
-            space, whole = spaces[patched.pairs[place].fold], difference(patched, row, site)
-            for draw in (0, 1, 199):
+        for first, (site, spaces) in zip((0, 3), (patched.tested["z"], patched.tested["weight"])):
+            space, whole = spaces[patched.pairs[place].fold], difference(patched, place, site)
+            for draw in (0, 199):
                 haar, matched = (part[draw].T @ (part[draw] @ whole) for part in (space.random, space.random_matched))
-                for null, change in enumerate((haar, matched, whole - haar)):
-                    expected = full_pass_scores(patched, row, site, change)
-                    np.testing.assert_allclose(patched.draws[first + null, draw, place], expected, rtol=0, atol=1e-3)
-            if site == SITE:
-                pca, language = (part.T @ (part @ whole) for part in (space.pca, space.language))
-                for condition, change in (("pca", pca), ("centroid", language), ("centroid_perp", whole - language)):
-                    expected = full_pass_scores(patched, row, site, change)
-                    measured = patched.scores[order.index(condition), place]
-                    np.testing.assert_allclose(measured, expected, rtol=0, atol=1e-3)
+                for null, change in enumerate((haar, matched, whole - haar), first):
+                    agree(patched, patched.draws[null, draw, place], place, site, change)
 
 
 def test_doses_sites_and_same_language_are_those_of_full_hooked_passes(phase3, patched):
-    measured, study = patched.measured, patched.study
+    measured, study, basis = patched.measured, patched.study, patched.basis.float()
     bases, sizes = phase3.nested_bases(study), phase3.doses(SIZE, 48)
     layers = torch.from_numpy(np.load(patched.out / "phase2_layer_subspaces.npy"))
-    basis = patched.basis.float()
     assert measured["dose"].shape == (11, len(sizes), len(patched.rows), 4)
     assert measured["sites"].shape == (6, 16, len(patched.rows), 4)
     for place in some(patched):
-        row, space = patched.rows[place], patched.tested["z"][1][patched.pairs[place].fold]
-        whole = difference(patched, row, SITE)
+        space = patched.tested["z"][1][patched.pairs[place].fold]
+        whole = difference(patched, place, SITE)
         for start, index in ((0, 0), (0, sizes.index(SIZE)), (3, 2), (10, len(sizes) - 1)):
             rows = bases[start, : sizes[index]]
-            expected = full_pass_scores(patched, row, SITE, rows.T @ (rows @ whole))
-            np.testing.assert_allclose(measured["dose"][start, index, place], expected, rtol=0, atol=1e-3)
-        np.testing.assert_allclose(
-            measured["dose"][0, sizes.index(SIZE), place], patched.scores[1, place], rtol=0, atol=1e-3
-        )
+            agree(patched, measured["dose"][start, index, place], place, SITE, rows.T @ (rows @ whole))
+        own_size = measured["dose"][0, sizes.index(SIZE), place]
+        np.testing.assert_allclose(own_size, patched.scores[1, place], rtol=0, atol=1e-3)
         for site in (0, 1, SITE, 4):
-            gap = difference(patched, row, site)
-            third = third_stream(patched, place, site) - last_stream(patched, *row[:2], site)
+            gap, third = difference(patched, place, site), difference(patched, place, site, third=True)
             layer = layers[max(site - 1, 0)]
-            inside, own, wrong = (basis.T @ (basis @ gap), layer.T @ (layer @ gap), layer.T @ (layer @ third))
+            inside, own, wrong = basis.T @ (basis @ gap), layer.T @ (layer @ gap), layer.T @ (layer @ third)
             last = space.random[9].T @ (space.random[9] @ gap)
-            for index, change in enumerate((gap, third, inside, gap - inside, own, wrong, *[None] * 9, last)):
-                if change is None:
-                    continue
-                expected = full_pass_scores(patched, row, site, change)
-                np.testing.assert_allclose(measured["sites"][site, index, place], expected, rtol=0, atol=1e-3)
-        name, language, donor, _ = row
-        alike = difference(patched, (name, language, donor, language), SITE)
+            for index, change in enumerate((gap, third, inside, gap - inside, own, wrong)):
+                agree(patched, measured["sites"][site, index, place], place, site, change)
+            agree(patched, measured["sites"][site, 15, place], place, site, last)
+        name, language, donor, _ = patched.rows[place]
+        alike = last_stream(patched, donor, language, SITE) - last_stream(patched, name, language, SITE)
         for condition, change in (("z", basis.T @ (basis @ alike)), ("full", alike)):
-            expected = full_pass_scores(patched, row, SITE, change)
-            np.testing.assert_allclose(measured["same_language"][condition][place], expected, rtol=0, atol=1e-3)
+            agree(patched, measured["same_language"][condition][place], place, SITE, change)
 
 
 def test_shares_in_the_results_are_those_of_the_scores(patched):
@@ -557,31 +540,16 @@ def test_unsolved_and_fitted_problems_take_part_in_no_pair(patched):
     }
     asked = [row for row in patched.samples if row.get("design") == "same_problem" and row["condition"] == "z"]
     assert len(asked) == 25  # a donor of the same problem needs to be solved in the donor's language only
-    assert [row["donor_language"] for row in asked if row["id"] == UNSOLVED[0]] == ["en"]
 
 
 def test_generation_under_a_patch_begins_with_the_patched_argmax(patched):
     """Of the full swap: the first token generated is the one that a full hooked pass gives."""
-    generated = {
-        (row["id"], row["language"]): row["output"]
-        for row in patched.samples
-        if row.get("condition") == "full" and row["design"] == "different_problem"
-    }
-    checked = 0
+    rows = [row for row in patched.samples if row.get("condition") == "full" and row["design"] == "different_problem"]
+    generated, checked = {(row["id"], row["language"]): row["output"] for row in rows}, 0
     for place in some(patched):
         row = patched.rows[place]
-        ids = torch.tensor(patched.tokenizer(patched.prompt(*row[:2]))["input_ids"])
-        change = difference(patched, row, SITE)
-
-        def add(_, args, output, change=change):
-            output = output.clone()
-            output[0, -1] += change
-            return output
-
-        hook = patched.model.model.layers[SITE - 1].register_forward_hook(add)
-        with torch.no_grad():
-            first = patched.model(ids[None], use_cache=False).logits[0, -1].argmax()
-        hook.remove()
+        ids = patched.tokenizer(patched.prompt(*row[:2]))["input_ids"]
+        first = hooked_logs(patched, ids, len(ids), SITE, difference(patched, place, SITE))[-1].argmax()
         text = patched.tokenizer.decode([first])
         if text.strip() and "\N{REPLACEMENT CHARACTER}" not in text:
             assert generated[row[:2]].startswith(text)
@@ -589,7 +557,7 @@ def test_generation_under_a_patch_begins_with_the_patched_argmax(patched):
     assert checked
 
 
-# ---- who meets whom -------------------------------------------------------------------------------------------------
+# ---- who meets whom --------------------------------------------------------------------------------------------------
 
 
 class LetterTokenizer:
@@ -600,43 +568,23 @@ class LetterTokenizer:
 
 
 def template(question: str, answer: str, script: str = "latin") -> dict:
-    return {
-        "prompt": question + ": {question}\n" + answer + ":",
-        "answer": " {answer}",
-        "separator": "",
-        "script": script,
-    }
+    prompt = question + ": {question}\n" + answer + ":"
+    return {"prompt": prompt, "answer": " {answer}", "separator": "", "script": script}
 
 
 TEMPLATES = {"en": template("Q", "A"), "zh": template("问", "答", "han"), "de": template("F", "W")}
 # the third and fourth are the same answer, the sixth begins with the fifth in one language only
-WORDS = [
-    ("cat", "猫", "Katze"),
-    ("dog", "狗", "Hund"),
-    ("cow", "牛", "Kuh"),
-    ("cow", "牛", "Kuh"),
-    ("tea", "茶", "Tee"),
-    ("teapot", "壶", "Kanne"),
-    ("red", "红", "rot"),
-    ("blue", "蓝", "blau"),
-    ("ink", "墨", "Tinte"),
-    ("oak", "橡", "Eiche"),
-]
+WORDS = "cat 猫 Katze, dog 狗 Hund, cow 牛 Kuh, cow 牛 Kuh, tea 茶 Tee, teapot 壶 Kanne, red 红 rot, blue 蓝 blau, ink 墨 Tinte"
+WORDS = [tuple(row.split()) for row in f"{WORDS}, oak 橡 Eiche".split(", ")]
 
 
 def study_of(phase3, languages=("en", "zh"), words=WORDS, solved=None, seed=0, k=3, width=12, site=1, z=None):
     """A Study without a model: made-up problems and random streams."""
     places = [list(TEMPLATES).index(language) for language in languages]
-    problems = [
-        utils.Problem(
-            str(index),
-            "",
-            row[0],
-            dict.fromkeys(languages, f"{index}"),
-            {name: row[p] for name, p in zip(languages, places)},
-        )
-        for index, row in enumerate(words)
-    ]
+    problems = []
+    for index, row in enumerate(words):
+        spoken = {name: row[place] for name, place in zip(languages, places)}
+        problems.append(utils.Problem(str(index), "", row[0], dict.fromkeys(languages, f"{index}"), spoken))
     generator = torch.Generator().manual_seed(seed)
     layers = utils.random_subspaces(generator, 3, k, width).float()
     basis = layers[0] if z is None else z
@@ -658,10 +606,7 @@ def test_every_usable_problem_is_a_recipient_once_per_direction(phase3, language
     assert abs(folds.count(0) - folds.count(1)) <= 1
 
     def differ(first: int, second: int) -> bool:
-        both = [
-            (first_word, second_word)
-            for first_word, second_word in zip(WORDS[first][: len(languages)], WORDS[second][: len(languages)])
-        ]
+        both = list(zip(WORDS[first], WORDS[second]))[: len(languages)]
         return not any(one.startswith(other) or other.startswith(one) for one, other in both)
 
     met = {}
@@ -673,6 +618,10 @@ def test_every_usable_problem_is_a_recipient_once_per_direction(phase3, language
         assert differ(pair.third, pair.recipient) and differ(pair.third, pair.donor)
         assert pair.direction == (pair.donor_language, pair.recipient_language)
         met.setdefault(pair.direction, []).append(pair.recipient)
+        spoken = [languages[pair.recipient_language], languages[pair.donor_language]]
+        chosen = (study.problems[problem].answer_text for problem in (pair.recipient, pair.donor))
+        candidates = [tuple(map(ord, f" {words[language]}")) for words in chosen for language in spoken]
+        assert phase3.candidate_tokens(study, pair) == candidates
     assert set(met) == set(permutations(range(len(languages)), 2))  # six directions of three languages
     expected = [
         one
@@ -685,28 +634,24 @@ def test_every_usable_problem_is_a_recipient_once_per_direction(phase3, language
     assert phase3.make_pairs(study) == phase3.make_pairs(study)
 
 
-def test_donors_change_with_direction_and_seed_and_are_not_always_the_same(phase3):
-    donors = {}
+def test_donors_and_wrong_donors_are_many_and_change_with_direction_and_seed(phase3):
+    """A control that asks about one problem over and over would speak of that problem alone."""
+    donors, thirds = {}, {}
     for seed in (0, 1):
         for pair in phase3.make_pairs(study_of(phase3, seed=seed)):
             donors.setdefault((seed, pair.direction), {})[pair.recipient] = pair.donor
+            thirds.setdefault((seed, pair.direction), set()).add(pair.third)
     assert len({tuple(sorted(chosen.items())) for chosen in donors.values()}) == 4
     assert all(len(set(chosen.values())) >= len(WORDS) // 2 for chosen in donors.values())
-
-
-def test_wrong_donors_are_many(phase3):
-    """A control that asks about one problem over and over would speak of that problem alone."""
-    thirds = {}
-    for pair in phase3.make_pairs(study_of(phase3)):
-        thirds.setdefault(pair.direction, set()).add(pair.third)
     assert all(len(chosen) >= len(WORDS) // 2 for chosen in thirds.values())
 
 
-def test_a_wrong_donor_is_never_the_recipients_own_problem(phase3):
-    """That swap leaves the answer alone whatever Z is, so a pair without a third problem has no such control."""
+def test_without_a_third_problem_the_wrong_donor_is_the_donor(phase3):
+    """The control then equals the swap; the recipient's own problem would leave the answer alone whatever Z is."""
     words = [("tea", "茶", "Tee")] * 5 + [("red", "红", "rot")] * 5  # two answers and no third
-    for pair in phase3.make_pairs(study_of(phase3, words=words)):
-        assert pair.third != pair.recipient
+    pairs = phase3.make_pairs(study_of(phase3, words=words))
+    assert pairs
+    assert all(pair.third == pair.donor for pair in pairs)
 
 
 def test_too_few_or_too_similar_problems_make_no_pair(phase3):
@@ -720,189 +665,150 @@ def test_too_few_or_too_similar_problems_make_no_pair(phase3):
     assert phase3.make_pairs(study_of(phase3, words=[("cow", "牛", "Kuh")] * 10)) == []
 
 
-@pytest.mark.parametrize("languages", [("en", "zh"), ("en", "zh", "de")])
-def test_candidates_are_both_answers_in_both_languages(phase3, languages):
-    study = study_of(phase3, languages)
-    for pair in phase3.make_pairs(study):
-        spoken = [languages[pair.recipient_language], languages[pair.donor_language]]
-        expected = [
-            tuple(map(ord, f" {study.problems[problem].answer_text[language]}"))
-            for problem in (pair.recipient, pair.donor)
-            for language in spoken
-        ]
-        assert phase3.candidate_tokens(study, pair) == expected
-        assert len(set(expected)) == 4
-
-
 def test_an_answer_keeps_its_tokens_where_the_prompts_end_would_merge_with_it(phase3):
     """A tokenizer that joins the colon to the space: the prompt's own tokens stay, the answer is read alone."""
-
-    class Joining(LetterTokenizer):
-        def __call__(self, text, **_):
-            ids = super().__call__(text)["input_ids"]
-            joined = []
-            for token in ids:
-                if joined and (joined[-1], token) == (ord(":"), ord(" ")):
-                    joined[-1] = 1000
-                else:
-                    joined.append(token)
-            return {"input_ids": joined}
-
     study = study_of(phase3)
-    study.tokenizer = Joining()
+    study.tokenizer = lambda text, **_: {"input_ids": [ord(letter) for letter in text.replace(": ", "+")]}
     assert study.answer(0, 0) == tuple(map(ord, " cat"))
 
 
-# ---- subspaces and swaps --------------------------------------------------------------------------------------------
+# ---- subspaces and swaps ---------------------------------------------------------------------------------------------
 
 
-def uneven(study) -> object:
-    """The study with streams of uneven spread and an offset between the languages."""
-    study.streams = study.streams * torch.logspace(0, -1, study.streams.shape[-1])
-    study.streams += 3 * torch.randn(
-        len(study.streams), 1, 1, study.streams.shape[-1], generator=utils.seeded(0, "offset")
-    )
-    return study
-
-
-def test_what_is_fitted_for_a_fold_depends_on_the_other_fold_and_the_site_alone(phase3):
-    study = uneven(study_of(phase3))
-    site, folds = 1, study.folds()
+def test_what_is_fitted_for_a_fold_depends_on_the_other_fold_alone(phase3):
+    study = study_of(phase3)
+    folds, site = study.folds(), study.z.site
     before = phase3.fold_subspaces(study, study.z.basis, site)
+    assert len(before) == 2
     for changed in (0, 1):
-        other = uneven(study_of(phase3))
+        other = study_of(phase3)
         other.streams[:, folds == changed] = torch.randn_like(other.streams[:, folds == changed])
         after = phase3.fold_subspaces(other, study.z.basis, site)
         for name in ("pca", "language", "random_matched"):
             assert torch.equal(getattr(after[changed], name), getattr(before[changed], name)), name
             assert not torch.allclose(getattr(after[1 - changed], name), getattr(before[1 - changed], name)), name
         for fold in (0, 1):  # nothing is fitted here
-            assert torch.equal(after[fold].random, before[fold].random)
+            assert torch.equal(after[fold].random, before[0].random)
             assert torch.equal(after[fold].z, study.z.basis)
-    study.streams[:, :, [0, 2, 3]] = 0
-    for one, other in zip(phase3.fold_subspaces(study, study.z.basis, site), before):
-        assert all(
-            torch.equal(getattr(one, name), getattr(other, name)) for name in ("pca", "language", "random_matched")
-        )
 
 
+@pytest.mark.parametrize("site", [1, 3])
 @pytest.mark.parametrize("languages", [("en", "zh"), ("en", "zh", "de")])
-def test_fitted_subspaces_are_what_they_are_called(phase3, languages):
-    study = uneven(study_of(phase3, languages))
-    folds = study.folds()
-    for fold, space in enumerate(phase3.fold_subspaces(study, study.z.basis, 1)):
-        streams = study.streams[:, folds != fold, 1].double()
-        means = streams.mean(1)
-        centred = (streams - means[:, None]).flatten(0, 1)
+def test_fitted_subspaces_are_what_they_are_called(phase3, languages, site):
+    study = study_of(phase3, languages)
+    study.streams *= torch.logspace(0, -2, 12)
+    folds, spaces = study.folds(), phase3.fold_subspaces(study, study.z.basis, site)
+    for fold, space in enumerate(spaces):
+        streams = study.streams[:, folds != fold, site].double()
+        centred = (streams - streams.mean(1, keepdim=True)).flatten(0, 1)
         vectors = torch.linalg.eigh(centred.T @ centred)[1]
         torch.testing.assert_close((space.pca.double() @ vectors[:, -3:]).square().sum().item(), 3.0, atol=1e-5, rtol=0)
+        means = streams.mean(1).float()
         assert space.language.shape == (len(languages) - 1, 12)
-        for gap in (means[1:] - means[0]).float():  # every difference of two languages' means lies inside
+        for gap in means[1:] - means[0]:  # every difference of two languages' means lies inside
             torch.testing.assert_close(space.language.T @ (space.language @ gap), gap, rtol=1e-4, atol=1e-5)
         for bases in (space.pca[None], space.language[None], space.random, space.random_matched):
             eye = torch.eye(bases.shape[1]).expand(len(bases), -1, -1)
             torch.testing.assert_close(bases @ bases.mT, eye, atol=1e-5, rtol=0)
         assert space.random.shape == space.random_matched.shape == (200, 3, 12)
+        draw = utils.seeded(study.seed, "phase3: matched subspaces")  # the same numbers in both folds
+        matched = utils.matched_subspaces(draw, 200, 3, centred).float()
+        torch.testing.assert_close(space.random_matched, matched, atol=1e-4, rtol=0)
 
         def caught(bases: torch.Tensor, centred=centred) -> float:
-            bases = bases.double()
-            return ((centred @ bases.mT).square().sum((1, 2)) / centred.square().sum()).mean().item()
+            return ((centred.float() @ bases.mT).square().sum((1, 2)) / centred.square().sum()).mean().item()
 
         assert caught(space.random) == pytest.approx(3 / 12, abs=0.05)  # k / d
-        assert caught(space.random_matched) > 1.3 * caught(space.random)  # as much variance as chance puts into them
+        assert caught(space.random_matched) > 1.8 * caught(space.random)  # as much variance as chance puts into them
         assert caught(space.pca[None]) > caught(space.random_matched)
-        # the offset between the languages is far larger than all that, and matched subspaces do not seek it
-        share = (space.random_matched @ space.language[0]).square().sum(1).mean()
-        assert share < 0.6
+    study.streams[0] += 5 * random_basis(1, 12, 9)[0].float()  # an offset between languages moves the centroid alone
+    for before, after in zip(spaces, phase3.fold_subspaces(study, study.z.basis, site)):
+        torch.testing.assert_close(after.pca.T @ after.pca, before.pca.T @ before.pca, atol=1e-4, rtol=0)
+        torch.testing.assert_close(after.random_matched, before.random_matched, atol=1e-3, rtol=0)
+        assert not torch.allclose(after.language.T @ after.language, before.language.T @ before.language, atol=0.01)
 
 
-def test_pca_keeps_to_the_streams_span(phase3):
-    """Five problems in two languages around their means leave eight directions, of which ten were asked."""
-    study = uneven(study_of(phase3, k=10, width=12))
-    for fold, space in enumerate(phase3.fold_subspaces(study, study.z.basis, 1)):
-        streams = study.streams[:, study.folds() != fold, 1]
-        centred = (streams - streams.mean(1, keepdim=True)).flatten(0, 1)
-        assert space.pca.shape == (8, 12)
-        torch.testing.assert_close(centred @ space.pca.T @ space.pca, centred, atol=1e-4, rtol=0)
-        assert space.random.shape == space.random_matched.shape == (200, 10, 12)
+def test_a_pca_basis_has_no_more_directions_than_the_streams(phase3):
+    study = study_of(phase3, k=9)  # five problems a fold and language, around two means: rank 8
+    assert [len(space.pca) for space in phase3.fold_subspaces(study, study.z.basis, 1)] == [8, 8]
 
 
-def test_matched_subspaces_have_the_distribution_of_explicit_draws():
-    """Mean projector against draws from the shrunken covariance by its Cholesky factor."""
-    centred = cloud = torch.randn(7, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    centred = cloud * torch.logspace(0, -1, 10, dtype=torch.float64)
-    bases = utils.matched_subspaces(torch.Generator().manual_seed(1), 3000, 3, centred)
-    torch.testing.assert_close(bases @ bases.mT, torch.eye(3, dtype=torch.float64).expand(3000, 3, 3))
-    covariance = centred.T @ centred / 7
-    covariance = 0.9 * covariance + 0.1 * covariance.trace() / 10 * torch.eye(10, dtype=torch.float64)
-    gaussian = torch.randn(3000, 3, 10, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    explicit = torch.linalg.qr((gaussian @ torch.linalg.cholesky(covariance).T).mT)[0].mT
-    torch.testing.assert_close((bases.mT @ bases).mean(0), (explicit.mT @ explicit).mean(0), atol=0.04, rtol=0)
-    assert (bases.mT @ bases).mean(0).diagonal().max() > 0.5  # not Haar, whose mean projector is 0.3 everywhere
+def test_matched_draws_are_gaussian_with_the_shrunken_covariance():
+    centred = torch.randn(40, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    centred[:, 5:], centred[:, 0] = 0, 100 * centred[:, 0]
+    bases = utils.matched_subspaces(torch.Generator().manual_seed(1), 50, 3, centred)
+    sigma = centred.T @ centred / 40
+    sigma = 0.9 * sigma + 0.1 * sigma.trace() / 12 * torch.eye(12)
+    draws = torch.randn(50, 3, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    draws = draws @ torch.from_numpy(sqrtm(sigma.numpy()).real)
+    torch.testing.assert_close(draws @ bases.mT @ bases, draws, rtol=1e-6, atol=1e-6)  # they span the same
+    torch.testing.assert_close(bases @ bases.mT, torch.eye(3).double().expand(50, 3, 3))
+    assert bases[..., 0].square().sum(1).mean() > 0.9  # the one large direction is in nearly all of every draw
+    assert (bases[0] - bases[1]).abs().max() > 0.1
+    again = utils.matched_subspaces(torch.Generator().manual_seed(1), 50, 3, centred * 1.01)
+    torch.testing.assert_close(again, bases)
 
 
-def spaces_of(phase3) -> object:
-    draws = utils.random_subspaces(torch.Generator().manual_seed(5), 60, 3, 12).float()
-    return phase3.Subspaces(draws[0], draws[2], random_basis(1, 12, 3).float(), draws[3:30], draws[30:57])
+def spaces_of(phase3, seed: int = 5) -> object:
+    draws = utils.random_subspaces(torch.Generator().manual_seed(seed), 60, 3, 12).float()
+    return phase3.Subspaces(draws[0], draws[2], random_basis(1, 12, seed - 2).float(), draws[3:30], draws[30:57])
 
 
 def test_swaps_are_projections_that_add_up(phase3):
     space = spaces_of(phase3)
     gap, third = torch.randn(2, 7, 12, generator=torch.Generator().manual_seed(1))
-    labels = ["none", "z", "z_perp", "full", "pca", "centroid", "centroid_perp"]
-    controls = ["z_wrong_donor", "z_perp_erased", "full_wrong_donor"]
-    assert [list(phase3.SINGLE), list(phase3.CONTROLS)] == [labels, controls]
-    swaps = space.swaps(gap, draws=20, third=third)
+    labels = [*phase3.SINGLE, *phase3.CONTROLS]
+    assert labels[:7] == ["none", "z", "z_perp", "full", "pca", "centroid", "centroid_perp"]
+    assert labels[7:] == ["z_wrong_donor", "z_perp_erased", "full_wrong_donor"]
+    swaps = space.swaps(gap, 20, third)
     assert swaps.shape == (7, 10 + 3 * 20, 12)
-    row = {label: swaps[:, index] for index, label in enumerate(labels + controls)}
+    row = {label: swaps[:, index] for index, label in enumerate(labels)}
     assert torch.count_nonzero(row["none"]) == 0
     assert torch.equal(row["full"], gap)
-    for name, basis in (("z", space.z), ("centroid", space.language), ("pca", space.pca)):
+    assert torch.equal(row["full_wrong_donor"], third)
+    for name, basis in {"z": space.z, "centroid": space.language, "pca": space.pca}.items():
         projector = basis.double().T @ basis.double()
         torch.testing.assert_close(row[name].double(), gap.double() @ projector, atol=1e-5, rtol=0)
         if name != "pca":
             torch.testing.assert_close(row[name] + row[f"{name}_perp"], gap, atol=1e-6, rtol=1e-6)
             assert (row[f"{name}_perp"] @ basis.T).abs().max() < 1e-5
-    # controls: the third problem's part inside Z, alone and beside the donor's part outside
-    assert torch.equal(row["full_wrong_donor"], third)
     torch.testing.assert_close(row["z_wrong_donor"], third @ space.z.T @ space.z, atol=1e-5, rtol=0)
+    # Z's part of the third problem, the rest of the donor
     torch.testing.assert_close(row["z_perp_erased"] @ space.z.T, third @ space.z.T, atol=1e-5, rtol=0)
     torch.testing.assert_close(row["z_perp_erased"] - row["z_wrong_donor"], row["z_perp"], atol=1e-5, rtol=0)
     haar, matched, rest = swaps[:, 10:].unflatten(1, (3, 20)).unbind(1)
     torch.testing.assert_close(haar + rest, gap[:, None].expand_as(haar), atol=1e-6, rtol=1e-6)
     for drawn, bases in ((haar, space.random), (matched, space.random_matched)):
         torch.testing.assert_close(drawn[:, 7], gap @ bases[7].T @ bases[7], atol=1e-5, rtol=0)
-    # donor = recipient: exactly nothing is added
-    assert torch.count_nonzero(space.swaps(0 * gap, draws=20, third=0 * gap)) == 0
-    assert torch.equal(space.swaps(gap), swaps[:, :7])
+    assert torch.count_nonzero(space.swaps(0 * gap, 20)) == 0  # donor = recipient: exactly nothing is added
+    torch.testing.assert_close(space.swaps(gap, 20), torch.cat([swaps[:, :7], swaps[:, 10:]], 1))
+    torch.testing.assert_close(space.swaps(gap), swaps[:, :7])
+    same = space.swaps(gap, third=gap)[:, [7, 8, 9, 1, 3, 3]]  # no third problem: the controls equal the swap
+    torch.testing.assert_close(same[:, :3], same[:, 3:], atol=1e-6, rtol=1e-6)
 
 
-def test_energies_by_brute_force(phase3):
-    study = uneven(study_of(phase3))
-    pairs, spaces = phase3.make_pairs(study), phase3.fold_subspaces(study, study.z.basis, study.z.site)
-    shares = {"z": [], "pca": [], "centroid": [], "random": [], "random_matched": []}
+def test_energies_are_shares_of_the_swapped_differences(phase3):
+    study, spaces, expected = study_of(phase3), [spaces_of(phase3), spaces_of(phase3, 6)], {}
+    pairs = phase3.make_pairs(study)
     for pair in pairs:
         gap = (
             study.streams[pair.donor_language, pair.donor, 1]
             - study.streams[pair.recipient_language, pair.recipient, 1]
         )
-        space = spaces[pair.fold]
-        shares["z"].append((space.z @ gap).norm() ** 2 / gap.norm() ** 2)
-        shares["pca"].append((space.pca @ gap).norm() ** 2 / gap.norm() ** 2)
-        shares["centroid"].append((space.language @ gap).norm() ** 2 / gap.norm() ** 2)
-        for name in ("random", "random_matched"):
-            drawn = [(basis @ gap).norm() ** 2 / gap.norm() ** 2 for basis in getattr(space, name)]
-            shares[name].append(np.mean(drawn))
-    expected = {name: float(np.mean(values)) for name, values in shares.items()}
-    assert phase3.energies(study, pairs, spaces) == pytest.approx(expected, rel=1e-4)
+        for name, field in (("z", "z"), ("pca", "pca"), ("centroid", "language"), ("random", "random")):
+            coordinates = getattr(spaces[pair.fold], field).reshape(-1, 12) @ gap  # 27 random draws: their mean
+            part = coordinates.square().sum() / gap.square().sum() / (27 if name == "random" else 1)
+            expected.setdefault(name, []).append(part.item())
+    energy = phase3.energies(study, pairs, spaces)
+    for name, values in expected.items():
+        assert energy[name] == pytest.approx(np.mean(values), rel=1e-4)
     assert set(phase3.energies(study, [], spaces).values()) == {0}
 
 
 @pytest.mark.parametrize("condition", ["none", "z", "z_perp", "full", "centroid", "centroid_perp", "random"])
 def test_generation_swaps_in_the_subspaces_of_the_pairs_fold(phase3, condition):
     study = study_of(phase3)
-    spaces = [spaces_of(phase3), spaces_of(phase3)]
-    spaces[1].language, spaces[1].random = random_basis(1, 12, 8).float(), spaces[1].random.flip(0)
+    spaces = [spaces_of(phase3), spaces_of(phase3, 6)]
     pairs, asked = phase3.make_pairs(study), []
     study.ask = lambda *given: asked.append(given)
     phase3.answers_under(study, pairs, spaces, condition)
@@ -921,25 +827,22 @@ def test_generation_swaps_in_the_subspaces_of_the_pairs_fold(phase3, condition):
         torch.testing.assert_close(vector, expected, atol=1e-5, rtol=0)
 
 
-def test_the_prediction_is_the_bottlenecks_whole_z_at_its_output(phase3):
-    """Anything chosen on activations, a layer, a site or a size, is set beside the weight-based Z."""
-    basis = torch.eye(3, 12)
-    primary = {"method": "weight", "layer": 2, "site": 3, "k": 3, "holds": True}
-    changes = ({}, {"method": "centroid"}, {"layer": 1}, {"site": 2}, {"k": 2})
-    found = [phase3.HandedZ(basis, torch.zeros(4, 3, 12), 3, 2, [], primary | change).predicted for change in changes]
-    assert found == [True, False, False, False, False]
-
-
-def test_part_is_an_orthogonal_projection(phase3):
-    bases = utils.random_subspaces(torch.Generator().manual_seed(2), 4, 5, 12)
-    gap = torch.randn(6, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    inside = phase3.part(gap, bases)
-    assert inside.shape == (6, 4, 12)
-    for index in range(4):
-        torch.testing.assert_close(phase3.part(inside[:, index], bases[index][None])[:, 0], inside[:, index])
-        outside = gap - inside[:, index]
-        torch.testing.assert_close((outside * inside[:, index]).sum(1), torch.zeros(6, dtype=torch.float64))
-    torch.testing.assert_close(phase3.part(gap, torch.eye(12, dtype=torch.float64)[None])[:, 0], gap)
+def test_same_problem_donors_need_only_their_own_language_and_states_are_three(phase3):
+    solved = torch.tensor([[True, True, False], [True, False, True]])
+    study, spaces = study_of(phase3, words=WORDS[:3], solved=solved), [spaces_of(phase3)] * 2
+    given = {(0, 0): "en", (0, 1): "en", (0, 2): "zh", (1, 0): "zh", (1, 1): None, (1, 2): "zh"}
+    unpatched = [
+        {"language": study.names[language], "correct_in": given[language, problem]}
+        | {"correct": given[language, problem] is not None}
+        for language, problem in study.asked
+    ]
+    study.ask = lambda recipients, *_: [{"id": problem, "language": language} for language, problem in recipients]
+    rows = phase3.generate_same_problem(study, spaces, unpatched)
+    assert {row["condition"] for row in rows} == set(phase3.SAME_PROBLEM)
+    assert {row["design"] for row in rows} == {"same_problem"}
+    rows = [(row["language"], row["id"], row["unpatched"]) for row in rows if row["condition"] == "z"]
+    # donors in English: problems 0 and 1; in Chinese: 0 and 2, of which 2 was answered in the other language
+    assert rows == [(1, 0, "right"), (1, 1, "wrong"), (0, 0, "right"), (0, 2, "other_form")]
 
 
 @pytest.mark.parametrize("k", [1, 5, 12])
@@ -964,119 +867,114 @@ def test_doses(phase3, k, width):
     assert all(later <= 2 * earlier for earlier, later in zip(sizes, sizes[1:]))
 
 
-# ---- summing up and deciding ----------------------------------------------------------------------------------------
-
-WINS = np.eye(4)[[0, 1, 2, 3]]  # scores in which one candidate wins
+# ---- summing up and deciding -----------------------------------------------------------------------------------------
 
 
-def measured_of(phase3, pairs: int, z: int, z_perp: int, none=0, wrong=0, erased=0, as_good=0, perp_as_good=0) -> dict:
-    """Scores in which the first pairs have their target: z of them under Z, ...; `as_good` Haar draws are as good as Z."""
+WINS = np.eye(4)  # scores in which one candidate wins
+
+
+def measured_of(
+    phase3, pairs: int, z: int, z_perp: int, none=0, wrong=0, erased=0, as_good=0, matched=0, perp=0
+) -> dict:
+    """Scores in which the first pairs have their target: z of them under Z, ...
+
+    `as_good` Haar draws and `matched` matched ones are as good as Z, `perp` complements as good as Z⊥.
+    """
 
     def scores(count: int, target: int) -> np.ndarray:
         return WINS[[target] * count + [0] * (pairs - count)]
 
     rows = {"none": scores(none, 2), "z": scores(z, 2), "z_perp": scores(z_perp, 1), "full": scores(pairs, 3)}
+    rows |= {"z_wrong_donor": scores(wrong, 2), "z_perp_erased": scores(erased, 1)}
     idle = scores(0, 0)
-    rows |= {"z_wrong_donor": scores(wrong, 2), "z_perp_erased": scores(erased, 1), "full_wrong_donor": idle}
-    rows |= dict.fromkeys(("random", "random_matched", "pca", "centroid", "centroid_perp"), idle)
+    labels = [label for label in phase3.TARGETS if "weight" not in label]
     draws = np.tile(idle, (3, phase3.DRAWS, 1, 1))
-    draws[0, :as_good], draws[2, :perp_as_good] = rows["z"], rows["z_perp"]
-    labels = [label for label in phase3.TARGETS if label in rows]
-    stacked = np.stack([rows[label] for label in labels])
+    draws[0, :as_good], draws[1, :matched], draws[2, :perp] = rows["z"], rows["z"], rows["z_perp"]
+    stacked = np.stack([rows.get(label, idle) for label in labels])
     return {"labels": labels, "scores": stacked, "draws": draws, "same_language": {"z": idle}}
 
 
-def test_the_weight_based_z_is_judged_as_z_is_by_its_own_numbers(phase3):
-    """Either one may be the good one; both have success, controls and draws of their own."""
-    pairs = [phase3.Pair(index, index, 0, 1, 0, index) for index in range(16)]
-    bad, good = measured_of(phase3, 16, 6, 6, as_good=30), measured_of(phase3, 16, 12, 12, wrong=2, erased=2)
-    for z, weight in ((bad, good), (good, bad)):
-        rows = dict(zip(weight["labels"], weight["scores"]))
-        own = [label for label in phase3.TARGETS if label.startswith("weight")]
-        measured = {
-            "labels": z["labels"] + own,
-            "scores": np.concatenate([z["scores"], [rows[label.replace("weight", "z")] for label in own]]),
-            "draws": np.concatenate([z["draws"], weight["draws"]]),
-            "same_language": {},
-        }
-        results = phase3.summarise(measured, pairs, ["en", "zh"])
-        ps = [results[null]["random"]["p"] for null in ("null", "weight_null")]
-        verdicts = [phase3.decide(results, name) for name in ("z", "weight")]
-        worse = 0 if z is bad else 1
-        assert ps[worse] == pytest.approx(31 / 201)
-        assert ps[1 - worse] == pytest.approx(1 / 201)
-        assert verdicts[worse] == "none"
-        assert verdicts[1 - worse] == "double_dissociation"
-        assert results["weight_null"]["random_perp"]["tests"] == "weight_perp"
-        name = ("weight", "z")[worse]
-        assert results["paired"][name]["wrong_donor"] == pytest.approx(2 * 0.5**10)  # 10 : 0
-        assert results["paired"][name]["lowest"] == 0.75
+def alike_pairs(phase3, count: int) -> list:
+    return [phase3.Pair(index, index, 0, 1, 0, index) for index in range(count)]
 
 
-def verdict_of(phase3, *counts, directions: int = 1, **more) -> str:
-    pairs = [
-        phase3.Pair(place, place, place % directions, 1 - place % directions, 0, place) for place in range(counts[0])
-    ]
-    return phase3.decide(phase3.summarise(measured_of(phase3, *counts, **more), pairs, ["en", "zh"]), "z")
+def test_the_weight_based_z_is_compared_as_z_is(phase3):
+    """With its own success, against its own draws: 30 of Z's reach Z, and as many of its own as are given."""
+    own = measured_of(phase3, 16, 6, 6, as_good=30)
+    for as_good, verdict in ((0, "double_dissociation"), (30, "none")):
+        better = measured_of(phase3, 16, 9, 9, as_good=as_good)
+        both = [(label.replace("z", "weight"), row) for label, row in zip(better["labels"], better["scores"])]
+        both = [(label, row) for label, row in both if "weight" in label]
+        labels, scores = own["labels"] + [label for label, _ in both], [*own["scores"], *(row for _, row in both)]
+        measured = own | {"labels": labels, "scores": np.stack(scores)}
+        measured["draws"] = np.concatenate([own["draws"], better["draws"]])
+        results = phase3.summarise(measured, alike_pairs(phase3, 16), ["en", "zh"])
+        assert set(results["success"]) == set(phase3.TARGETS)
+        assert results["null"]["random"]["p"] == pytest.approx(31 / 201)
+        assert results["weight_null"]["random"]["p"] == pytest.approx((1 + as_good) / 201)
+        assert [row["tests"] for row in results["weight_null"].values()] == ["weight", "weight", "weight_perp"]
+        assert results["paired"]["weight"]["wrong_donor"] == pytest.approx(2 * 0.5**9)
+        assert results["paired"]["weight"]["lowest"] == pytest.approx(9 / 16)
+        assert phase3.decide(results, "z") == "none"
+        assert phase3.decide(results, "weight") == verdict
 
 
-def test_verdicts_from_scores(phase3):
-    assert verdict_of(phase3, 64, 64, 64) == "double_dissociation"
-    assert verdict_of(phase3, 64, 32, 32) == "double_dissociation"  # half of the pairs is enough
-    assert verdict_of(phase3, 64, 31, 64) == "partial"
-    assert verdict_of(phase3, 64, 64, 31) == "partial"
-    assert verdict_of(phase3, 64, 64, 0) == "partial"
-    assert verdict_of(phase3, 64, 0, 64) == "none"
-    # half of the pairs in each direction
-    assert verdict_of(phase3, 64, 32, 64, directions=2) == "double_dissociation"
-    assert verdict_of(phase3, 66, 33, 66, directions=2) == "partial"  # 17 and 16 of 33
-    assert verdict_of(phase3, 66, 66, 33, directions=2) == "partial"
+VERDICTS = [  # pairs, successes of Z and Z⊥; more; verdict
+    ((64, 64, 64), {}, "double_dissociation"),
+    ((64, 32, 32), {}, "double_dissociation"),  # half of the pairs is enough
+    ((64, 31, 64), {}, "partial"),
+    ((64, 64, 31), {}, "partial"),
+    ((64, 0, 64), {}, "none"),
     # better than every draw, but one pair of many is no more than no swap might have
-    assert verdict_of(phase3, 64, 1, 64) == "none"
-    assert verdict_of(phase3, 64, 5, 64) == "none"
-    assert verdict_of(phase3, 64, 6, 64) == "partial"  # exact McNemar p of 6 : 0 is .03
-    # no swap has the outcome as often
-    assert verdict_of(phase3, 64, 40, 64, none=40) == "none"
-    assert verdict_of(phase3, 64, 20, 64, none=40) == "none"
+    ((64, 1, 64), {}, "none"),
+    ((64, 6, 64), {}, "partial"),  # exact McNemar p of 6 : 0 is .03
+    ((64, 40, 64), {"none": 40}, "none"),  # no swap has the outcome as often
     # a wrong donor does as much: the swap merely erases the recipient's answer
-    assert verdict_of(phase3, 64, 40, 64, wrong=40) == "none"
-    assert verdict_of(phase3, 64, 32, 64, wrong=27) == "none"
-    assert verdict_of(phase3, 64, 32, 64, wrong=26) == "double_dissociation"
-    # the recipient's answer comes as often where Z is erased: it is not Z that keeps it
-    assert verdict_of(phase3, 64, 64, 40, erased=40) == "partial"
-    assert verdict_of(phase3, 64, 64, 40, erased=35) == "partial"
-    assert verdict_of(phase3, 64, 64, 40, erased=34) == "double_dissociation"
+    ((64, 32, 64), {"wrong": 27}, "none"),
+    ((64, 32, 64), {"wrong": 26}, "double_dissociation"),
+    # and so for Z⊥ with Z erased
+    ((64, 64, 32), {"erased": 27}, "partial"),
+    ((64, 64, 32), {"erased": 26}, "double_dissociation"),
     # 5 % of the draws as good: p = 10 / 201 with 9 of them, 11 / 201 with 10
-    assert verdict_of(phase3, 64, 64, 64, as_good=9) == "double_dissociation"
-    assert verdict_of(phase3, 64, 64, 64, as_good=10) == "none"
-    assert verdict_of(phase3, 64, 64, 64, perp_as_good=9) == "double_dissociation"
-    assert verdict_of(phase3, 64, 64, 64, perp_as_good=10) == "partial"
-    assert verdict_of(phase3, 0, 0, 0) == "none"
+    ((64, 64, 64), {"as_good": 9, "matched": 9, "perp": 9}, "double_dissociation"),
+    ((64, 64, 64), {"as_good": 10}, "none"),
+    ((64, 64, 64), {"matched": 10}, "none"),
+    ((64, 64, 64), {"perp": 10}, "partial"),
+    ((0, 0, 0), {}, "none"),
+]
+
+
+@pytest.mark.parametrize("counts, more, verdict", VERDICTS)
+def test_verdicts_from_scores(phase3, counts, more, verdict):
+    results = phase3.summarise(measured_of(phase3, *counts, **more), alike_pairs(phase3, counts[0]), ["en", "zh"])
+    assert phase3.decide(results, "z") == verdict
+
+
+@pytest.mark.parametrize("z, z_perp", [(47, 64), (64, 47), (48, 48)])
+def test_half_of_the_pairs_in_every_direction(phase3, z, z_perp):
+    """The first 32 pairs run one way, the others the other: 47 of 64 are only 15 of the last 32."""
+    pairs = [phase3.Pair(index, index, index // 32, 1 - index // 32, 0, index) for index in range(64)]
+    results = phase3.summarise(measured_of(phase3, 64, z, z_perp), pairs, ["en", "zh"])
+    lowest, lowest_perp = results["paired"]["z"]["lowest"], results["paired"]["z"]["lowest_perp"]
+    assert (lowest, lowest_perp) == ((z - 32) / 32, (z_perp - 32) / 32)
+    assert phase3.decide(results, "z") == ("partial" if 47 in (z, z_perp) else "double_dissociation")
 
 
 def test_summary_of_known_scores(phase3):
     pairs = [phase3.Pair(index, index, index % 2, 1 - index % 2, 0, index) for index in range(8)]
-    results = phase3.summarise(measured_of(phase3, 8, 6, 5, none=1, wrong=2, erased=1, as_good=30), pairs, ["en", "zh"])
-    assert results["success"] == pytest.approx(
-        {"none": 1 / 8, "z": 0.75, "z_perp": 5 / 8, "full": 1, "random": 0.75 * 30 / 200, "random_matched": 0}
-        | {"pca": 0, "centroid": 0, "centroid_perp": 0, "z_wrong_donor": 0.25}
-        | {"z_perp_erased": 1 / 8, "full_wrong_donor": 0}
-    )
+    results = phase3.summarise(measured_of(phase3, 8, 6, 4, none=1, wrong=2, erased=1, as_good=30), pairs, ["en", "zh"])
+    expected = dict.fromkeys((label for label in phase3.TARGETS if "weight" not in label), 0)
+    expected |= {"none": 1 / 8, "z": 0.75, "z_perp": 0.5, "full": 1, "random": 0.75 * 30 / 200}
+    assert results["success"] == pytest.approx(expected | {"z_wrong_donor": 0.25, "z_perp_erased": 1 / 8})
     assert results["winners"]["z"] == [0.25, 0, 0.75, 0]
-    assert results["null"]["random"]["p"] == pytest.approx(31 / 201)
-    assert results["null"]["random_matched"]["p"] == pytest.approx(1 / 201)
-    assert results["null"]["random_perp"]["tests"] == "z_perp"
-    assert results["null"]["random_perp"]["p"] == pytest.approx(1 / 201)
-    assert results["paired"]["z"] == pytest.approx(
-        {
-            "unpatched": 2 * 0.5**5,  # 5 : 0
-            "wrong_donor": 2 * 0.5**4,
-            "erased": 2 * 0.5**4,
-            "full": 2 * 0.5**8,
-            "lowest": 0.75,
-            "lowest_perp": 0.5,  # 2 of 4 in one direction, 3 of 4 in the other
-        }
+    assert {name: row["p"] for name, row in results["null"].items()} == pytest.approx(
+        {"random": 31 / 201, "random_matched": 1 / 201, "random_perp": 1 / 201}
     )
+    assert [row["tests"] for row in results["null"].values()] == ["z", "z", "z_perp"]
+    # discordant pairs: 5 : 0, 4 : 0, 3 : 0, 8 : 0
+    tests = {"unpatched": 2 * 0.5**5, "wrong_donor": 2 * 0.5**4, "erased": 2 * 0.5**3, "full": 2 * 0.5**8}
+    assert results["paired"] == {"z": pytest.approx(tests | {"lowest": 0.75, "lowest_perp": 0.5})}
+    assert "weight_null" not in results
     assert results["interval"]["z"] == pytest.approx(utils.wilson_interval(6, 8))
     assert results["directions"]["zh_to_en"]["pairs"] == results["directions"]["en_to_zh"]["pairs"] == 4
     assert results["directions"]["zh_to_en"]["z"] == 0.75
@@ -1088,167 +986,130 @@ def test_summary_of_known_scores(phase3):
     assert results["effect"]["z"]["language"] == pytest.approx(-0.25 + 7 / 8)
 
 
-PASSED = {  # all that the rule reads, where everything passes
-    "success": {"z": 0.9, "none": 0.0, "z_wrong_donor": 0.4, "z_perp": 0.8, "z_perp_erased": 0.4},
-    "null": {"random": {"p": 0.005}, "random_matched": {"p": 0.005}, "random_perp": {"p": 0.005}},
-    "paired": {"z": {"unpatched": 0.001, "wrong_donor": 0.001, "erased": 0.001, "lowest": 0.6, "lowest_perp": 0.5}},
-}
-CHANGES = [  # what is otherwise, and the verdict
-    ({}, "double_dissociation"),
-    ({"lowest": 0.5}, "double_dissociation"),
-    ({"lowest": 0.4999}, "partial"),
-    ({"lowest_perp": 0.4999}, "partial"),
-    ({"random": 0.06}, "none"),
-    ({"random_matched": 0.06}, "none"),
-    ({"random_matched": 0.05}, "none"),
-    ({"random_perp": 0.06}, "partial"),
-    ({"unpatched": 0.06}, "none"),
-    ({"wrong_donor": 0.06}, "none"),
-    ({"erased": 0.06}, "partial"),
-    ({"none": 0.95}, "none"),  # significantly below no swap
-    ({"z_wrong_donor": 0.95}, "none"),
-    ({"z_perp_erased": 0.95}, "partial"),
-    ({"random": 0.06, "random_perp": 0.06, "erased": 0.06}, "none"),
+PASSING = {"z": 0.9, "z_perp": 0.8, "none": 0.0, "z_wrong_donor": 0.1, "z_perp_erased": 0.1}  # successes
+PASSING |= {"random": 0.005, "random_matched": 0.005, "random_perp": 0.005}  # p against the nulls
+PASSING |= {"unpatched": 0.001, "wrong_donor": 0.001, "erased": 0.001, "lowest": 0.5, "lowest_perp": 0.5}  # paired
+FAILING = {name: 0.0 if name in ("z", "z_perp", "lowest", "lowest_perp") else 1.0 for name in PASSING}
+TABLE = [  # what differs; the tests that fail in moving the answer, in moving the language; verdict
+    ({}, [], [], "double_dissociation"),
+    ({"lowest": 0.4999}, [], [], "partial"),
+    ({"lowest_perp": 0.4999}, [], [], "partial"),
+    ({"random": 0.05}, ["random"], [], "none"),
+    ({"random": 0.049}, [], [], "double_dissociation"),
+    ({"random_matched": 0.06}, ["random_matched"], [], "none"),
+    ({"unpatched": 0.06}, ["none"], [], "none"),
+    ({"wrong_donor": 0.06}, ["z_wrong_donor"], [], "none"),
+    ({"none": 0.95}, ["none"], [], "none"),  # significantly below no swap
+    ({"z_wrong_donor": 0.95}, ["z_wrong_donor"], [], "none"),  # and below a wrong donor
+    ({"random_perp": 0.05}, [], ["random_perp"], "partial"),
+    ({"erased": 0.06}, [], ["z_perp_erased"], "partial"),
+    ({"z_perp_erased": 0.85}, [], ["z_perp_erased"], "partial"),
+    ({"random": 0.06, "erased": 0.06}, ["random"], ["z_perp_erased"], "none"),
+    (FAILING, ["random", "random_matched", "none", "z_wrong_donor"], ["random_perp", "z_perp_erased"], "none"),
 ]
 
 
-@pytest.mark.parametrize("changes, verdict", CHANGES)
+@pytest.mark.parametrize("changes, answer, language, verdict", TABLE)
 @pytest.mark.parametrize("label, other", [("z", "weight"), ("weight", "z")])
-def test_the_verdict_rule(phase3, changes, verdict, label, other):
-    """For one Z, beside another that passes where this one fails and the other way round."""
-
-    def changed(rows: dict, but: dict) -> dict:
-        return {key: but.get(key, value) for key, value in rows.items()}
-
-    def part(but: dict) -> tuple[dict, dict, dict]:
-        success, paired = (changed(rows, but) for rows in (PASSED["success"], PASSED["paired"]["z"]))
-        return success, {name: {"p": but.get(name, row["p"])} for name, row in PASSED["null"].items()}, paired
-
-    opposite = {"random": 0.5, "random_perp": 0.5, "unpatched": 0.5} if verdict == "double_dissociation" else {}
+def test_the_verdict_rule(phase3, changes, answer, language, verdict, label, other):
+    """For one Z, beside another of which everything says the opposite."""
     results = {"success": {}, "paired": {}}
-    for name, but in ((other, opposite), (label, changes)):
-        success, null, paired = part(but)
-        results["success"] |= {key.replace("z", name, 1): rate for key, rate in success.items()}
-        results["null" if name == "z" else "weight_null"] = null
-        results["paired"][name] = paired
+    for name, values in ((other, PASSING if verdict == "none" else FAILING), (label, PASSING | changes)):
+        successes = ("none", "z", "z_perp", "z_wrong_donor", "z_perp_erased")
+        results["success"] |= {key.replace("z", name): values[key] for key in successes}
+        results["null" if name == "z" else "weight_null"] = {null: {"p": values[null]} for null in phase3.NULLS}
+        tests = ("unpatched", "wrong_donor", "erased", "lowest", "lowest_perp")
+        results["paired"][name] = {key: values[key] for key in tests}
+    assert phase3.failed(results, label, "answer") == [name.replace("z", label) for name in answer]
+    assert phase3.failed(results, label, "language") == [name.replace("z", label) for name in language]
     assert phase3.decide(results, label) == verdict
 
 
-def test_the_causal_site_is_better_than_erasing_and_than_random_subspaces(phase3):
-    def measured(**wins) -> np.ndarray:
-        scores = np.tile(WINS[0], (5, phase3.SITE_ROWS, 40, 1))
-        for name, by_site in wins.items():
-            rows = slice(len(phase3.SITES), None) if name == "random" else phase3.SITES.index(name)
-            for site, count in by_site.items():
-                scores[site, rows, :count] = WINS[2]
-        return scores
+def site_scores(phase3, wins: dict, pairs: int = 20) -> np.ndarray:
+    """(sites, rows, pairs, 4) in which Z's target wins the first pairs of {(site, row): count} and no swap the others."""
+    measured = np.tile(WINS[0], (6, phase3.SITE_ROWS, pairs, 1))
+    for (site, row), count in wins.items():
+        rows = slice(len(phase3.SITES), None) if row == "random" else phase3.SITES.index(row)
+        measured[site, rows, :count] = WINS[2]
+    return measured
 
-    found = phase3.causal_site(measured(layer_z={0: 40, 2: 10, 3: 38}, full={4: 40}, z={4: 40}), seed=0)
-    assert {key: found[key] for key in ("site", "layer", "gain")} == {"site": 3, "layer": 2, "gain": 0.95}
-    assert found["support"] == 1
-    assert found["p_holm"] < 0.01
-    # the embeddings end no layer; elsewhere erasing, or any subspace, does as much
-    for wins in ({"layer_z": {0: 40}}, {}):
-        assert phase3.causal_site(measured(**wins), seed=0) == {"site": None}
-    for control in ("layer_z_wrong_donor", "random"):
-        assert phase3.causal_site(measured(layer_z={3: 30}, **{control: {3: 30}}), seed=0) == {"site": None}
-        found = phase3.causal_site(measured(layer_z={1: 20, 3: 30}, **{control: {3: 25}}), seed=0)
-        assert (found["site"], found["gain"]) == (1, 0.5)
-    # five pairs of forty are not enough after Holm, two sites alike share the support
-    assert phase3.causal_site(measured(layer_z={1: 5}), seed=0)["p_holm"] > 0.05
-    assert phase3.causal_site(measured(layer_z={1: 20, 3: 20}), seed=0)["support"] == 0
-    assert phase3.causal_site(np.zeros((5, phase3.SITE_ROWS, 0, 4)), seed=0) == {"site": None}
+
+def test_the_causal_site_is_where_the_layers_own_z_beats_both_controls(phase3):
+    planted = {(3, "layer_z"): 20}
+    chosen = phase3.causal_site(site_scores(phase3, planted), 0)
+    assert (chosen["site"], chosen["layer"], chosen["gain"], chosen["support"]) == (3, 2, 1, 1)
+    assert chosen["p_holm"] == pytest.approx(5 / 2000)  # the least that 1999 flips and five sites allow
+    nothing = [{}, {(3, "z"): 20, (3, "full"): 20}, {(0, "layer_z"): 20}]  # no layer ends at the embeddings
+    nothing += [planted | {(3, control): 20} for control in ("layer_z_wrong_donor", "random")]
+    for wins in nothing:
+        assert phase3.causal_site(site_scores(phase3, wins), 0) == {"site": None}
+    assert phase3.causal_site(site_scores(phase3, {}, pairs=0), 0) == {"site": None}
+    for control in ("layer_z_wrong_donor", "random"):  # another site does as well, but so does its control
+        wins = {(3, "layer_z"): 15, (3, control): 4, (5, "layer_z"): 20, (5, control): 18}
+        chosen = phase3.causal_site(site_scores(phase3, wins), 0)
+        assert (chosen["site"], chosen["gain"]) == (3, pytest.approx(11 / 20))
+        assert chosen["p_holm"] < 0.05
+    assert phase3.causal_site(site_scores(phase3, {(2, "layer_z"): 1}), 0)["p_holm"] == 1
+    assert phase3.causal_site(site_scores(phase3, planted | {(4, "layer_z"): 20}), 0)["support"] == 0  # a tie
 
 
 def test_counts_of_generated_answers(phase3):
-    def sample(condition, answer, written_in, design="different_problem", **more):
-        row = {"condition": condition, "answer": answer, "written_in": written_in, "language": "en", "design": design}
-        return row | {"donor_language": "zh"} | more
+    def sample(answer: str, written_in: str | None) -> dict:
+        return {"condition": "z", "answer": answer, "written_in": written_in, "language": "en", "donor_language": "zh"}
 
-    samples = [
-        sample("z", "donor", "en"),
-        sample("z", "donor", "zh"),
-        sample("z", "recipient", "zh"),
-        sample("z", "other", None),
-    ]
-    row = phase3.generated_shares(samples)["z"]
-    assert row == {
-        "recipient_answer": 0.25,
-        "donor_answer": 0.5,
-        "other_answer": 0.25,
-        "recipient_language": 0.25,
-        "donor_language": 0.5,
-        "donor_answer_in_recipient_language": 0.25,
-        "recipient_answer_in_donor_language": 0.25,
-    }
-    assert set(phase3.generated_shares(samples)["full"].values()) == {0}
+    given = [("donor", "en"), ("donor", "zh"), ("recipient", "zh"), ("other", None)]
+    shares = phase3.generated_shares([sample(*row) for row in given])
+    quarter = ("recipient_answer", "other_answer", "recipient_language")
+    quarter += ("donor_answer_in_recipient_language", "recipient_answer_in_donor_language")
+    assert shares["z"] == {"donor_answer": 0.5, "donor_language": 0.5} | dict.fromkeys(quarter, 0.25)
+    assert set(shares["full"].values()) == {0}
 
 
 def test_counts_of_the_same_problem(phase3):
-    def rows(condition: str, table) -> list[dict]:
+    def rows(condition: str, given: list[tuple]) -> list[dict]:
         keys = ("written_in", "correct_in", "correct", "unpatched")
-        shared = {"condition": condition, "language": "en", "donor_language": "zh"}
-        return [shared | dict(zip(keys, row)) for row in table]
+        head = {"condition": condition, "language": "en", "donor_language": "zh"}
+        return [head | dict(zip(keys, row)) for row in given]
 
-    samples = rows(
-        "z",
-        [
-            ("en", "en", True, "wrong"),  # rescued
-            ("en", "en", True, "wrong"),  # rescued
-            ("zh", "zh", True, "wrong"),  # right, in the other language: no rescue
-            (None, None, True, "wrong"),  # right, in digits: no rescue
-            ("en", None, False, "wrong"),
-            ("en", "en", True, "right"),
-            ("zh", "zh", True, "right"),  # kept, language moved
-            (None, None, True, "right"),  # kept, in digits
-            ("en", None, False, "right"),  # lost
-            ("en", "en", True, "other_form"),  # was right before: neither rescued nor kept
-            ("zh", None, False, "other_form"),
-        ],
-    )
-    samples += rows("random", [("en", "en" if place == 4 else None, False, "wrong") for place in range(5)])
-    counts = phase3.same_problem_counts(samples)
-    assert counts["z"] == {
-        "wrong_before": 5,
-        "rescued": 2,
-        "right_before": 4,
-        "answer_lost": 1,
-        "language_moved": 1,
-    }
-    assert counts["random"]["rescued"] == 1
-    assert counts["p_rescue"] == pytest.approx(utils.mcnemar_p(2, 1))
-    assert counts["full"]["wrong_before"] == 0
+    once = [
+        ("en", "en", True, "wrong"),  # rescued
+        ("zh", "zh", True, "wrong"),  # right, in the other language: no rescue
+        ("en", None, False, "wrong"),
+        ("en", "en", True, "right"),
+        ("zh", "zh", True, "right"),  # kept, language moved
+        ("en", None, True, "right"),  # kept, in digits
+        ("en", None, False, "right"),  # lost
+        ("en", "en", True, "other_form"),  # neither wrong nor right before
+        ("zh", None, False, "other_form"),
+    ]
+    expected = {"wrong_before": 3, "rescued": 1, "right_before": 4, "answer_lost": 1, "language_moved": 1}
+    counts = phase3.same_problem_counts(rows("z", once) + rows("random", once))
+    assert counts["z"] == counts["random"] == expected
+    assert set(counts["full"].values()) == {0}
+    assert counts["p_rescue"] == 1
+    wrong, right = ("en", None, False, "wrong"), ("en", "en", True, "wrong")
+    samples = rows("z", [right] * 8 + [wrong]) + rows("random", [right, *[wrong] * 7, right])
+    assert phase3.same_problem_counts(samples)["p_rescue"] == pytest.approx(utils.mcnemar_p(7, 1))
 
 
-# ---- reading answers ------------------------------------------------------------------------------------------------
+# ---- reading answers -------------------------------------------------------------------------------------------------
+
 
 WRITTEN = {
-    "nineteen": "en",
-    " Nineteen apples.": "en",
-    "十九": "zh",
-    "十九个苹果。": "zh",
-    "答案是 ok": "zh",
-    "the answer is 十九": "en",
-    "好a": None,
-    "19": None,
-    "１９。": None,
-    "": None,
-    " \n": None,
-    "?!": None,
+    "en": ("nineteen", " Nineteen apples.", "the answer is 十九"),
+    "zh": ("十九", "十九个苹果。", "答案是 ok"),
+    None: ("好a", "19", "１９。", "", " \n", "?!"),
 }
 
 
-@pytest.mark.parametrize("text", WRITTEN)
-def test_written_in(text):
-    assert utils.written_in(text, utils.load_languages(["en", "zh"])) == WRITTEN[text]
-    assert utils.written_in(text, utils.load_languages(["zh", "en"])) == WRITTEN[text]
-
-
-def test_a_script_that_is_not_known_is_named():
-    languages = utils.load_languages(["en", "zh"])
-    languages["zh"] = languages["zh"] | {"script": "thai"}
-    with pytest.raises(utils.UserError, match=r"languages.json: zh's script 'thai' is unknown; known: latin, han"):
-        utils.written_in("十九", languages)
+@pytest.mark.parametrize("language", WRITTEN)
+def test_written_in(language):
+    for text in WRITTEN[language]:
+        for order in (["en", "zh"], ["zh", "en"]):
+            assert utils.written_in(text, utils.load_languages(order)) == language, text
+    assert utils.written_in("cat", {name: TEMPLATES[name] for name in ("en", "de")}) is None  # they share the script
+    with pytest.raises(utils.UserError, match="en's script 'runic' is unknown; known: latin, han"):
+        utils.written_in("cat", {"en": template("Q", "A", "runic")})
 
 
 def word(english: str, chinese: str) -> utils.Problem:
@@ -1260,68 +1121,42 @@ def number(value: int) -> utils.Problem:
     return utils.Problem("n", "", Fraction(value), {}, {"en": english, "zh": chinese})
 
 
-ANSWERED = [
-    (word("cat", "猫"), " cat", "en"),
-    (word("cat", "猫"), "Cat.", "en"),
-    (word("cat", "猫"), "cat cat cat", "en"),
-    (word("cat", "猫"), "cat 猫", "en"),
-    (word("cat", "猫"), "cat, since it is older", "en"),
-    (word("cat", "猫"), "猫", "zh"),
-    (word("cat", "猫"), "\n 猫。", "zh"),
-    (word("cat", "猫"), "猫 cat", "zh"),
-    (word("cat", "猫"), "catfish", None),
-    (word("cat", "猫"), "a cat", None),
-    (word("cat", "猫"), "dog", None),
-    (word("cat", "猫"), "狗", None),
-    (word("cat", "猫"), "19", None),
-    (word("cat", "猫"), "", None),
-    (word("catfish", "鲶鱼"), "cat", None),
-    (word("c.t", "猫"), "cat", None),
-    (number(19), " nineteen", "en"),
-    (number(19), "Nineteen.", "en"),
-    (number(19), "nineteen apples", "en"),
-    (number(19), "十九", "zh"),
-    (number(19), "十九个", "zh"),
-    (number(19), "十九。", "zh"),
-    (number(19), "19", None),
-    (number(19), "１９", None),
-    (number(19), "nine", None),
-    (number(19), "九", None),
-    (number(19), "", None),
-    (number(9), "nineteen", None),
-    (number(9), "十九", None),
-    (number(40), "forty-two", None),
-    (number(40), "四十二", None),
-    (number(42), "forty-two", "en"),
-    (number(42), "四十二", "zh"),
-    (number(42), "forty", None),
-    (number(100), "one hundred", "en"),
+ANSWERED = [  # problem, outputs that answer it in English, in Chinese, in neither
+    (
+        word("cat", "猫"),
+        (" cat", "Cat.", "cat cat cat", "cat 猫", "cat, since it is older"),
+        ("猫", "\n 猫。", "猫 cat"),
+        ("catfish", "a cat", "dog", "狗", "19", ""),
+    ),
+    (word("catfish", "鲶鱼"), (), (), ("cat",)),
+    (word("c.t", "猫"), (), (), ("cat",)),
+    (
+        number(19),
+        (" nineteen", "Nineteen.", "nineteen apples", "19 apples", "The answer is 19"),  # digits: by the script around
+        ("十九", "十九个", "十九。", "19个"),
+        ("19", "１９", "nine", "九", "", "nineteen or 20", "9 apples"),
+    ),
+    (number(9), (), (), ("nineteen", "十九")),
+    (number(40), (), (), ("forty-two", "四十二")),
+    (number(42), ("forty-two", "forty-two 苹果苹果苹果"), ("四十二",), ("forty",)),
+    (number(100), ("one hundred",), (), ()),
 ]
 
 
-@pytest.mark.parametrize("problem, output, language", ANSWERED, ids=[f"{p.answer}:{o!r}" for p, o, _ in ANSWERED])
-def test_answered_in(phase3, problem, output, language):
-    assert phase3.answered_in(problem, output, utils.load_languages(["en", "zh"])) == language
-
-
-@pytest.mark.parametrize("output", ["19 apples", "19个", "The answer is 19"])
-def test_digits_are_no_answer_in_words(phase3, output):
-    """Digits carry no language, whatever is written around them."""
-    assert phase3.answered_in(number(19), output, utils.load_languages(["en", "zh"])) is None
+@pytest.mark.parametrize("problem, english, chinese, neither", ANSWERED, ids=[str(row[0].answer) for row in ANSWERED])
+def test_answered_in(phase3, problem, english, chinese, neither):
+    for outputs, language in ((english, "en"), (chinese, "zh"), (neither, None)):
+        for output in outputs:
+            assert phase3.answered_in(problem, output, utils.load_languages(["en", "zh"])) == language, output
 
 
 def test_solved_wants_the_language_that_was_asked_in(phase3):
-    study = study_of(phase3, words=WORDS[:2])
-    samples = [
-        {"language": "en", "correct_in": "en"},
-        {"language": "en", "correct_in": "zh"},
-        {"language": "zh", "correct_in": None},
-        {"language": "zh", "correct_in": "zh"},
-    ]
-    assert phase3.solved(samples, study).tolist() == [[True, False], [False, True]]
+    samples = [("en", "en"), ("en", "zh"), ("zh", None), ("zh", "zh")]
+    samples = [{"language": asked, "correct_in": given} for asked, given in samples]
+    assert phase3.solved(samples, study_of(phase3, words=WORDS[:2])).tolist() == [[True, False], [False, True]]
 
 
-# ---- bad input ------------------------------------------------------------------------------------------------------
+# ---- bad input -------------------------------------------------------------------------------------------------------
 
 
 def refused(script, model, out, *flags) -> str:
@@ -1352,16 +1187,13 @@ def test_problems_without_answers_in_words(script, small, tmp_path):
 def test_problems_that_z_was_fitted_on_are_no_problems(script, small, tmp_path):
     problems = utils.load_problems([small / "problems.jsonl"], ["en", "zh"], limit=8)
     hashes = [utils.problem_hash(problem) for problem in problems]
+    hand_on(small, tmp_path / "out", random_basis(4, 48), site=2)
+    assert "at least 4" in refused(script, small, tmp_path / "out", "--limit", 3)  # and too few from the start
     for left in (0, 3):
         hand_on(small, tmp_path / "out", random_basis(4, 48), site=2, method="centroid", fitted_on=hashes[left:])
         message = refused(script, small, tmp_path / "out", "--limit", 8)
         assert f"problems.jsonl: {left} problem(s) that Z was not fitted on; phase 3 needs at least 4" in message
         assert "--problems" in message
-
-
-def test_too_few_problems(script, small, tmp_path):
-    hand_on(small, tmp_path / "out", random_basis(4, 48), site=2)
-    assert "at least 4" in refused(script, small, tmp_path / "out", "--limit", 3)
 
 
 def test_phase2_missing_damaged_misshapen_or_foreign(script, small, families, tmp_path):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import random_model
 from controls import write_control
 
 import utils
@@ -313,3 +314,25 @@ def test_missing_or_misshapen_arrays_are_named(script, planted, tmp_path):
     np.save(broken / "phase3_streams.npy", torch.zeros(2, 3, 4).numpy())
     with pytest.raises(utils.UserError, match=r"phase3_streams.npy has shape \(2, 3, 4\)"):
         run(script, control.path, broken, "phase3b_bridge.py")
+
+
+def test_a_z_fitted_on_every_problem_is_said_to_be(phase3b):
+    """Phase 2 fits a contingency on all problems where phase 3 has a file of its own."""
+    phase2 = {"problems": 10, "z": {"fitted_index": [0, 3]}}
+    assert phase3b.bridge_problems(phase2).tolist() == [1, 2, 4, 5, 6, 7, 8, 9]
+    phase2["z"]["fitted_index"] = list(range(8))
+    assert phase3b.bridge_problems(phase2).tolist() == list(range(10))
+
+
+def test_default_problems_run_through(script, tmp_path):
+    """A model without problem files of its own, which solves nothing: the suite's own problems and exemplars are asked."""
+    model = random_model(tmp_path / "model", max_position_embeddings=2048, num_hidden_layers=3)
+    for name in ("problems.jsonl", "exemplars.jsonl", "reasoning.jsonl"):
+        (model / name).unlink()
+    results = run(script, model, tmp_path / "out", *SCRIPTS)
+    assert results["data"]["problems"] == 20
+    phase2 = json.loads((tmp_path / "out" / "phase2_results.json").read_text())
+    assert results["data"]["fitted_on_these"] == (len(phase2["z"]["fitted_index"]) == 20)
+    phase3 = json.loads((tmp_path / "out" / "phase3_results.json").read_text())
+    assert [name for name, _ in phase3["settings"]["problems"]] == ["words.jsonl"]
+    assert phase3["problems"]["asked"] == 48
