@@ -85,6 +85,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def hunt(name: str, arguments: argparse.Namespace, out: Path) -> None:
     """Run every step on one model, then decide and write its report."""
     device = utils.choose_device(arguments.device)
+    utils.load_languages(arguments.languages)  # what is wrong with the arguments shows before the first step
     folder = utils.find_model(name, arguments.revision)
     parts = {}
     for step in steps(folder, arguments, out, parts):
@@ -158,7 +159,7 @@ def run_step(step: Step, name: str, arguments: argparse.Namespace, out: Path) ->
     status = subprocess.run(command, preexec_fn=ignore_interrupts).returncode
     if status:
         raise utils.UserError(
-            f"{step.script} ended with status {status} (its message is above): the hunt goes on from there when run again"
+            f"{step.script} ended with status {status} (its message is above); a hunt that runs again repeats no finished step"
         )
 
 
@@ -202,6 +203,11 @@ def decide(parts: dict, folder) -> dict:
         "ablation": parts["ablation"]["claims"],
         "bridge": parts["phase3b"]["claims"],
         "offset_only": offset_only(phase2),
+        "site": {
+            "full": phase3["success"]["full"],
+            "wrong_donor": phase3["success"]["full_wrong_donor"],
+            "p": phase3["paired"]["z"]["full"],
+        },
     }
 
 
@@ -318,7 +324,10 @@ def checklist(results: dict, parts: dict) -> list[dict]:
         next(node for node in results["path"] if node["node"] == name) for name in ("separation", "patching")
     )
     causal = found["causal"]
-    where = f"L{causal['layer']} (Holm p {show(causal['p_holm'], 2)})" if causal["site"] is not None else "no layer"
+    where = "no causal layer"
+    if causal["site"] is not None:
+        best = f"L{causal['layer']}, Holm p {show(causal['p_holm'], 2)}"
+        where = f"causal {best}" if found["causal_found"] else f"no causal layer (best {best})"
     rows = [
         (
             "structure",
@@ -330,7 +339,7 @@ def checklist(results: dict, parts: dict) -> list[dict]:
         ),
         (
             "separation",
-            "Z separates language from reasoning in activations",
+            "the weight-based Z separates language from reasoning in activations",
             "minimal 2",
             separation_row["number"],
             separation_row["null"],
@@ -368,7 +377,7 @@ def checklist(results: dict, parts: dict) -> list[dict]:
             "universal",
             "the layer can be predicted from weights",
             "transformative 7",
-            f"predicted L{found['predicted']} ({found['support']:.0%} of resamples), causal {where}",
+            f"predicted L{found['predicted']} ({found['support']:.0%} of resamples), {where}",
             f"within {NEAR} layer by chance {found['chance']:.0%}",
             found["agree"],
         ),
@@ -464,8 +473,8 @@ def verdict_sentence(results: dict) -> str:
     source = SOURCES[weights["handed_on"]]
     what = {
         "causal_z": f"There is a causal Z: swapping it moves the answer and leaves the language alone. It comes from {source}",
-        "correlational_z": "Z is correlational: something separates language from problem, and swapping it does not move the answer "
-        f"as the hypothesis says. The Z that was patched comes from {source}",
+        "correlational_z": "Z is correlational: something separates language from problem, or moves some answers, but swapping it "
+        f"is no double dissociation. The Z that was patched comes from {source}",
         "no_z": "No Z was found: nothing that the tree names separates language from problem on held-out data, and no swap moves the "
         "answer beyond chance",
     }[results["verdict"]]
@@ -484,6 +493,12 @@ def verdict_sentence(results: dict) -> str:
         f"{moves[weights['causal']]}. Patching: {tasks['math']['success']['z']:.1%} of {tasks['math']['pairs']} pairs with Z, "
         f"{tasks['math']['success']['random']:.1%} with random subspaces."
     )
+    site = results["site"]
+    if tasks["math"]["pairs"] and site["p"] >= LEVEL:
+        sentence += (
+            f" At that site not even the whole stream does better than a wrong donor's ({site['full']:.1%} against "
+            f"{site['wrong_donor']:.1%}, p {utils.show(site['p'], 2)}): this is a null about the site as much as about Z."
+        )
     if results["offset_only"]:
         sentence += " The separation vanishes once the constant offset between the languages is removed."
     return sentence
@@ -518,7 +533,7 @@ def sections(results: dict) -> list[str]:
                 [
                     f"[{TITLES[key.split('/')[-1]]}]({key}_output.md)",
                     key.split("/")[0] if "/" in key else "math",
-                    f"`{verdict}`",
+                    f"`{verdict}`{' (weight-based Z)' if key.endswith('phase2') else ''}",
                 ]
                 for key, verdict in sorted(
                     results["reports"].items(), key=lambda item: ("/" in item[0], report_order(item[0]))

@@ -625,7 +625,8 @@ def nulls_of(name: str, success: dict, moved: dict, base: np.ndarray, draws: np.
         own = moved[tested][measure].mean() if pairs else 0.0
         result[null] = {
             "tests": tested,
-            "quantiles": np.quantile(rates, (0.05, 0.5, 0.95)).tolist(),
+            "mean": float(rates.mean()),
+            "quantiles": np.quantile(rates, (0.05, 0.5, 0.95), method="higher").tolist(),
             "p": utils.permutation_p(int((rates >= success[tested]).sum()), DRAWS),
             "effect_quantiles": np.quantile(nudged, (0.05, 0.5, 0.95)).tolist(),
             "p_effect": utils.permutation_p(int((nudged >= own).sum()), DRAWS),
@@ -832,8 +833,8 @@ def claims(results: dict) -> list[dict]:
         rows = results["null" if label[0] == "z" else "weight_null"]
         parts = []
         for name in names:
-            _, middle, high = rows[name]["quantiles"]
-            parts.append(f"{NAMES[name]} {middle:.1%} (95th percentile {high:.1%}), p {show(rows[name]['p'], 2)}")
+            mean, high = rows[name]["mean"], rows[name]["quantiles"][2]
+            parts.append(f"{NAMES[name]} {mean:.1%} (95th percentile {high:.1%}), p {show(rows[name]['p'], 2)}")
         control, test = (
             (f"{label}_erased", "erased") if label.endswith("_perp") else (f"{label}_wrong_donor", "wrong_donor")
         )
@@ -897,12 +898,12 @@ NAMES = {
     "centroid": "language centroid direction",
     "centroid_perp": "all but the language centroid direction",
     "z_wrong_donor": "Z of a wrong donor",
-    "z_perp_erased": "Z⊥, and Z of a third problem",
+    "z_perp_erased": "Z⊥ with Z erased",
     "full_wrong_donor": "full stream of a wrong donor",
     "weight": "weight-based Z",
     "weight_perp": "complement of the weight-based Z",
     "weight_wrong_donor": "weight-based Z of a wrong donor",
-    "weight_perp_erased": "its complement, and it of a third problem",
+    "weight_perp_erased": "its complement, with it erased",
 }
 METHODS = {
     "weight": "weight-based, multi-head",
@@ -913,9 +914,9 @@ METHODS = {
     "previous_layer": "weight-based, previous layer",
 }
 SITE_NAMES = NAMES | {
-    "full_wrong_donor": "its wrong donor",
+    "full_wrong_donor": "full stream, wrong donor",
     "layer_z": "layer's own Z",
-    "layer_z_wrong_donor": "its wrong donor",
+    "layer_z_wrong_donor": "layer's own Z, wrong donor",
     "random": "random",
 }
 WHO = ("recipient's", "donor's")
@@ -997,7 +998,7 @@ def sections(results: dict, samples: list[dict]) -> list[str]:
         f"unpatched in a word of that language: {solved}; in every language: {problems['solved_everywhere']}. The "
         f"other {problems['asked'] - problems['solved_everywhere']} fall out. {results['pairs']} pairs: each is a recipient once per "
         "direction, its donor is another problem with another answer. The stream at the last prompt position is patched at site "
-        f"{z['site']} (L{z['layer']}.out for a Z of layer {z['layer']} where that is site {z['layer'] + 1}).",
+        f"{z['site']}, the stream after {z['site']} layers.",
         "## 2 Conditions",
         "![Success of every condition](phase3_success.png)",
         "Different problem, other language. Shares of pairs in which each of the four candidates has the highest log-probability; "
@@ -1083,13 +1084,21 @@ def condition_table(results: dict) -> str:
 def null_table(results: dict) -> str:
     show, rows = utils.show, []
     for name, row in results["null"].items():
-        low, middle, high = row["quantiles"]
+        low, _, high = row["quantiles"]
         effect = f"{row['effect_quantiles'][1]:+.2f} (95th percentile {row['effect_quantiles'][2]:+.2f})"
         rows.append(
-            [NAMES[name], NAMES[row["tests"]], percent(low), percent(middle), percent(high), show(row["p"], 2), effect]
+            [
+                NAMES[name],
+                NAMES[row["tests"]],
+                percent(low),
+                percent(row["mean"]),
+                percent(high),
+                show(row["p"], 2),
+                effect,
+            ]
         )
         rows[-1].append(show(row["p_effect"], 2))
-    headers = ["null", "of", "5 %", "median", "95 %", "p of success", "its effect, nats", "p of effect"]
+    headers = ["null", "of", "5 %", "mean", "95 %", "p of success", "its effect, nats", "p of effect"]
     return utils.table(headers, rows)
 
 
@@ -1189,8 +1198,8 @@ def limitations(results: dict) -> list[str]:
     if results["pairs"] and results["paired"]["z"]["full"] >= LEVEL:
         lines.insert(
             0,
-            "At this site even the whole stream does no better than a wrong donor's: the answer is not at the last position there, so "
-            "no subspace of it could pass. Section 6 shows the sites where it is.",
+            "At this site even the whole stream does no better than a wrong donor's: the answer is not shown to be at the last "
+            "position there, and no subspace of it could be expected to pass. Section 6 shows all sites.",
         )
     if results["pairs"] < FEW_PAIRS:
         lines.insert(
@@ -1255,7 +1264,9 @@ def figure_sites(results: dict) -> Figure:
     panel.set_yticks(range(len(keys)), [SITE_NAMES[key] for key in keys])
     handed = next(row["site"] for row in results["sites"] if row["handed"])
     panel.axvline(handed, color="tab:red", linewidth=1)
-    panel.set(title=f"success of each swap by site (red: Z's site {handed})", xlabel="site (layers passed)")
+    panel.set(
+        title=f"how often each swap's own target wins, by site (red: Z's site {handed})", xlabel="site (layers passed)"
+    )
     figure.tight_layout()
     return figure
 

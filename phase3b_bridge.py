@@ -499,7 +499,8 @@ def claims(results: dict) -> list[dict]:
             "the map carries the answer across languages at inference time",
             "yes (transformative)",
             f"mapped vectors give the donor's answer in {move['success'][PRIMARY]:.1%} of {move['pairs']} pairs",
-            f"unmapped {move['success']['identity']:.1%}, shuffled map {move['success']['shuffled']:.1%}, the target language's "
+            f"unmapped {move['success']['identity']:.1%} (p {show(move['p_against']['identity'][PRIMARY], 2)}), shuffled map "
+            f"{move['success']['shuffled']:.1%} (p {show(move['p_against']['shuffled'][PRIMARY], 2)}), the target language's "
             f"own vector {move['success']['own_language']:.1%}",
             bool(transfers) if move["pairs"] else None,
         ),
@@ -540,7 +541,8 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
         f" In other subspaces of that size the same map does less well (median: {others}; larger p "
         f"{show(max(null['p_random'][PRIMARY], null['p_matched'][PRIMARY]), 2)})."
         if specific(results)
-        else f" The same holds in subspaces that are not Z (median: {others}): it says nothing about Z in particular."
+        else f" It is not special to Z: the same map in other subspaces of that size has a median of {others} (p "
+        f"{show(null['p_random'][PRIMARY], 2)} and {show(null['p_matched'][PRIMARY], 2)})."
     )
     if results["data"]["fitted_on_these"]:
         sentence += " Z was fitted on the same problems, so these values are too high."
@@ -692,8 +694,8 @@ def limitations(results: dict) -> list[str]:
     if results["transfer"]["pairs"] and results["transfer"]["success"]["own_language"] < 0.5:
         lines.insert(
             0,
-            "Even the target language's own vector moves the answer in less than half of the pairs: Z at this site does not carry it, "
-            "and no map could.",
+            "Even the target language's own vector gives the donor's answer in less than half of the pairs: Z at this site is not "
+            "shown to carry it, so that a failing map tells little.",
         )
     if not results["transfer"]["pairs"]:
         lines.insert(0, "Too few problems are solved unpatched, so the transfer could not be tested.")
@@ -721,12 +723,19 @@ def figure_r2(results: dict, loo: np.ndarray) -> Figure:
         "_",
         color="tab:red",
         markersize=18,
-        label="shuffled, 95 %",
+        label="shuffled problems, 95th percentile",
     )
     left.axhline(0, color="black", linewidth=1)
     left.set_xticks(places, [NAMES[name] for name in MAPS], rotation=20, ha="right", fontsize=8)
     left.set(title="R² inside Z (cut off below −1.2)", ylabel="R² against the training mean", ylim=(-1.2, 1.05))
-    left.legend(fontsize=7, loc="lower left")
+    for kind, shift, color in (("random", -0.3, "tab:green"), ("matched", -0.1, "tab:purple")):
+        low, middle, high = np.array([results["null"][kind][name] for name in MAPS]).T
+        errors_of = [middle - low, high - middle]
+        name = {"random": "Haar-random", "matched": "matched"}[kind]
+        left.errorbar(
+            places + shift, middle, errors_of, fmt=".", color=color, capsize=2, label=f"{name} subspaces, 5 % to 95 %"
+        )
+    left.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=2)
     right.boxplot(np.sqrt(loo.T), showfliers=False)
     right.set_xticks(places + 1, [NAMES[name] for name in MAPS], rotation=20, ha="right", fontsize=8)
     right.set(title="leave-one-out error per problem", ylabel="distance inside Z", ylim=(0, None))

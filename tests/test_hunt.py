@@ -130,13 +130,14 @@ def test_every_family_runs_end_to_end_and_is_compared(script, families, tmp_path
 
 def parts(separates: str = "none", holds: bool = False, patched: str = "none", p: float = 0.005, **tried) -> dict:
     """What `decide` reads of the scripts' results, as the scripts write them."""
-    success = dict.fromkeys(("z", "z_perp", "full", "random", "random_matched"), 0.5)
+    success = dict.fromkeys(("z", "z_perp", "full", "full_wrong_donor", "random", "random_matched"), 0.5)
     phase3 = {
         "verdict": patched,
         "pairs": 10,
         "success": success,
         "null": {name: {"p": p} for name in ("random", "random_matched")},
         "causal_site": {"site": None},
+        "paired": {"z": {"full": 0.01}},
         "fingerprint": "c",
     }
     candidates = {"centroid": {"contrast": 0.5, "p": 0.01, "p_holm": 0.01, "holds": holds, "layer": 1, "k": 3}}
