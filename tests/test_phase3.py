@@ -654,6 +654,30 @@ def test_without_a_third_problem_the_wrong_donor_is_the_donor(phase3):
     assert all(pair.third == pair.donor for pair in pairs)
 
 
+def test_a_third_problem_of_the_other_fold_must_be_solved_too(phase3):
+    """Where a fold has two answers only, the third comes from the other one."""
+    words, folds = [("tea", "茶", "Tee")] * 10, study_of(phase3).folds().tolist()
+    inside, outside = ([place for place in range(10) if folds[place] == fold] for fold in (0, 1))
+    words[inside[0]], words[outside[0]] = ("red", "红", "rot"), ("ink", "墨", "Tinte")
+    for known in (True, False):
+        solved = torch.ones(2, 10, dtype=torch.bool)
+        solved[1, outside[0]] = known
+        pairs = [pair for pair in phase3.make_pairs(study_of(phase3, words=words, solved=solved)) if pair.fold == 0]
+        assert len(pairs) == 10
+        assert all((pair.third == outside[0]) == known for pair in pairs)
+
+
+def test_the_prediction_is_the_bottlenecks_whole_z_at_its_output(phase3):
+    """Whatever was chosen on activations, a layer, a site or a size, is set beside the weight-based Z."""
+    primary = {"method": "weight", "layer": 2, "site": 3, "k": 3, "holds": True}
+    found = []
+    for change in ({}, {"method": "centroid"}, {"method": "sweep"}, {"layer": 1, "site": 2}, {"site": 2}, {"k": 2}):
+        summary = primary | change
+        handed = phase3.HandedZ(torch.eye(summary["k"], 12), torch.zeros(4, 3, 12), summary["site"], 2, [], summary)
+        found.append(handed.predicted)
+    assert found == [True, False, False, False, False, False]
+
+
 def test_too_few_or_too_similar_problems_make_no_pair(phase3):
     one = torch.zeros(2, len(WORDS), dtype=torch.bool)
     assert phase3.make_pairs(study_of(phase3, solved=one)) == []
