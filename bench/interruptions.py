@@ -63,7 +63,12 @@ def interrupt(out: Path, count: int, draw: random.Random) -> int:
     hits = 0
     for number in range(count):
         process = subprocess.Popen(
-            command(out), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            command(out),
+            start_new_session=True,
+            preexec_fn=hear_interrupts,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         time.sleep(draw.uniform(0.5, LONGEST))
         how = (signal.SIGINT, signal.SIGKILL)[number % 2]
@@ -74,6 +79,11 @@ def interrupt(out: Path, count: int, draw: random.Random) -> int:
         assert "Traceback" not in errors, errors
         print(f"{number + 1}: {how.name}, {len(list(out.rglob('*_results.json')))} results there", flush=True)
     return hits
+
+
+def hear_interrupts() -> None:
+    """A shell lets its background jobs ignore Ctrl-C, which would pass on to the hunt."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def contents(out: Path) -> dict[str, bytes]:
