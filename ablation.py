@@ -246,7 +246,8 @@ def last_streams(study: Study, problems: list) -> torch.Tensor:
     """Streams at the last prompt position, (languages, problems, sites, d) float64 on the CPU."""
     prompts = study.prompts(problems)
     engines = utils.patched_prompts(study.model, study.tokenizer, prompts, [()] * len(prompts), study.batch)
-    streams = torch.cat([engine.streams.cpu().double() for _, engine in engines])
+    parts = utils.gathered({rows.start: engine.streams.cpu().double() for rows, engine in engines})
+    streams = torch.cat(list(parts.values()))
     if not torch.isfinite(streams).all():
         raise utils.UserError("activations are not finite: try --dtype float32")
     return streams.unflatten(0, (len(study.languages), len(problems)))

@@ -552,8 +552,7 @@ def layer_text(found: dict, causal: dict) -> str:
     show = utils.show
     text = (
         f"From weights: L{found['predicted']} of {found['layers']} (relative depth {show(found['relative_depth'], 2)}, effective "
-        f"rank {show(found['effective_rank'], 3)}, `{found['predicted_verdict']}`; {found['support']:.0%} of resamples over heads and "
-        f"{found['support_groups']:.0%} over KV groups pick it). "
+        f"rank {show(found['effective_rank'], 3)}, `{found['predicted_verdict']}`; {support_text(found)} pick it). "
     )
     if not found["causal_found"]:
         return (
@@ -566,6 +565,14 @@ def layer_text(found: dict, causal: dict) -> str:
         f"{show(causal['p_holm'], 2)}, alone best in {causal['support']:.0%} of resamples). They {agree} (distance "
         f"{found['distance']}; within {NEAR} by chance {found['chance']:.0%})."
     )
+
+
+def support_text(found: dict) -> str:
+    """The shares of resamples that pick the bottleneck; with one KV group there is nothing to resample over groups."""
+    heads = f"{found['support']:.0%} of resamples over heads"
+    if found["support_groups"] is None:
+        return f"{heads} (one KV group: none over groups)"
+    return f"{heads} and {found['support_groups']:.0%} over KV groups"
 
 
 def contingency_table(candidates: dict) -> str:
@@ -687,7 +694,7 @@ def comparison_report(results: dict) -> str:
             f"L{row['predicted']} of {row['layers']}",
             row["relative_depth"],
             row["effective_rank"],
-            f"{row['support_groups']:.0%}",
+            "–" if row["support_groups"] is None else f"{row['support_groups']:.0%}",
             "–" if row["causal_layer"] is None else f"L{row['causal_layer']}",
             {True: "yes", False: "**no**", None: "–"}[row["agree"]],
             *(f"`{row['reports'][stem]}`" for stem in ("one", "two", "phase0", "phase2", "phase3", "phase3b")),

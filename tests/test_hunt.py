@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, random_model
 from controls import BOTTLENECK, write_control
 
 import utils
@@ -102,8 +102,8 @@ def test_random_weights_have_no_z(script, tmp_path, in_process):
 @pytest.mark.slow
 def test_every_family_runs_end_to_end_and_is_compared(script, families, tmp_path, in_process, quick):
     names = []
-    for name in ("qwen3", "llama", "mistral"):
-        folder = shutil.copytree(families[name], tmp_path / name)
+    one_group = random_model(tmp_path / "one_group", "llama", num_key_value_heads=1)
+    for folder in (*(shutil.copytree(families[name], tmp_path / name) for name in ("qwen3", "mistral")), one_group):
         for file in ("problems.jsonl", "reasoning.jsonl"):  # fewer problems: only running through is asked
             lines = (folder / file).read_text(encoding="utf-8").splitlines()[:12]
             (folder / file).write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -117,6 +117,10 @@ def test_every_family_runs_end_to_end_and_is_compared(script, families, tmp_path
         assert own["fingerprint"] == row["fingerprint"]
         assert {"one", "two", "phase0", "phase2", "phase3", "phase3b", "ablation"} <= set(row["reports"])
     report = (tmp_path / "out" / "hunt_output.md").read_text()
+    assert (
+        "(one KV group: none over groups)"
+        in (tmp_path / "out" / results["models"][str(one_group)]["folder"] / "hunt_output.md").read_text()
+    )
     for link in [part.split(")")[0] for part in report.split("](")[1:]]:
         assert (tmp_path / "out" / link).exists(), link
     before = report

@@ -32,8 +32,14 @@ def test_every_batch_belongs_to_one_process(monkeypatch):
 @pytest.mark.slow
 def test_two_processes_write_the_same_bytes_as_one(script, tmp_path):
     control = write_control(tmp_path / "model", "planted", noise=0.5, problems=40, language_share=0.1)
-    scripts = ("1.py", "phase0_behavioral.py", "phase2_z_extraction.py", "phase3_patching.py", "phase3b_bridge.py")
-    for name in scripts:
+    asking = (
+        "phase0_behavioral.py",
+        "phase2_z_extraction.py",
+        "phase3_patching.py",
+        "phase3b_bridge.py",
+        "ablation.py",
+    )
+    for name in ("1.py", *asking):
         common = ["--model", str(control.path), "--device", "cpu"]
         script(name).main([*common, "--out", str(tmp_path / "one")])
         command = [sys.executable, *(LAUNCH if name != "1.py" else []), str(ROOT / name), *common]
