@@ -19,6 +19,8 @@ from scipy import stats
 from tqdm import tqdm
 
 import utils
+from lab import checkpoints, runs, statistics
+from reports import page
 
 WEIGHT_TYPES = ("W_Q", "W_K", "W_V", "W_O", "W_gate", "W_up", "W_down")
 ATTENTION_TYPES, FFN_TYPES = WEIGHT_TYPES[:4], WEIGHT_TYPES[4:]
@@ -37,11 +39,11 @@ MATRIX_DRAWS, LARGE_MATRIX = 20, 2**18  # one draw suffices above this many entr
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     if arguments.report_only:
-        return utils.render_again(arguments.out, "one", ARRAYS, render)
-    device = utils.choose_device(arguments.device)
-    folder = utils.find_model(arguments.model, arguments.revision)
+        return runs.render_again(arguments.out, "one", ARRAYS, render)
+    device = runs.choose_device(arguments.device)
+    folder = checkpoints.find_model(arguments.model, arguments.revision)
     settings = {"seed": arguments.seed, "fold_norm": arguments.fold_norm, "device": device.type}
-    run = utils.Run(__file__, "one", arguments, folder, settings)
+    run = runs.Run(__file__, "one", arguments, folder, settings)
     if not arguments.fresh and run.finished(ARRAYS):
         return None
     weight_ranks, spectra, eigen = measure(folder, device, arguments.fold_norm)
@@ -55,14 +57,14 @@ def main(argv: list[str] | None = None) -> None:
         "null": null,
         **find_phases(weight_ranks, head_ranks),
     }
-    results = utils.significant(results)  # before any sentence is made of it: the JSON is the truth
+    results = runs.significant(results)  # before any sentence is made of it: the JSON is the truth
     results["verdict"] = decide(results["bottleneck"], folder.layers)
     results["claims"] = claims(results, weight_ranks, head_ranks, folder.is_qwen25_3b)
     return run.save(results, dict(zip(ARRAYS, (weight_ranks, head_ranks, spectra))), render)
 
 
 def parse_arguments(argv: list[str] | None):
-    parser = utils.command_line(__doc__)
+    parser = runs.command_line(__doc__)
     help_text = "multiply kernels by the RMSNorm gains, as the raw residual stream meets them (off = the recipe)"
     parser.add_argument("--fold-norm", action="store_true", help=help_text)
     return parser.parse_args(argv)
@@ -71,12 +73,14 @@ def parse_arguments(argv: list[str] | None):
 # ---- measuring ------------------------------------------------------------------------------------------------------
 
 
-def measure(folder: utils.ModelFolder, device: torch.device, fold_norm: bool) -> tuple[np.ndarray, np.ndarray, dict]:
+def measure(
+    folder: checkpoints.ModelFolder, device: torch.device, fold_norm: bool
+) -> tuple[np.ndarray, np.ndarray, dict]:
     """Effective ranks (L, 7), kernel spectra (L, h, d_head), and per-layer eigen-structure averaged over heads."""
     weight_ranks = np.zeros((folder.layers, len(WEIGHT_TYPES)))
     spectra = np.zeros((folder.layers, folder.heads, folder.head_width))
     eigen = []
-    layers = utils.stream_layers(folder)
+    layers = checkpoints.stream_layers(folder)
     for index, layer in enumerate(tqdm(layers, total=folder.layers, desc="layers", disable=None)):
         matrices = (layer.query, layer.key, layer.value, layer.output, layer.gate, layer.up, layer.down)
         for column, matrix in enumerate(matrices):
@@ -112,14 +116,14 @@ def eigen_structure(query: torch.Tensor, key: torch.Tensor, values: torch.Tensor
     }
 
 
-def random_matrices(folder: utils.ModelFolder, seed: int) -> dict:
+def random_matrices(folder: checkpoints.ModelFolder, seed: int) -> dict:
     """Effective rank of Gaussian matrices of each weight's shape, and the same for a head's kernel."""
     wide, inner = folder.width, folder.config.intermediate_size
     queries, keys = folder.heads * folder.head_width, folder.groups * folder.head_width
     shapes = dict(zip(WEIGHT_TYPES, ((queries, wide), (keys, wide), (keys, wide), (wide, queries))))
     shapes |= dict.fromkeys(FFN_TYPES, (inner, wide))
     weights = {name: gaussian_rank(*sorted(shape), seed) for name, shape in shapes.items()}
-    draw = utils.seeded(seed, "one: random kernels")
+    draw = statistics.seeded(seed, "one: random kernels")
     query, key = torch.randn(2, KERNEL_DRAWS, folder.head_width, wide, generator=draw, dtype=torch.float64)
     values, _ = utils.kernel_svd(query, key)
     ranks = utils.effective_rank(values)
@@ -130,7 +134,7 @@ def random_matrices(folder: utils.ModelFolder, seed: int) -> dict:
 def gaussian_rank(short: int, long: int, seed: int, cache: dict = {}) -> float:  # noqa: B006 (shapes repeat)
     """Mean effective rank of Gaussian (short, long) matrices."""
     if (short, long, seed) not in cache:
-        draw = utils.seeded(seed, f"one: random matrix {short} x {long}")
+        draw = statistics.seeded(seed, f"one: random matrix {short} x {long}")
         draws = 1 if short * long > LARGE_MATRIX else MATRIX_DRAWS
         matrices = (torch.randn(short, long, generator=draw, dtype=torch.float64) for _ in range(draws))
         ranks = [utils.effective_rank(utils.singular_values(matrix)).item() for matrix in matrices]
@@ -153,7 +157,7 @@ def find_bottleneck(head_ranks: np.ndarray, groups: int, seed: int) -> dict:
     layer = int(order[0])
     per_group = head_ranks.reshape(layers, groups, -1).mean(2)
     row = head_ranks[layer]
-    resample = utils.seeded(seed, "one: bootstrap groups")
+    resample = statistics.seeded(seed, "one: bootstrap groups")
     return {
         "layer": layer,
         "mean": means[layer],
@@ -161,7 +165,7 @@ def find_bottleneck(head_ranks: np.ndarray, groups: int, seed: int) -> dict:
         "cv": row.std() / means[layer] if means[layer] else 0.0,
         "cv_other_layers": float(np.median(np.delete(cv_over_heads(head_ranks), layer))) if layers > 1 else None,
         "group_means": per_group[layer],
-        "support": bootstrap_support(head_ranks, layer, utils.seeded(seed, "one: bootstrap heads")),
+        "support": bootstrap_support(head_ranks, layer, statistics.seeded(seed, "one: bootstrap heads")),
         "support_groups": bootstrap_support(per_group, layer, resample) if groups > 1 else None,
         "p": margin_p(per_group, seed),
         "runner_up": int(order[1]) if layers > 1 else None,
@@ -195,10 +199,10 @@ def margin_p(per_group: np.ndarray, seed: int) -> float | None:
     degrees = layers * (groups - 1)
     noise = np.sqrt(per_group.var(1, ddof=1).mean() / groups)
     lowest, following = np.sort(per_group.mean(1))[:2]
-    draw = np.random.default_rng(int(torch.randint(2**62, (1,), generator=utils.seeded(seed, "one: margin"))))
+    draw = np.random.default_rng(int(torch.randint(2**62, (1,), generator=statistics.seeded(seed, "one: margin"))))
     means = np.sort(draw.normal(size=(RESAMPLES, layers)), axis=1)
     scale = noise * np.sqrt(degrees / draw.chisquare(degrees, RESAMPLES))
-    return utils.permutation_p(int(((means[:, 1] - means[:, 0]) * scale >= following - lowest).sum()), RESAMPLES)
+    return statistics.permutation_p(int(((means[:, 1] - means[:, 0]) * scale >= following - lowest).sum()), RESAMPLES)
 
 
 def find_phases(weight_ranks: np.ndarray, head_ranks: np.ndarray) -> dict:
@@ -268,7 +272,7 @@ def support_text(low: dict) -> str:
 def claims(results: dict, weight_ranks: np.ndarray, head_ranks: np.ndarray, is_qwen: bool) -> list[dict]:
     """The recipe's structural claims about ranks, judged where the model allows it."""
     low, trends, null = results["bottleneck"], results["trends"], results["null"]
-    show = utils.show
+    show = page.show
     layers = len(head_ranks)
     middle = results["phases"][1] / layers
     attention = {name: trends[name] for name in (*ATTENTION_TYPES, "heads")}
@@ -282,7 +286,7 @@ def claims(results: dict, weight_ranks: np.ndarray, head_ranks: np.ndarray, is_q
     chance_rho = "ρ 0; strictly monotone means ρ ±1"
     phases = "-".join(map(str, results["phases"]))
     return [
-        utils.claim(
+        page.claim(
             "bottleneck_rank",
             "heads collapse to an effective rank near 78 at layer 33",
             "L33, mean 80.4, sd 6.0",
@@ -290,7 +294,7 @@ def claims(results: dict, weight_ranks: np.ndarray, head_ranks: np.ndarray, is_q
             f"random kernel {show(null['kernel']['mean'])}",
             bool(low["layer"] == 33 and abs(low["mean"] - 80.4) < 3) if is_qwen else None,
         ),
-        utils.claim(
+        page.claim(
             "bottleneck_exists",
             "one layer inside the network is lower than all others",
             "layer 33 of 36",
@@ -298,7 +302,7 @@ def claims(results: dict, weight_ranks: np.ndarray, head_ranks: np.ndarray, is_q
             f"equal layers: so large a margin has p {show(low['p'], 2)}",
             results["verdict"] == "clear_bottleneck",
         ),
-        utils.claim(
+        page.claim(
             "heads_agree",
             "heads agree on their rank there, more than at other layers",
             "CV < 0.08",
@@ -306,7 +310,7 @@ def claims(results: dict, weight_ranks: np.ndarray, head_ranks: np.ndarray, is_q
             f"median of the other layers {show(low['cv_other_layers'], 3)}",
             bool(low["cv"] < RECIPE_CV and low["cv_other_layers"] is not None and low["cv"] < low["cv_other_layers"]),
         ),
-        utils.claim(
+        page.claim(
             "phases",
             "encode, compute and decode have 1, 33 and 2 layers",
             "1-33-2",
@@ -314,7 +318,7 @@ def claims(results: dict, weight_ranks: np.ndarray, head_ranks: np.ndarray, is_q
             "none: largest step of each type, by vote",
             results["phases"] == [1, 33, 2] if is_qwen else None,
         ),
-        utils.claim(
+        page.claim(
             "middle",
             "most of the depth is the middle",
             "92 %",
@@ -322,7 +326,7 @@ def claims(results: dict, weight_ranks: np.ndarray, head_ranks: np.ndarray, is_q
             f"{(layers - 2) / layers:.0%} where both outer phases have one layer",
             bool(middle >= RECIPE_MIDDLE - 0.005),
         ),
-        utils.claim(
+        page.claim(
             "attention_falls",
             "attention rank falls monotonically with depth",
             "falls",
@@ -330,7 +334,7 @@ def claims(results: dict, weight_ranks: np.ndarray, head_ranks: np.ndarray, is_q
             chance_rho,
             all(trend["steps_down"] == 1 for trend in attention.values()),
         ),
-        utils.claim(
+        page.claim(
             "ffn_rises",
             "FFN rank rises monotonically with depth",
             "rises",
@@ -338,7 +342,7 @@ def claims(results: dict, weight_ranks: np.ndarray, head_ranks: np.ndarray, is_q
             chance_rho,
             all(trend["steps_up"] == 1 for trend in ffn.values()),
         ),
-        utils.claim(
+        page.claim(
             "opposite_trends",
             "weaker: attention rank falls and FFN rank rises significantly",
             "opposite at every layer",
@@ -346,7 +350,7 @@ def claims(results: dict, weight_ranks: np.ndarray, head_ranks: np.ndarray, is_q
             f"|ρ| > {show(critical_rho(layers), 2)} needed at p < .05 / 2",
             bool(median_rho(attention) < -critical_rho(layers) and median_rho(ffn) > critical_rho(layers)),
         ),
-        utils.claim(
+        page.claim(
             "value_constant",
             "the rank of W_V varies little over layers",
             "about 250, CV 0.02",
@@ -383,11 +387,11 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
         "no_bottleneck": f"No layer is a bottleneck of the heads' kernels; the lowest is layer {layer}",
     }[results["verdict"]]
     sentence += (
-        f" (`{results['verdict']}`): mean effective rank {utils.show(low['mean'])} there against "
-        f"{utils.show(null['kernel']['mean'])} for a random kernel; {support_text(low)} pick that layer, and a margin as large over "
-        f"the next layer has p = {utils.show(low['p'], 2)} if all layers are equal."
+        f" (`{results['verdict']}`): mean effective rank {page.show(low['mean'])} there against "
+        f"{page.show(null['kernel']['mean'])} for a random kernel; {support_text(low)} pick that layer, and a margin as large over "
+        f"the next layer has p = {page.show(low['p'], 2)} if all layers are equal."
     )
-    text = utils.report(
+    text = page.report(
         f"Effective rank of {results['model']['name']}",
         sentence,
         results["claims"],
@@ -395,16 +399,16 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
         limitations(results),
     )
     return {
-        "one_rank_per_layer.png": utils.png(figure_ranks(weight_ranks, head_ranks, null)),
-        "one_head_heatmap.png": utils.png(figure_heads(head_ranks)),
-        "one_spectra.png": utils.png(figure_spectra(spectra, layer)),
+        "one_rank_per_layer.png": page.png(figure_ranks(weight_ranks, head_ranks, null)),
+        "one_head_heatmap.png": page.png(figure_heads(head_ranks)),
+        "one_spectra.png": page.png(figure_spectra(spectra, layer)),
         "one_output.md": text.encode(),
     }
 
 
 def sections(results: dict, weight_ranks: np.ndarray, head_ranks: np.ndarray) -> list[str]:
     low, null, trends, eigen = (results[name] for name in ("bottleneck", "null", "trends", "eigen"))
-    show = utils.show
+    show = page.show
     means = head_ranks.mean(1)
     rank_rows = [[f"L{index}", *row, means[index]] for index, row in enumerate(weight_ranks.tolist())]
     rank_rows.append(["**random**", *(null["weights"][name] for name in WEIGHT_TYPES), null["kernel"]["mean"]])
@@ -436,12 +440,12 @@ def sections(results: dict, weight_ranks: np.ndarray, head_ranks: np.ndarray) ->
         "![Effective rank per layer](one_rank_per_layer.png)",
         "exp of the entropy of the normalised singular values (Roy & Vetterli 2007). The last row is a Gaussian matrix of "
         "the same shape: a rank close to it says nothing about training.",
-        utils.table(["layer", *WEIGHT_TYPES, "heads (mean)"], rank_rows),
+        page.table(["layer", *WEIGHT_TYPES, "heads (mean)"], rank_rows),
         "## 2 Attention heads",
         "![Effective rank per layer and head](one_head_heatmap.png)",
         f"Effective rank of each head's kernel W_Qᵀ W_K{' with norm gains folded in' if results['settings']['fold_norm'] else ''}; "
         "CV is the coefficient of variation over heads.",
-        utils.table(["layer", "mean", "sd", "CV", "lowest head", "highest head"], head_rows),
+        page.table(["layer", "mean", "sd", "CV", "lowest head", "highest head"], head_rows),
         "## 3 Random matrices of the same shape",
         f"A kernel of two Gaussian factors of this model's shape has effective rank {show(kernel['mean'])} "
         f"(sd {show(kernel['sd'], 2)} over {KERNEL_DRAWS} draws).",
@@ -460,17 +464,17 @@ def sections(results: dict, weight_ranks: np.ndarray, head_ranks: np.ndarray) ->
         "## 5 Phases",
         f"Encode {encode}, compute {compute}, decode {decode} layers. A vote is the transition with a type's largest drop "
         "(encode) or largest later rise (decode).",
-        utils.table(["type", "largest drop", "largest later rise"], votes),
+        page.table(["type", "largest drop", "largest later rise"], votes),
         "## 6 Trends over depth",
         "Spearman ρ of effective rank with depth. Neighbouring layers are not independent, so p is too small rather than "
         "too large.",
-        utils.table(
+        page.table(
             ["type", "ρ", "p", "steps that fall", "first third", "second", "last third", "CV over layers"], trend_rows
         ),
         "## 7 Eigen-structure of a head",
         "Means over heads of the asymmetry ‖A−Aᵀ‖/‖A‖ (0 symmetric, √2 unrelated to its transpose, 2 antisymmetric), of the "
         "share of complex eigenvalues, and of the number of singular directions that hold a share of the energy Σσ².",
-        utils.table(["layer", "asymmetry", "complex", *energy_columns], eigen_rows),
+        page.table(["layer", "asymmetry", "complex", *energy_columns], eigen_rows),
     ]
 
 
@@ -547,4 +551,4 @@ def figure_spectra(spectra: np.ndarray, layer: int) -> Figure:
 
 
 if __name__ == "__main__":
-    utils.run_script(main)
+    runs.run_script(main)

@@ -19,6 +19,8 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import utils
+from lab import checkpoints, runs, statistics
+from reports import page
 
 ARRAYS = ("two_similarity.npy", "two_ffn_alignment.npy", "two_consensus_similarity.npy")
 DIRECTIONS = 20  # the recipe's k: its recorded chance level 0.0098 is 20 / 2048
@@ -31,14 +33,14 @@ RECIPE_PAIR_RATIO = 2  # "2x any other pair"
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     if arguments.report_only:
-        return utils.render_again(arguments.out, "two", ARRAYS, render)
-    device = utils.choose_device(arguments.device)
-    folder = utils.find_model(arguments.model, arguments.revision)
-    layer = utils.bottleneck_layer(arguments, folder)
+        return runs.render_again(arguments.out, "two", ARRAYS, render)
+    device = runs.choose_device(arguments.device)
+    folder = checkpoints.find_model(arguments.model, arguments.revision)
+    layer = runs.bottleneck_layer(arguments, folder)
     k = min(arguments.k, folder.head_width, folder.width)
     settings = {"seed": arguments.seed, "fold_norm": arguments.fold_norm, "device": device.type}
     settings |= {"k": k, "k_asked": arguments.k, "layer": layer}
-    run = utils.Run(__file__, "two", arguments, folder, settings)
+    run = runs.Run(__file__, "two", arguments, folder, settings)
     if not arguments.fresh and run.finished(ARRAYS):
         return None
     subspaces, definition = head_subspaces(folder, device, k, arguments.fold_norm)
@@ -55,16 +57,16 @@ def main(argv: list[str] | None = None) -> None:
         "heads": heads_among_themselves(subspaces, folder.groups),
         **adjacent_layers(similarity, consensus_similarity, layer, folder.groups),
     }
-    results = utils.significant(results)  # before any sentence is made of it: the JSON is the truth
+    results = runs.significant(results)  # before any sentence is made of it: the JSON is the truth
     results["verdict"] = decide(results["ffn"], layer)
     results["claims"] = claims(results, alignment, layer, folder.is_qwen25_3b)
     return run.save(results, dict(zip(ARRAYS, (similarity, alignment, consensus_similarity))), render)
 
 
 def parse_arguments(argv: list[str] | None):
-    parser = utils.command_line(__doc__)
+    parser = runs.command_line(__doc__)
     parser.add_argument(
-        "--k", type=utils.positive, default=DIRECTIONS, help="directions per head, at most the head width"
+        "--k", type=runs.positive, default=DIRECTIONS, help="directions per head, at most the head width"
     )
     parser.add_argument("--layer", default="auto", help="bottleneck layer; auto = the one that 1.py found")
     help_text = (
@@ -84,7 +86,7 @@ def head_subspaces(folder, device: torch.device, k: int, fold_norm: bool) -> tup
     between the subspaces with and without the RMSNorm gains.
     """
     subspaces, gaps, folded = [], [], []
-    layers = utils.stream_layers(folder)
+    layers = checkpoints.stream_layers(folder)
     for layer in tqdm(layers, total=folder.layers, desc="subspaces", disable=None):
         pair = {}
         for fold in (False, True):
@@ -127,12 +129,12 @@ def ffn_alignment(
     vectors to the subspace. Nulls: Haar subspaces, and the multi-head subspaces of all other layers.
     """
     layers, heads, k, width = subspaces.shape
-    draw = utils.seeded(arguments.seed, "two: Haar subspaces")
+    draw = statistics.seeded(arguments.seed, "two: Haar subspaces")
     haar = utils.random_subspaces(draw, HAAR_DRAWS, k, width).to(device)
     alignment = np.zeros((layers, heads))
     names = ("gate", "up", "gate_consensus", "gate_other_layers", "gate_top", "haar_mean", "haar_sd", "p_low", "p_high")
     ffn = {name: [] for name in names}
-    for index, layer in enumerate(tqdm(utils.stream_layers(folder), total=layers, desc="FFN", disable=None)):
+    for index, layer in enumerate(tqdm(checkpoints.stream_layers(folder), total=layers, desc="FFN", disable=None)):
         gain = layer.ffn_gain.to(device).double() if arguments.fold_norm else 1.0
         up, gate = (gram(matrix.to(device).double() * gain) for matrix in (layer.up, layer.gate))
         alignment[index] = energy(gate, subspaces[index]).cpu()
@@ -147,8 +149,8 @@ def ffn_alignment(
         ffn["gate_top"].append(utils.grassmann_similarity(top, subspaces[index]).mean().item())
         ffn["haar_mean"].append(random.mean().item())
         ffn["haar_sd"].append(random.std().item())
-        ffn["p_low"].append(utils.permutation_p(int((random <= mean).sum()), HAAR_DRAWS))
-        ffn["p_high"].append(utils.permutation_p(int((random >= mean).sum()), HAAR_DRAWS))
+        ffn["p_low"].append(statistics.permutation_p(int((random <= mean).sum()), HAAR_DRAWS))
+        ffn["p_high"].append(statistics.permutation_p(int((random >= mean).sum()), HAAR_DRAWS))
     return alignment, ffn
 
 
@@ -221,7 +223,7 @@ def decide(ffn: dict, layer: int) -> str:
 
 def claims(results: dict, alignment: np.ndarray, layer: int, is_qwen: bool) -> list[dict]:
     """The recipe's structural claims about overlap and alignment."""
-    show, ffn, chance = utils.show, results["ffn"], results["chance"]
+    show, ffn, chance = page.show, results["ffn"], results["chance"]
     ratio = ffn["gate"][layer] / chance
     over = np.array(results["ffn_alignment_over_chance"])
     approach, other, snap = results["approach"], results["best_other_pair"], results["snap"]
@@ -298,11 +300,11 @@ def claims(results: dict, alignment: np.ndarray, layer: int, is_qwen: bool) -> l
             bool(results["heads"]["across_groups"][layer] >= max(across)) if across else None,
         ),
     ]
-    return [utils.claim(*row) for row in rows]
+    return [page.claim(*row) for row in rows]
 
 
 def pair_text(pair: dict | None) -> str:
-    return "–" if pair is None else f"L{pair['layers'][0]}↔L{pair['layers'][1]} {utils.show(pair['similarity'], 3)}"
+    return "–" if pair is None else f"L{pair['layers'][0]}↔L{pair['layers'][1]} {page.show(pair['similarity'], 3)}"
 
 
 # ---- reporting ------------------------------------------------------------------------------------------------------
@@ -311,7 +313,7 @@ def pair_text(pair: dict | None) -> str:
 def render(results: dict, arrays: dict) -> dict[str, bytes]:
     """Report and figures from results and arrays alone."""
     similarity, alignment, consensus = (arrays[name] for name in ARRAYS)
-    layer, ffn, show = results["settings"]["layer"], results["ffn"], utils.show
+    layer, ffn, show = results["settings"]["layer"], results["ffn"], page.show
     what = {
         "ffn_avoids_attention": "reads the heads' subspaces less than chance",
         "ffn_at_chance": "cannot be told from chance in how much it reads the heads' subspaces",
@@ -324,17 +326,17 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
         f"{show(min(1.0, 2 * min(ffn['p_low'][layer], ffn['p_high'][layer])), 2)}, {HAAR_DRAWS} draws)."
     )
     title = f"Subspace overlap and FFN alignment of {results['model']['name']}"
-    text = utils.report(title, sentence, results["claims"], sections(results, alignment), limitations(results))
+    text = page.report(title, sentence, results["claims"], sections(results, alignment), limitations(results))
     return {
-        "two_similarity.png": utils.png(figure_similarity(similarity.mean(0), consensus, results["chance"])),
-        "two_to_bottleneck.png": utils.png(figure_to_bottleneck(results, similarity)),
-        "two_ffn_alignment.png": utils.png(figure_ffn(results, alignment)),
+        "two_similarity.png": page.png(figure_similarity(similarity.mean(0), consensus, results["chance"])),
+        "two_to_bottleneck.png": page.png(figure_to_bottleneck(results, similarity)),
+        "two_ffn_alignment.png": page.png(figure_ffn(results, alignment)),
         "two_output.md": text.encode(),
     }
 
 
 def sections(results: dict, alignment: np.ndarray) -> list[str]:
-    show, ffn, chance, layer = utils.show, results["ffn"], results["chance"], results["settings"]["layer"]
+    show, ffn, chance, layer = page.show, results["ffn"], results["chance"], results["settings"]["layer"]
     k, layers = results["settings"]["k"], results["shape"]["layers"]
     clamped = f" ({results['settings']['k_asked']} asked, clamped)" if results["settings"]["k_asked"] != k else ""
     pairs = [[f"L{t} → L{t + 1}", results["adjacent"][t], results["adjacent_consensus"][t]] for t in range(layers - 1)]
@@ -365,7 +367,7 @@ def sections(results: dict, alignment: np.ndarray) -> list[str]:
         f"Grassmann similarity (mean squared cosine of principal angles) of the heads' top k = {k}{clamped} key-side subspaces; "
         f"chance is k/d = {show(chance)}. Multi-head: the k directions that the heads share most. A layer with "
         "itself (1 by definition) is left blank.",
-        utils.table(["layers", "mean over heads", "multi-head"], pairs),
+        page.table(["layers", "mean over heads", "multi-head"], pairs),
         f"Most similar pair: {pair_text(results['best_pair'])}. "
         + (
             f"The largest drop between neighbouring pairs is at L{snap[0]} → L{snap[1]} "
@@ -376,10 +378,10 @@ def sections(results: dict, alignment: np.ndarray) -> list[str]:
         ),
         "## 2 Convergence on the bottleneck",
         "![Similarity to the bottleneck](two_to_bottleneck.png)",
-        utils.table([f"similarity to L{layer}", "mean over heads", "multi-head"], towards),
+        page.table([f"similarity to L{layer}", "mean over heads", "multi-head"], towards),
         "## 3 Heads among themselves",
         f"Heads of one KV group share W_K, so their key-side subspaces agree for that reason alone. Chance is {show(chance)}.",
-        utils.table(["layer", "pairs within a KV group", "pairs across groups"], heads),
+        page.table(["layer", "pairs within a KV group", "pairs across groups"], heads),
         "## 4 FFN alignment",
         "![FFN alignment against chance](two_ffn_alignment.png)",
         f"Share of a matrix's energy ‖WVᵀ‖²/‖W‖² inside the heads' subspaces, in multiples of k/d. *Top directions*: the "
@@ -387,14 +389,14 @@ def sections(results: dict, alignment: np.ndarray) -> list[str]:
         f"this layer in all other layers' multi-head subspaces. *Haar*: mean ± sd of {HAAR_DRAWS} random subspaces; p is "
         "two-sided, per layer, not corrected over layers; the verdict uses the bottleneck alone. A mean over heads "
         "varies less than a single random subspace, so p errs towards chance.",
-        utils.table(
+        page.table(
             ["layer", "W_gate", "W_up", "W_gate, multi-head", "top directions", "other layers", "Haar", "p"], ffn_rows
         ),
         f"By KV group at L{layer}: {', '.join(show(float(value), 3) for value in by_group)} times chance.",
         "## 5 How well defined the subspaces are",
         "σ_k/σ_{k+1} (median over heads): near 1 the cut at k is arbitrary and another k would give other directions. *Folded*: "
         "similarity between subspaces with and without the RMSNorm gain; 1 means that the choice does not matter.",
-        utils.table(["layer", "σ_k/σ_{k+1}", "folded against raw"], gaps),
+        page.table(["layer", "σ_k/σ_{k+1}", "folded against raw"], gaps),
     ]
 
 
@@ -470,4 +472,4 @@ def figure_ffn(results: dict, alignment: np.ndarray) -> Figure:
 
 
 if __name__ == "__main__":
-    utils.run_script(main)
+    runs.run_script(main)

@@ -23,6 +23,8 @@ import torch
 from matplotlib.figure import Figure
 
 import utils
+from lab import checkpoints, engine, models, questions, runs, statistics
+from reports import page
 
 ARRAYS = ("ablation_samples.jsonl",)
 CONDITIONS = ("language", "language_reinjected", "z_perp")
@@ -45,31 +47,31 @@ SHOWN = 2  # problems in the report
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     if arguments.report_only:
-        return utils.render_again(arguments.out, "ablation", ARRAYS, render)
-    device = utils.choose_device(arguments.device)
-    dtype = utils.choose_dtype(arguments.dtype, device)
-    folder = utils.find_model(arguments.model, arguments.revision)
-    languages = utils.load_languages(arguments.languages)
-    files = utils.problem_files(arguments.problems, folder, "problems.jsonl", utils.ROOT / "data" / "words.jsonl")
-    problems = utils.load_problems(files, list(languages), arguments.limit)
-    exemplars, exemplar_file = utils.load_exemplars(arguments.exemplars, folder, languages, problems)
+        return runs.render_again(arguments.out, "ablation", ARRAYS, render)
+    device = runs.choose_device(arguments.device)
+    dtype = runs.choose_dtype(arguments.dtype, device)
+    folder = checkpoints.find_model(arguments.model, arguments.revision)
+    languages = questions.load_languages(arguments.languages)
+    files = questions.problem_files(arguments.problems, folder, "problems.jsonl", runs.ROOT / "data" / "words.jsonl")
+    problems = questions.load_problems(files, list(languages), arguments.limit)
+    exemplars, exemplar_file = questions.load_exemplars(arguments.exemplars, folder, languages, problems)
     z = load_z(arguments, folder)
     parts = layer_parts(folder)
     for problem in [*problems, *exemplars]:
-        utils.check_words(problem, languages)
+        questions.check_words(problem, languages)
     development, test = split(problems, z.fitted_on, arguments.seed, files)
-    settings = utils.problem_settings(arguments, device, dtype, files, languages)
-    settings |= {"exemplars": [exemplar_file.name, utils.file_hash(exemplar_file)[:16]], "z": z.summary, **parts}
-    run = utils.Run(__file__, "ablation", arguments, folder, settings)
+    settings = questions.problem_settings(arguments, device, dtype, files, languages)
+    settings |= {"exemplars": [exemplar_file.name, runs.file_hash(exemplar_file)[:16]], "z": z.summary, **parts}
+    run = runs.Run(__file__, "ablation", arguments, folder, settings)
     if not arguments.fresh and run.finished(ARRAYS):
         return None
-    model, tokenizer = utils.load_model(folder, device, dtype)
+    model, tokenizer = models.load_model(folder, device, dtype)
     exemplars = [replace(exemplar, solution={}) for exemplar in exemplars]  # the answer in a word, no worked solution
     study = Study(model, tokenizer, languages, exemplars, arguments.batch, arguments.seed)
     streams = last_streams(study, development)
     spaces = Subspaces(z, language_bases(streams).float(), **parts)
     results = {"problems": {"development": len(development), "test": len(test), "width": folder.width}}
-    results["problems"]["fitted"] = sum(utils.problem_hash(problem) in z.fitted_on for problem in problems)
+    results["problems"]["fitted"] = sum(questions.problem_hash(problem) in z.fitted_on for problem in problems)
     results["subspaces"] = describe(spaces, streams, arguments.seed)
     samples, results["development"], chosen = try_strengths(study, spaces, development)
     tested, results["none"], results["rows"], base = score(study, spaces, test, chosen)
@@ -80,13 +82,13 @@ def main(argv: list[str] | None = None) -> None:
         "needed": needed(),
     }
     results["verdict"] = decide(results)
-    results = utils.significant(results)  # before any sentence is made of it: the JSON is the truth
+    results = runs.significant(results)  # before any sentence is made of it: the JSON is the truth
     results["claims"] = claims(results)
-    return run.save(results, {ARRAYS[0]: utils.json_lines(samples + tested)}, render)
+    return run.save(results, {ARRAYS[0]: runs.json_lines(samples + tested)}, render)
 
 
 def parse_arguments(argv: list[str] | None):
-    return utils.command_line(__doc__, asks_problems=True).parse_args(argv)
+    return runs.command_line(__doc__, asks_problems=True).parse_args(argv)
 
 
 # ---- what is asked --------------------------------------------------------------------------------------------------
@@ -104,9 +106,9 @@ class HandedZ:
 
 def load_z(arguments, folder) -> HandedZ:
     """Phase 2's Z; UserError if it is missing, another model's, or of the wrong shape."""
-    results = utils.load_results(arguments.out, "phase2", folder.identity)
+    results = runs.load_results(arguments.out, "phase2", folder.identity)
     z = results["z"]
-    basis = utils.load_array(arguments.out, "phase2_z_basis.npy", (z["k"], folder.width))
+    basis = runs.load_array(arguments.out, "phase2_z_basis.npy", (z["k"], folder.width))
     summary = {key: z[key] for key in ("method", "layer", "site", "k", "holds")}
     summary |= {"bottleneck": results["settings"]["layer"], "phase2": results["fingerprint"]}
     return HandedZ(torch.from_numpy(basis).float(), z["site"], set(z["fitted_on"]), summary)
@@ -115,19 +117,19 @@ def load_z(arguments, folder) -> HandedZ:
 def layer_parts(folder) -> dict[str, list[int]]:
     """Layers from which language is removed, and layers in which it is re-injected."""
     if folder.layers < THIRDS:
-        raise utils.UserError(f"{folder.name} has {folder.layers} layer(s): a middle third needs at least {THIRDS}")
+        raise runs.UserError(f"{folder.name} has {folder.layers} layer(s): a middle third needs at least {THIRDS}")
     first, second = folder.layers // THIRDS, 2 * folder.layers // THIRDS
     return {"middle": list(range(first, second)), "upper": list(range(second, folder.layers))}
 
 
 def split(problems: list, fitted_on: set[str], seed: int, files: list) -> tuple[list, list]:
     """(development half, test half), at random; problems that Z was fitted on never come into the test half."""
-    order = torch.randperm(len(problems), generator=utils.seeded(seed, "ablation: halves")).tolist()
-    order.sort(key=lambda index: utils.problem_hash(problems[index]) not in fitted_on)  # stable: fitted ones first
-    fitted = sum(utils.problem_hash(problem) in fitted_on for problem in problems)
+    order = torch.randperm(len(problems), generator=statistics.seeded(seed, "ablation: halves")).tolist()
+    order.sort(key=lambda index: questions.problem_hash(problems[index]) not in fitted_on)  # stable: fitted ones first
+    fitted = sum(questions.problem_hash(problem) in fitted_on for problem in problems)
     size, least = max(len(problems) // 2, fitted), max(MINIMUM_PROBLEMS, len(problems[0].question))
     if len(problems) - size < least:
-        raise utils.UserError(
+        raise runs.UserError(
             f"{', '.join(map(str, files))}: {len(problems)} problem(s), {fitted} of which Z was fitted on, leave "
             f"{len(problems) - size} to test on; at least {least} are needed: give others with --problems"
         )
@@ -158,7 +160,7 @@ class Study:
     def prompts(self, problems: list) -> list[str]:
         """Every problem in the first language, then every problem in the next."""
         return [
-            utils.prompt_text(problem, language, self.languages, self.exemplars)
+            questions.prompt_text(problem, language, self.languages, self.exemplars)
             for language in self.languages
             for problem in problems
         ]
@@ -170,13 +172,13 @@ class Study:
             return edited_streams(self.model, edits, scope)
 
         prompts = self.prompts(problems)
-        outputs = utils.generate(self.model, self.tokenizer, prompts, MAX_NEW_TOKENS, self.batch, during)
+        outputs = models.generate(self.model, self.tokenizer, prompts, MAX_NEW_TOKENS, self.batch, during)
         asked = [(language, problem) for language in self.languages for problem in problems]
         samples = []
         for (language, problem), output in zip(asked, outputs):
-            extracted, right = utils.grade(problem, output)
+            extracted, right = questions.grade(problem, output)
             sample = {"id": problem.id, "language": language, "output": output, "extracted": extracted}
-            samples.append(sample | {"correct": right, "written_in": utils.written_in(output, self.languages)})
+            samples.append(sample | {"correct": right, "written_in": questions.written_in(output, self.languages)})
         return samples
 
     def outcome(self, samples: list[dict]) -> dict[str, np.ndarray]:
@@ -245,11 +247,11 @@ def edited_streams(model, edits: dict[int, Edit], scope: str | None):
 def last_streams(study: Study, problems: list) -> torch.Tensor:
     """Streams at the last prompt position, (languages, problems, sites, d) float64 on the CPU."""
     prompts = study.prompts(problems)
-    engines = utils.patched_prompts(study.model, study.tokenizer, prompts, [()] * len(prompts), study.batch)
-    parts = utils.gathered({rows.start: engine.streams.cpu().double() for rows, engine in engines})
+    engines = engine.patched_prompts(study.model, study.tokenizer, prompts, [()] * len(prompts), study.batch)
+    parts = runs.gathered({rows.start: patcher.streams.cpu().double() for rows, patcher in engines})
     streams = torch.cat(list(parts.values()))
     if not torch.isfinite(streams).all():
-        raise utils.UserError("activations are not finite: try --dtype float32")
+        raise runs.UserError("activations are not finite: try --dtype float32")
     return streams.unflatten(0, (len(study.languages), len(problems)))
 
 
@@ -300,7 +302,7 @@ class Subspaces:
 
     def null(self, name: str, draw: int, streams: torch.Tensor, seed: int) -> "Subspaces":
         """The same with a random Z (random_perp), random subspaces per layer, or those of shuffled languages."""
-        generator, (sites, rank, width) = utils.seeded(seed, f"ablation: {name} {draw}"), self.language.shape
+        generator, (sites, rank, width) = statistics.seeded(seed, f"ablation: {name} {draw}"), self.language.shape
         if name == "random_perp":
             (basis,) = utils.random_subspaces(generator, 1, len(self.z.basis), width)
             return replace(self, z=replace(self.z, basis=basis.float()))
@@ -396,7 +398,7 @@ def score(study: Study, spaces: Subspaces, problems: list, chosen: dict) -> tupl
             rows.append(asdict(setting) | {"chosen": setting == best} | compared)
     rows.sort(key=lambda row: CONDITIONS.index(row["condition"]))  # stable: by scope within a condition
     others = [row for row in rows if not is_primary(row)]
-    for row, adjusted in zip(others, utils.holm([row["p"] for row in others])):
+    for row, adjusted in zip(others, statistics.holm([row["p"] for row in others])):
         row["p_holm"] = adjusted
     return samples, shares(study, base), rows, base
 
@@ -419,11 +421,11 @@ def compare(study: Study, outcome: dict, base: dict, label: str) -> dict:
     result = shares(study, outcome)
     for name, measure in (("difference", "right"), ("kept_difference", "kept")):
         change = outcome[measure].mean(0) - base[measure].mean(0)
-        draw = utils.seeded(study.seed, f"ablation: bootstrap of {measure}, {label}")
-        result |= {name: float(change.mean()), f"{name}_interval": utils.bootstrap_interval(change, draw)}
+        draw = statistics.seeded(study.seed, f"ablation: bootstrap of {measure}, {label}")
+        result |= {name: float(change.mean()), f"{name}_interval": statistics.bootstrap_interval(change, draw)}
         if measure == "right":
             gained, lost = int((change > 0).sum()), int((change < 0).sum())
-            result |= {"gained": gained, "lost": lost, "p": utils.mcnemar_p(gained, lost)}
+            result |= {"gained": gained, "lost": lost, "p": statistics.mcnemar_p(gained, lost)}
     return result
 
 
@@ -445,7 +447,7 @@ def nulls(study: Study, spaces: Subspaces, streams, problems: list, rows: list[d
                 "null": name,
                 "primary": is_primary(row),
                 "reached": reached,
-                "p": utils.permutation_p(reached, draws),
+                "p": statistics.permutation_p(reached, draws),
             }
             labels |= {"tested": row["difference"], "kept_tested": row["kept_difference"]}
             result.append(asdict(setting) | labels | {"differences": differences, "kept_differences": kept})
@@ -461,7 +463,7 @@ def null_names(row: dict) -> tuple[str, ...]:
 
 def needed() -> int:
     """How many problems must gain with none lost, or be lost with none gained, before the exact test can show it."""
-    return next(count for count in range(1, 100) if utils.mcnemar_p(count, 0) < LEVEL)
+    return next(count for count in range(1, 100) if statistics.mcnemar_p(count, 0) < LEVEL)
 
 
 def decide(results: dict) -> str:
@@ -533,16 +535,16 @@ def claims(results: dict) -> list[dict]:
     if results["solved"] < results["needed"]:  # too little to lose: intact would say nothing
         helps, survives, intact = helps if results["solved"] else None, None, None
     return [
-        utils.claim(
+        page.claim(
             "language",
             "removing the language subspace improves reasoning",
             "yes (arXiv 2505.15257)",
-            f"accuracy {none['accuracy']:.1%} → {primary['accuracy']:.1%}, {paired(primary)} points, p {utils.show(primary['p'], 2)} "
+            f"accuracy {none['accuracy']:.1%} → {primary['accuracy']:.1%}, {paired(primary)} points, p {page.show(primary['p'], 2)} "
             f"(λ {amount(primary)})",
             "; ".join(beside),
             helps,
         ),
-        utils.claim(
+        page.claim(
             "reinjected",
             "the output language survives with re-injection",
             "yes (arXiv 2505.15257)",
@@ -551,7 +553,7 @@ def claims(results: dict) -> list[dict]:
             f"without re-injection {primary['kept']:.1%}",
             survives,
         ),
-        utils.claim(
+        page.claim(
             "z_perp",
             "removing Z⊥ leaves the answer intact",
             "yes (our hypothesis)",
@@ -570,8 +572,8 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
         f"Ablation: removing the language subspace from {results['model']['name']}",
         verdict_sentence(results),
     )
-    text = utils.report(title, verdict, results["claims"], sections(results, samples), limitations(results))
-    return {"ablation_test.png": utils.png(figure_test(results)), "ablation_output.md": text.encode()}
+    text = page.report(title, verdict, results["claims"], sections(results, samples), limitations(results))
+    return {"ablation_test.png": page.png(figure_test(results)), "ablation_output.md": text.encode()}
 
 
 def verdict_sentence(results: dict) -> str:
@@ -591,7 +593,7 @@ def verdict_sentence(results: dict) -> str:
     return (
         f"{what} (`{verdict}`). With the strength chosen on other problems (λ {primary['strength']:g}, {WHERE[PRIMARY[1]]}) accuracy "
         f"goes from {none['accuracy']:.1%} to {primary['accuracy']:.1%} on {results['problems']['test']} problems (difference "
-        f"{points(primary['difference'])} points, 95 % {points(low)} to {points(high)}, McNemar p {utils.show(primary['p'], 2)})."
+        f"{points(primary['difference'])} points, 95 % {points(low)} to {points(high)}, McNemar p {page.show(primary['p'], 2)})."
         f"{apart} In the language asked are {none['kept']:.1%} of the answers before and {primary['kept']:.1%} after. With complete "
         f"removal (λ 1) accuracy is {complete['accuracy']:.1%}, and {complete['kept']:.1%} are in the language asked."
     )
@@ -613,7 +615,7 @@ def sections(results: dict, samples: list[dict]) -> list[str]:
         f"position: {rank} of {problems['width']} dimensions. It is removed behind layers {middle} (the middle third) and re-injected "
         f"behind layers {upper} (the last third). *Share*: part of the stream's squared norm that lies in M_s, and in that of "
         "shuffled languages (section 5). *Common*: how much of that part is the same for all prompts; it is removed too. *Stability*: "
-        f"similarity of M_s from two halves of the development problems (chance {utils.show(rank / problems['width'], 2)}).",
+        f"similarity of M_s from two halves of the development problems (chance {page.show(rank / problems['width'], 2)}).",
         subspace_table(results),
         "## 3 Strengths, chosen on the development half",
         "For every condition and scope the strength with the most right answers over all languages; of equals the weakest. "
@@ -644,7 +646,7 @@ def sections(results: dict, samples: list[dict]) -> list[str]:
 def subspace_table(results: dict) -> str:
     keys = ("share", "common", "shuffled_share", "stability")
     rows = [[row["layer"], row["third"], *(f"{row[key]:.1%}" for key in keys)] for row in results["subspaces"]]
-    return utils.table(["layer", "third", "share", "of it common", "share, shuffled", "stability"], rows)
+    return page.table(["layer", "third", "share", "of it common", "share, shuffled", "stability"], rows)
 
 
 def strength_table(results: dict) -> str:
@@ -652,7 +654,7 @@ def strength_table(results: dict) -> str:
         [*at(row), f"{row['accuracy']:.1%}", f"{row['kept']:.1%}", "yes" if row["chosen"] else ""]
         for row in results["development"]
     ]
-    return utils.table(["removed", "where", "λ", "accuracy", "in the language asked", "chosen"], rows)
+    return page.table(["removed", "where", "λ", "accuracy", "in the language asked", "chosen"], rows)
 
 
 def answer_table(results: dict) -> str:
@@ -661,22 +663,22 @@ def answer_table(results: dict) -> str:
         by_language = [row["accuracy_by_language"][name] for name in results["settings"]["languages"]]
         cells = at(row) + [f"{value:.1%}" for value in (row["accuracy"], *by_language)]
         if row["condition"] != "none":
-            adjusted = "primary" if is_primary(row) else utils.show(row["p_holm"], 2)
-            cells += [paired(row), row["gained"], row["lost"], utils.show(row["p"], 2), adjusted]
+            adjusted = "primary" if is_primary(row) else page.show(row["p_holm"], 2)
+            cells += [paired(row), row["gained"], row["lost"], page.show(row["p"], 2), adjusted]
         rows.append(cells + [""] * (5 if row["condition"] == "none" else 0))
     headers = ["removed", "where", "λ", "accuracy", *results["settings"]["languages"], "difference (95 %)", "gained"]
-    return utils.table([*headers, "lost", "p", "p after Holm"], rows)
+    return page.table([*headers, "lost", "p", "p after Holm"], rows)
 
 
 def null_table(results: dict) -> str:
     rows = []
     for null in results["nulls"]:
         reached = f"{null['reached']} of {len(null['differences'])}"
-        reached += f" (p {utils.show(null['p'], 2)})" if null["primary"] else ""
+        reached += f" (p {page.show(null['p'], 2)})" if null["primary"] else ""
         rows.append([NAMES[null["null"]], *at(null)[1:], points(null["tested"]), span(null["differences"]), reached])
         rows[-1] += [points(null["kept_tested"]), span(null["kept_differences"])]
     headers = ["null", "where", "λ", "accuracy, tested", "accuracy, draws", "reached", "language asked, tested"]
-    return utils.table([*headers, "language asked, draws"], rows)
+    return page.table([*headers, "language asked, draws"], rows)
 
 
 def language_table(results: dict) -> str:
@@ -684,7 +686,7 @@ def language_table(results: dict) -> str:
     for row in [asdict(Setting("none")) | results["none"], *results["rows"]]:
         difference = "" if row["condition"] == "none" else paired(row, "kept_difference")
         rows.append([*at(row), f"{row['kept']:.1%}", f"{row['moved']:.1%}", difference])
-    return utils.table(["removed", "where", "λ", "asked", "another", "difference of asked (95 %)"], rows)
+    return page.table(["removed", "where", "λ", "asked", "another", "difference of asked (95 %)"], rows)
 
 
 def sample_table(samples: list[dict]) -> str:
@@ -694,9 +696,9 @@ def sample_table(samples: list[dict]) -> str:
     for sample in sorted(tested, key=lambda sample: (sample["id"], sample["language"])):
         if sample["id"] in shown:
             rows.append([f"{sample['id']}, {sample['language']}", NAMES[sample["condition"]], amount(sample)])
-            rows[-1] += [utils.escape(sample["output"].strip()[:60]), "yes" if sample["correct"] else "no"]
+            rows[-1] += [page.escape(sample["output"].strip()[:60]), "yes" if sample["correct"] else "no"]
             rows[-1].append(sample["written_in"] or "–")
-    return utils.table(["problem", "removed", "λ", "output", "right", "language"], rows)
+    return page.table(["problem", "removed", "λ", "output", "right", "language"], rows)
 
 
 def limitations(results: dict) -> list[str]:
@@ -762,4 +764,4 @@ def figure_test(results: dict) -> Figure:
 
 
 if __name__ == "__main__":
-    utils.run_script(main)
+    runs.run_script(main)

@@ -23,7 +23,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-import utils
+from lab import checkpoints, questions, runs
+from reports import page
 
 SHARDED = ("phase0_behavioral.py", "phase2_z_extraction.py", "phase3_patching.py", "phase3b_bridge.py", "ablation.py")
 REASONING = "reasoning"  # folder of the second kind of problem
@@ -44,38 +45,38 @@ class Step:
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     if arguments.report_only:
-        return utils.render_again(arguments.out, "hunt", (), render)
+        return runs.render_again(arguments.out, "hunt", (), render)
     names = arguments.models or [arguments.model]
     if len(names) == 1:
         hunt(names[0], arguments, arguments.out)
         return None
     folders = {name: arguments.out / name.strip("./").replace("/", "--") for name in names}
     if len(set(folders.values())) < len(names):
-        raise utils.UserError(f"--models {' '.join(names)}: two of them have the same name")
+        raise runs.UserError(f"--models {' '.join(names)}: two of them have the same name")
     failures = {}
     for name, out in folders.items():
         try:
             hunt(name, arguments, out)
-        except utils.UserError as error:  # the other models' hunts are worth their time all the same
+        except runs.UserError as error:  # the other models' hunts are worth their time all the same
             failures[name] = str(error)
-    found = {name: utils.load_results(out, "hunt") for name, out in folders.items() if name not in failures}
+    found = {name: runs.load_results(out, "hunt") for name, out in folders.items() if name not in failures}
     results = compare(found, {name: str(out.relative_to(arguments.out)) for name, out in folders.items()}, failures)
-    utils.save_plain(arguments.out, "hunt", results, render)
+    runs.save_plain(arguments.out, "hunt", results, render)
     if failures:
-        raise utils.UserError("; ".join(f"{name}: {message}" for name, message in failures.items()))
+        raise runs.UserError("; ".join(f"{name}: {message}" for name, message in failures.items()))
     return None
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = utils.command_line(__doc__)
+    parser = runs.command_line(__doc__)
     parser.add_argument("--models", nargs="+", help="several models: a folder each, and one comparison")
     parser.add_argument("--languages", nargs="+", default=["en", "zh"])
-    parser.add_argument("--batch", type=utils.positive, default=16, help="prompts per forward pass")
+    parser.add_argument("--batch", type=runs.positive, default=16, help="prompts per forward pass")
     parser.add_argument(
         "--fold-norm", action="store_true", help="take kernels with the RMSNorm gains in 1.py, 2.py, phase 2"
     )
     help_text = "processes for the phases that ask problems, by `accelerate launch`"
-    parser.add_argument("--processes", type=utils.positive, default=1, help=help_text)
+    parser.add_argument("--processes", type=runs.positive, default=1, help=help_text)
     return parser.parse_args(argv)
 
 
@@ -84,19 +85,19 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def hunt(name: str, arguments: argparse.Namespace, out: Path) -> None:
     """Run every step on one model, then decide and write its report."""
-    device = utils.choose_device(arguments.device)
-    utils.load_languages(arguments.languages)  # what is wrong with the arguments shows before the first step
-    folder = utils.find_model(name, arguments.revision)
+    device = runs.choose_device(arguments.device)
+    questions.load_languages(arguments.languages)  # what is wrong with the arguments shows before the first step
+    folder = checkpoints.find_model(name, arguments.revision)
     parts = {}
     for step in steps(folder, arguments, out, parts):
         run_step(step, name, arguments, out)
-        parts[step_key(step)] = utils.load_results(out / step.folder, step.stem, folder.identity)
+        parts[step_key(step)] = runs.load_results(out / step.folder, step.stem, folder.identity)
     settings = {"device": device.type, "dtype": arguments.dtype, "seed": arguments.seed}
     settings |= {"fingerprints": {key: part["fingerprint"] for key, part in parts.items()}}
     quiet = argparse.Namespace(**(vars(arguments) | {"out": out, "device": device.type}))
-    run = utils.Run(__file__, "hunt", quiet, folder, settings)
+    run = runs.Run(__file__, "hunt", quiet, folder, settings)
     if arguments.fresh or not run.finished(()):
-        results = utils.significant(decide(parts, folder))
+        results = runs.significant(decide(parts, folder))
         results["claims"] = checklist(results, parts)
         run.save(results, {}, render)
 
@@ -121,8 +122,8 @@ def steps(folder, arguments: argparse.Namespace, out: Path, parts: dict) -> Iter
     yield Step("phase3b_bridge.py", "phase3b", flags=("--batch", str(arguments.batch)))
     yield Step("ablation.py", "ablation", flags=asked)
     own = folder.path / "reasoning.jsonl"
-    problems = ("--problems", str(own if own.exists() else utils.ROOT / "data" / "reasoning.jsonl"))
-    shots = () if own.exists() else ("--exemplars", str(utils.ROOT / "data" / "reasoning_exemplars.jsonl"))
+    problems = ("--problems", str(own if own.exists() else runs.ROOT / "data" / "reasoning.jsonl"))
+    shots = () if own.exists() else ("--exemplars", str(runs.ROOT / "data" / "reasoning_exemplars.jsonl"))
     yield Step("phase2_z_extraction.py", "phase2", REASONING, (*asked, *fold, *problems, "--z-from", str(out)))
     yield Step("phase3_patching.py", "phase3", REASONING, asked + problems + shots)
     yield Step("phase3b_bridge.py", "phase3b", REASONING, ("--batch", str(arguments.batch)))
@@ -150,7 +151,7 @@ def run_step(step: Step, name: str, arguments: argparse.Namespace, out: Path) ->
     if arguments.processes > 1 and step.script in SHARDED:
         command += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--mixed_precision", "no"]
         command += ["--dynamo_backend", "no", "--num_processes", str(arguments.processes)]
-    command += [str(utils.ROOT / step.script), "--model", name, "--out", str(out / step.folder)]
+    command += [str(runs.ROOT / step.script), "--model", name, "--out", str(out / step.folder)]
     command += ["--device", arguments.device, "--dtype", arguments.dtype, "--seed", str(arguments.seed), *step.flags]
     command += ["--revision", arguments.revision] if arguments.revision else []
     command += ["--fresh"] if arguments.fresh else []
@@ -158,7 +159,7 @@ def run_step(step: Step, name: str, arguments: argparse.Namespace, out: Path) ->
     # Ctrl-C is for this process: it ends the script, which on its own would print a traceback while it still imports
     status = subprocess.run(command, preexec_fn=ignore_interrupts).returncode
     if status:
-        raise utils.UserError(
+        raise runs.UserError(
             f"{step.script} ended with status {status} (its message is above); a hunt that runs again repeats no finished step"
         )
 
@@ -225,7 +226,7 @@ def behaviour(phase0: dict) -> dict:
         "node": "behaviour",
         "branch": "yes" if yes else "no: limitation flagged",
         "number": right,
-        "null": f"exact McNemar p {utils.show(phase0['mcnemar_p'], 2)}",
+        "null": f"exact McNemar p {page.show(phase0['mcnemar_p'], 2)}",
     }
 
 
@@ -234,8 +235,8 @@ def separation(phase2: dict) -> dict:
     return {
         "node": "separation",
         "branch": {"clear": "yes", "partial": "in some configurations", "none": "no"}[phase2["verdict"]],
-        "number": f"ratio_Z {utils.show(primary['ratio_z'], 3)}, ratio_Z⊥ {utils.show(primary['ratio_z_perp'], 3)}",
-        "null": f"largest p of three nulls {utils.show(primary['p'], 2)}",
+        "number": f"ratio_Z {page.show(primary['ratio_z'], 3)}, ratio_Z⊥ {page.show(primary['ratio_z_perp'], 3)}",
+        "null": f"largest p of three nulls {page.show(primary['p'], 2)}",
     }
 
 
@@ -246,8 +247,8 @@ def contingencies(phase2: dict) -> dict:
     return {
         "node": "contingencies",
         "branch": ", ".join(held) + " hold" + ("s" if len(held) == 1 else "") if held else "none holds",
-        "number": "; ".join(f"{CANDIDATES[name]}: contrast {utils.show(row['contrast'], 3)}" for name, row in rows),
-        "null": "; ".join(f"Holm p {utils.show(row['p_holm'], 2)}" for _, row in rows),
+        "number": "; ".join(f"{CANDIDATES[name]}: contrast {page.show(row['contrast'], 3)}" for name, row in rows),
+        "null": "; ".join(f"Holm p {page.show(row['p_holm'], 2)}" for _, row in rows),
     }
 
 
@@ -257,8 +258,8 @@ def patching(phase3: dict) -> dict:
         "node": "patching",
         "branch": {"double_dissociation": "yes", "partial": "in part", "none": "no"}[phase3["verdict"]],
         "number": f"Z {phase3['success']['z']:.1%}, Z⊥ {phase3['success']['z_perp']:.1%} of {phase3['pairs']} pairs",
-        "null": f"random {phase3['success']['random']:.1%} (p {utils.show(null['random']['p'], 2)}), matched "
-        f"{phase3['success']['random_matched']:.1%} (p {utils.show(null['random_matched']['p'], 2)})",
+        "null": f"random {phase3['success']['random']:.1%} (p {page.show(null['random']['p'], 2)}), matched "
+        f"{phase3['success']['random_matched']:.1%} (p {page.show(null['random_matched']['p'], 2)})",
     }
 
 
@@ -314,7 +315,7 @@ def task_row(parts: dict, prefix: str) -> dict:
 
 def checklist(results: dict, parts: dict) -> list[dict]:
     """The recipe's publishability list, ticked by what was measured."""
-    show, one, two, phase2, phase3 = utils.show, *(parts[key] for key in ("one", "two", "phase2", "phase3"))
+    show, one, two, phase2, phase3 = page.show, *(parts[key] for key in ("one", "two", "phase2", "phase3"))
     found, tasks = results["layers"], results["tasks"]
     rivals, reasoning = phase2["rivals"], tasks["reasoning"]
     ffn = two["ffn_alignment_over_chance"][two["settings"]["layer"]]
@@ -399,7 +400,7 @@ def checklist(results: dict, parts: dict) -> list[dict]:
             reasoning["patching"] == "double_dissociation" if reasoning["pairs"] else None,
         ),
     ]
-    return [utils.claim(name, text, tier, measured, null, holds) for name, text, tier, measured, null, holds in rows]
+    return [page.claim(name, text, tier, measured, null, holds) for name, text, tier, measured, null, holds in rows]
 
 
 def compare(found: dict, folders: dict, failures: dict) -> dict:
@@ -458,14 +459,14 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
     """The report of one model, or of a comparison."""
     if "models" in results:
         return {"hunt_output.md": comparison_report(results).encode()}
-    text = utils.report(
+    text = page.report(
         f"The hunt for Z in {results['model']['name']}",
         verdict_sentence(results),
         results["claims"],
         sections(results),
         limitations(results),
     )
-    return {"hunt_tree.png": utils.png(figure_tree(results["path"])), "hunt_output.md": text.encode()}
+    return {"hunt_tree.png": page.png(figure_tree(results["path"])), "hunt_output.md": text.encode()}
 
 
 def verdict_sentence(results: dict) -> str:
@@ -497,7 +498,7 @@ def verdict_sentence(results: dict) -> str:
     if tasks["math"]["pairs"] and site["p"] >= LEVEL:
         sentence += (
             f" At that site not even the whole stream does better than a wrong donor's ({site['full']:.1%} against "
-            f"{site['wrong_donor']:.1%}, p {utils.show(site['p'], 2)}): this is a null about the site as much as about Z."
+            f"{site['wrong_donor']:.1%}, p {page.show(site['p'], 2)}): this is a null about the site as much as about Z."
         )
     if results["offset_only"]:
         sentence += " The separation vanishes once the constant offset between the languages is removed."
@@ -509,7 +510,7 @@ def sections(results: dict) -> list[str]:
     return [
         "## 1 Decision tree",
         "![The recipe's tree with the path taken](hunt_tree.png)",
-        utils.table(
+        page.table(
             ["node", "branch", "measured", "null"],
             [[node["node"], node["branch"], node["number"], node["null"]] for node in results["path"]],
         ),
@@ -527,7 +528,7 @@ def sections(results: dict) -> list[str]:
         "## 6 Bridge",
         claim_table(results["bridge"]),
         "## 7 Reports",
-        utils.table(
+        page.table(
             ["report", "run", "verdict"],
             [
                 [
@@ -549,7 +550,7 @@ def report_order(key: str) -> tuple[str, int]:
 
 
 def layer_text(found: dict, causal: dict) -> str:
-    show = utils.show
+    show = page.show
     text = (
         f"From weights: L{found['predicted']} of {found['layers']} (relative depth {show(found['relative_depth'], 2)}, effective "
         f"rank {show(found['effective_rank'], 3)}, `{found['predicted_verdict']}`; {support_text(found)} pick it). "
@@ -582,11 +583,11 @@ def contingency_table(candidates: dict) -> str:
         [label, f"L{row['layer']}", row["k"], row["contrast"], row["p_holm"], "yes" if row["holds"] else "**no**"]
         for label, row in ((CANDIDATES[name], candidates[name]) for name in CANDIDATES if name in candidates)
     ]
-    return utils.table(["contingency", "layer", "k", "contrast, held out", "Holm p", "holds"], rows)
+    return page.table(["contingency", "layer", "k", "contrast, held out", "Holm p", "holds"], rows)
 
 
 def task_table(tasks: dict) -> str:
-    show = utils.show
+    show = page.show
     lines = [
         ("problems in phase 2", lambda row: row["problems"]),
         ("contrast of Z (largest p of three nulls)", lambda row: f"{show(row['contrast'], 3)} ({show(row['p'], 2)})"),
@@ -608,7 +609,7 @@ def task_table(tasks: dict) -> str:
         ("bridge", lambda row: f"`{row['bridge']}`"),
         ("transfer, ridge (unmapped)", lambda row: f"{row['transfer']:.1%} ({row['transfer_identity']:.1%})"),
     ]
-    return utils.table(
+    return page.table(
         ["", "math", "reasoning"], [[name, cell(tasks["math"]), cell(tasks["reasoning"])] for name, cell in lines]
     )
 
@@ -616,7 +617,7 @@ def task_table(tasks: dict) -> str:
 def claim_table(claims: list[dict]) -> str:
     words = {True: "yes", False: "**no**", None: "not testable here"}
     rows = [[row["claim"], row["measured"], row["null"], words[row["holds"]]] for row in claims]
-    return utils.table(["claim", "measured", "null or chance", "holds"], rows)
+    return page.table(["claim", "measured", "null or chance", "holds"], rows)
 
 
 def limitations(results: dict) -> list[str]:
@@ -706,7 +707,7 @@ def comparison_report(results: dict) -> str:
     headers += ["1.py", "2.py", "phase 0", "phase 2", "phase 3", "phase 3b", "verdict"]
     causal = ", ".join(results["causal"]) or "none"
     agreeing = [name for name, row in results["models"].items() if row["agree"]]
-    claim = utils.claim(
+    claim = page.claim(
         "second_model",
         "another model has a causal Z too",
         "strong 5",
@@ -714,7 +715,7 @@ def comparison_report(results: dict) -> str:
         "two are needed",
         len(results["causal"]) > 1,
     )
-    universal = utils.claim(
+    universal = page.claim(
         "universal",
         "the causal layer is the one that the weights predict",
         "transformative 7",
@@ -722,15 +723,15 @@ def comparison_report(results: dict) -> str:
         "; ".join(f"{name} by chance {row['chance']:.0%}" for name, row in results["models"].items()),
         bool(results["models"]) and len(agreeing) == len(results["models"]),
     )
-    failed = [f"{name} did not finish: {utils.escape(message)}" for name, message in results["failures"].items()]
-    return utils.report(
+    failed = [f"{name} did not finish: {page.escape(message)}" for name, message in results["failures"].items()]
+    return page.report(
         "The hunt for Z in several models",
         f"Causal Z (`{results['verdict']}`) in: {causal}.",
         [claim, universal],
-        ["## 1 Models", utils.table(headers, rows), *failed],
+        ["## 1 Models", page.table(headers, rows), *failed],
         ["Each model's own report says what its verdict rests on.", "Few models are no sample of all models."],
     )
 
 
 if __name__ == "__main__":
-    utils.run_script(main)
+    runs.run_script(main)

@@ -17,7 +17,8 @@ from collections import Counter
 import numpy as np
 from matplotlib.figure import Figure
 
-import utils
+from lab import checkpoints, models, questions, runs, statistics
+from reports import page
 
 ARRAYS = ("phase0_samples.jsonl",)
 ADVANTAGE = 3  # the recipe: Chinese ahead by 3 problems or more is strong behavioural evidence
@@ -31,22 +32,22 @@ COVERED = 1.0  # tokens per character above which a tokenizer falls back to byte
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     if arguments.report_only:
-        return utils.render_again(arguments.out, "phase0", ARRAYS, render)
-    device = utils.choose_device(arguments.device)
-    dtype = utils.choose_dtype(arguments.dtype, device)
-    folder = utils.find_model(arguments.model, arguments.revision)
-    languages = utils.load_languages(arguments.languages)
-    default = utils.ROOT / "data" / "phase0.jsonl"
-    files = utils.problem_files(arguments.problems, folder, "problems.jsonl", default)
-    problems = utils.load_problems(files, list(languages), arguments.limit)
-    exemplars, exemplar_file = utils.load_exemplars(arguments.exemplars, folder, languages, problems)
-    settings = utils.problem_settings(arguments, device, dtype, files, languages)
+        return runs.render_again(arguments.out, "phase0", ARRAYS, render)
+    device = runs.choose_device(arguments.device)
+    dtype = runs.choose_dtype(arguments.dtype, device)
+    folder = checkpoints.find_model(arguments.model, arguments.revision)
+    languages = questions.load_languages(arguments.languages)
+    default = runs.ROOT / "data" / "phase0.jsonl"
+    files = questions.problem_files(arguments.problems, folder, "problems.jsonl", default)
+    problems = questions.load_problems(files, list(languages), arguments.limit)
+    exemplars, exemplar_file = questions.load_exemplars(arguments.exemplars, folder, languages, problems)
+    settings = questions.problem_settings(arguments, device, dtype, files, languages)
     settings |= {"max_new_tokens": arguments.max_new_tokens}
-    settings["exemplars"] = [exemplar_file.name, utils.file_hash(exemplar_file)[:16]]
-    run = utils.Run(__file__, "phase0", arguments, folder, settings)
+    settings["exemplars"] = [exemplar_file.name, runs.file_hash(exemplar_file)[:16]]
+    run = runs.Run(__file__, "phase0", arguments, folder, settings)
     if not arguments.fresh and run.finished(ARRAYS):
         return None
-    model, tokenizer = utils.load_model(folder, device, dtype)
+    model, tokenizer = models.load_model(folder, device, dtype)
     samples = ask(model, tokenizer, problems, languages, exemplars, arguments)
     results = compare(samples, languages, arguments.seed)
     if results["verdict"] == verdict_names(languages)[0]:
@@ -56,15 +57,15 @@ def main(argv: list[str] | None = None) -> None:
     results["identity"] = identity(folder, tokenizer, problems, list(languages))
     results["exemplars"], results["problems"] = len(exemplars), len(problems)
     results["categories"] = by_category(samples, problems, languages)
-    results = utils.significant(results)  # before any sentence is made of it: the JSON is the truth
+    results = runs.significant(results)  # before any sentence is made of it: the JSON is the truth
     results["claims"] = claims(results, languages)
     lines = [json.dumps(sample, ensure_ascii=False, sort_keys=True) for sample in samples]
     return run.save(results, {ARRAYS[0]: ("\n".join(lines) + "\n").encode()}, render)
 
 
 def parse_arguments(argv: list[str] | None):
-    parser = utils.command_line(__doc__, asks_problems=True)
-    parser.add_argument("--max-new-tokens", type=utils.positive, default=MAX_NEW_TOKENS)
+    parser = runs.command_line(__doc__, asks_problems=True)
+    parser.add_argument("--max-new-tokens", type=runs.positive, default=MAX_NEW_TOKENS)
     return parser.parse_args(argv)
 
 
@@ -84,11 +85,11 @@ def verdict_names(languages: dict) -> tuple[str, str]:
 def ask(model, tokenizer, problems: list, languages: dict, exemplars: list, arguments) -> list[dict]:
     """One sample per problem and language: prompt, output, extracted answer, whether it is right."""
     asked = [(problem, language) for language in languages for problem in problems]
-    prompts = [utils.prompt_text(problem, language, languages, exemplars) for problem, language in asked]
-    outputs = utils.generate(model, tokenizer, prompts, arguments.max_new_tokens, arguments.batch)
+    prompts = [questions.prompt_text(problem, language, languages, exemplars) for problem, language in asked]
+    outputs = models.generate(model, tokenizer, prompts, arguments.max_new_tokens, arguments.batch)
     samples = []
     for (problem, language), prompt, output in zip(asked, prompts, outputs):
-        extracted, correct = utils.grade(problem, output)
+        extracted, correct = questions.grade(problem, output)
         sample = {"id": problem.id, "language": language, "setting": "few_shot" if exemplars else "zero_shot"}
         sample |= {"expected": str(problem.answer), "prompt": prompt, "output": output}
         samples.append(sample | {"extracted": extracted, "correct": correct})
@@ -103,13 +104,13 @@ def compare(samples: list[dict], languages: dict, seed: int) -> dict:
     }
     reference, candidate = compared(languages)
     difference = correct[candidate].astype(int) - correct[reference].astype(int)
-    generator = utils.seeded(seed, f"phase0: bootstrap {samples[0]['setting']}")
+    generator = statistics.seeded(seed, f"phase0: bootstrap {samples[0]['setting']}")
     ahead, behind = int((difference > 0).sum()), int((difference < 0).sum())
     return {
         "accuracy": {language: float(right.mean()) for language, right in correct.items()},
         "right": {language: int(right.sum()) for language, right in correct.items()},
         "interval": {
-            language: utils.wilson_interval(int(right.sum()), len(right)) for language, right in correct.items()
+            language: statistics.wilson_interval(int(right.sum()), len(right)) for language, right in correct.items()
         },
         "unanswered": {
             language: sum(sample["extracted"] is None for sample in samples if sample["language"] == language)
@@ -119,17 +120,17 @@ def compare(samples: list[dict], languages: dict, seed: int) -> dict:
         "only_candidate": ahead,
         "only_reference": behind,
         "difference": ahead - behind,
-        "difference_interval": utils.bootstrap_interval(difference, generator),
-        "mcnemar_p": utils.mcnemar_p(ahead, behind),
+        "difference_interval": statistics.bootstrap_interval(difference, generator),
+        "mcnemar_p": statistics.mcnemar_p(ahead, behind),
         "smallest_significant": smallest_significant(len(difference)),
-        "p_of_advantage": utils.mcnemar_p(ADVANTAGE, 0),
+        "p_of_advantage": statistics.mcnemar_p(ADVANTAGE, 0),
         "verdict": decide(ahead - behind, languages),
     }
 
 
 def smallest_significant(n: int) -> int | None:
     """Fewest problems that one language must win, the other winning none, for p < .05; None if n is too small."""
-    return next((wins for wins in range(1, n + 1) if utils.mcnemar_p(wins, 0) < LEVEL), None)
+    return next((wins for wins in range(1, n + 1) if statistics.mcnemar_p(wins, 0) < LEVEL), None)
 
 
 def decide(difference: int, languages: dict) -> str:
@@ -152,7 +153,7 @@ def identity(folder, tokenizer, problems: list, languages: list[str]) -> dict:
     """Configuration against Qwen2.5-3B's, and how the tokenizer covers each language."""
     config = {
         key: {"expected": expected, "found": getattr(folder.config, key, None)}
-        for key, expected in utils.QWEN25_3B_SHAPE.items()
+        for key, expected in checkpoints.QWEN25_3B_SHAPE.items()
     }
     coverage = {}
     for language in languages:
@@ -181,9 +182,9 @@ def by_category(samples: list[dict], problems: list, languages: dict) -> dict:
 def claims(results: dict, languages: dict) -> list[dict]:
     reference, candidate = compared(languages)
     first, second = (languages[language]["name"] for language in (reference, candidate))
-    n, show = results["n"], utils.show
+    n, show = results["n"], page.show
     return [
-        utils.claim(
+        page.claim(
             "behaviour",
             f"the model solves math better in {second} than in {first}",
             f"{second} ahead by ≥ {ADVANTAGE}" if (reference, candidate) == ("en", "zh") else "not in the recipe",
@@ -202,10 +203,10 @@ def claims(results: dict, languages: dict) -> list[dict]:
 def render(results: dict, arrays: dict) -> dict[str, bytes]:
     """Report and figure from results and samples alone."""
     samples = [json.loads(line) for line in arrays[ARRAYS[0]].decode().split("\n") if line]
-    languages = utils.load_languages(results["settings"]["languages"])
+    languages = questions.load_languages(results["settings"]["languages"])
     first, second = (languages[language]["name"] for language in compared(languages))
     reference, candidate = compared(languages)
-    lead, n, show = results["difference"], results["n"], utils.show
+    lead, n, show = results["difference"], results["n"], page.show
     what = {
         f"{second.lower()}_advantage": f"{second} leads by the recipe's margin",
         f"{first.lower()}_advantage": f"{first} leads, against the recipe's expectation",
@@ -218,12 +219,12 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
         f"{show(results['mcnemar_p'], 2)})."
     )
     title = f"Phase 0: behaviour of {results['model']['name']}"
-    text = utils.report(title, sentence, results["claims"], sections(results, samples, languages), limitations(results))
-    return {"phase0_accuracy.png": utils.png(figure_accuracy(results, languages)), "phase0_output.md": text.encode()}
+    text = page.report(title, sentence, results["claims"], sections(results, samples, languages), limitations(results))
+    return {"phase0_accuracy.png": page.png(figure_accuracy(results, languages)), "phase0_output.md": text.encode()}
 
 
 def sections(results: dict, samples: list[dict], languages: dict) -> list[str]:
-    show, settings, n = utils.show, results["settings"], results["n"]
+    show, settings, n = page.show, results["settings"], results["n"]
     first, second = (languages[language]["name"] for language in compared(languages))
     files = ", ".join(f"`{name}`" for name, _ in settings["problems"])
     low, high = results["difference_interval"]
@@ -246,7 +247,7 @@ def sections(results: dict, samples: list[dict], languages: dict) -> list[str]:
         "## 2 Accuracy",
         "![Accuracy per language](phase0_accuracy.png)",
         accuracy_table(results, languages),
-        utils.table(
+        page.table(
             ["category", "problems", *(f"right, {template['name']}" for template in languages.values())], categories
         ),
         "## 3 Paired comparison",
@@ -277,11 +278,11 @@ def accuracy_table(results: dict, languages: dict) -> str:
         ]
         for language, template in languages.items()
     ]
-    return utils.table(["language", "right", "accuracy", "95 % Wilson interval", "no answer found"], rows)
+    return page.table(["language", "right", "accuracy", "95 % Wilson interval", "no answer found"], rows)
 
 
 def contingency_section(results: dict, languages: dict) -> list[str]:
-    show, first = utils.show, languages[compared(languages)[0]]["name"]
+    show, first = page.show, languages[compared(languages)[0]]["name"]
     parts = []
     if "contingency" not in results:
         parts.append(f"{first} is not ahead by more than {EQUAL}, so the recipe asks for no rerun without exemplars.")
@@ -314,8 +315,8 @@ def contingency_section(results: dict, languages: dict) -> list[str]:
     return [
         *parts,
         f"Identity: this model {verdict} the configuration of Qwen2.5-3B.",
-        utils.table(["setting", "Qwen2.5-3B", "this model"], rows),
-        utils.table(["language", "tokens per character", "exact round trips", "covered"], coverage),
+        page.table(["setting", "Qwen2.5-3B", "this model"], rows),
+        page.table(["language", "tokens per character", "exact round trips", "covered"], coverage),
     ]
 
 
@@ -331,14 +332,14 @@ def sample_table(samples: list[dict]) -> str:
             sample["id"],
             sample["language"],
             sample["setting"].replace("_", "-"),
-            utils.escape(sample["output"].strip()[:160]),
+            page.escape(sample["output"].strip()[:160]),
             sample["extracted"] or "–",
             sample["expected"],
             "yes" if sample["correct"] else "**no**",
         ]
         for sample in chosen
     ]
-    return utils.table(["problem", "language", "prompt", "output", "extracted", "expected", "right"], rows)
+    return page.table(["problem", "language", "prompt", "output", "extracted", "expected", "right"], rows)
 
 
 def limitations(results: dict) -> list[str]:
@@ -357,10 +358,12 @@ def limitations(results: dict) -> list[str]:
 def figure_accuracy(results: dict, languages: dict) -> Figure:
     figure = Figure(figsize=(5, 4))
     panel = figure.subplots()
-    runs = [("few-shot", results)] + ([("zero-shot", results["contingency"])] if "contingency" in results else [])
-    width = 0.8 / len(runs)
-    for index, (label, run) in enumerate(runs):
-        places = np.arange(len(languages)) + (index - (len(runs) - 1) / 2) * width
+    compared_runs = [("few-shot", results)] + (
+        [("zero-shot", results["contingency"])] if "contingency" in results else []
+    )
+    width = 0.8 / len(compared_runs)
+    for index, (label, run) in enumerate(compared_runs):
+        places = np.arange(len(languages)) + (index - (len(compared_runs) - 1) / 2) * width
         heights = np.array([run["accuracy"][language] for language in languages])
         bounds = np.array([run["interval"][language] for language in languages]).T
         errors = np.abs(bounds - heights)
@@ -373,4 +376,4 @@ def figure_accuracy(results: dict, languages: dict) -> Figure:
 
 
 if __name__ == "__main__":
-    utils.run_script(main)
+    runs.run_script(main)

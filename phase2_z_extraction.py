@@ -25,6 +25,8 @@ import torch
 from matplotlib.figure import Figure
 
 import utils
+from lab import checkpoints, models, questions, runs, statistics
+from reports import page
 
 ARRAYS = ("phase2_activations.npy", "phase2_z_basis.npy", "phase2_layer_subspaces.npy")
 K_SHARES = (0.25, 0.64, 1.0)  # of the bottleneck's effective rank: the recipe's 20, 50 and 78 on Qwen2.5-3B
@@ -46,22 +48,22 @@ RELEVANT_SHARE = 0.9  # |Z| of ARD-MMD: fewest dimensions that hold this share o
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     if arguments.report_only:
-        return utils.render_again(arguments.out, "phase2", ARRAYS, render)
-    device = utils.choose_device(arguments.device)
-    dtype = utils.choose_dtype(arguments.dtype, device)
-    folder = utils.find_model(arguments.model, arguments.revision)
-    languages = utils.load_languages(arguments.languages)
-    files = utils.problem_files(arguments.problems, folder, "problems.jsonl", utils.ROOT / "data" / "phase2.jsonl")
-    problems = utils.load_problems(files, list(languages), arguments.limit)
+        return runs.render_again(arguments.out, "phase2", ARRAYS, render)
+    device = runs.choose_device(arguments.device)
+    dtype = runs.choose_dtype(arguments.dtype, device)
+    folder = checkpoints.find_model(arguments.model, arguments.revision)
+    languages = questions.load_languages(arguments.languages)
+    files = questions.problem_files(arguments.problems, folder, "problems.jsonl", runs.ROOT / "data" / "phase2.jsonl")
+    problems = questions.load_problems(files, list(languages), arguments.limit)
     if len(problems) < MINIMUM_PROBLEMS:
-        raise utils.UserError(f"{len(problems)} problem(s): phase 2 needs at least {MINIMUM_PROBLEMS}")
+        raise runs.UserError(f"{len(problems)} problem(s): phase 2 needs at least {MINIMUM_PROBLEMS}")
     given = load_given(arguments, folder)
-    layer = utils.bottleneck_layer(arguments, folder) if given is None else given[0]["settings"]["layer"]
-    settings = utils.problem_settings(arguments, device, dtype, files, languages)
+    layer = runs.bottleneck_layer(arguments, folder) if given is None else given[0]["settings"]["layer"]
+    settings = questions.problem_settings(arguments, device, dtype, files, languages)
     settings |= {"layer": layer, "fold_norm": arguments.fold_norm, "contingencies": arguments.contingencies}
     settings |= {"hand_on": arguments.hand_on}
     settings |= {"z_from": given and given[0]["fingerprint"]}
-    run = utils.Run(__file__, "phase2", arguments, folder, settings)
+    run = runs.Run(__file__, "phase2", arguments, folder, settings)
     if not arguments.fresh and run.finished(ARRAYS):
         return None
     weights = weight_subspaces(folder, layer, arguments.fold_norm, device)
@@ -81,20 +83,20 @@ def main(argv: list[str] | None = None) -> None:
     results["rivals"] = rivals(study, with_ard=wanted)
     if wanted:
         results["contingencies"] = contingencies(study, results["rivals"], results["grid"])
-    hashes = [utils.problem_hash(problem) for problem in problems]
+    hashes = [questions.problem_hash(problem) for problem in problems]
     results["z"], basis = (
         choose_z(study, results, hashes, arguments.hand_on) if given is None else given_z(given, hashes)
     )
     if given:
         results["given"] = score_given(study, results["z"], basis)
-    results = utils.significant(results)  # before any sentence is made of it: the JSON is the truth
+    results = runs.significant(results)  # before any sentence is made of it: the JSON is the truth
     results["claims"] = claims(results)
     every_layer = torch.stack(weights["every_layer"]).float().numpy()
     return run.save(results, dict(zip(ARRAYS, (activations, basis.float().numpy(), every_layer))), render)
 
 
 def parse_arguments(argv: list[str] | None):
-    parser = utils.command_line(__doc__, asks_problems=True)
+    parser = runs.command_line(__doc__, asks_problems=True)
     parser.add_argument("--layer", default="auto", help="bottleneck layer; auto = the one that 1.py found")
     help_text = "take kernels with the RMSNorm gains, as the raw residual stream meets them (off = the recipe)"
     parser.add_argument("--fold-norm", action="store_true", help=help_text)
@@ -118,13 +120,13 @@ def load_given(arguments, folder) -> tuple[dict, np.ndarray] | None:
     if arguments.z_from is None:
         return None
     if arguments.z_from.resolve() == arguments.out.resolve():
-        raise utils.UserError(
+        raise runs.UserError(
             f"--z-from {arguments.z_from} is --out itself: give the run on other problems another --out"
         )
-    results = utils.load_results(arguments.z_from, "phase2", folder.identity)
+    results = runs.load_results(arguments.z_from, "phase2", folder.identity)
     if results["settings"]["fold_norm"] != arguments.fold_norm:
-        raise utils.UserError(f"--z-from {arguments.z_from} was run with another --fold-norm: run this alike")
-    return results, utils.load_array(arguments.z_from, "phase2_z_basis.npy", (results["z"]["k"], folder.width))
+        raise runs.UserError(f"--z-from {arguments.z_from} was run with another --fold-norm: run this alike")
+    return results, runs.load_array(arguments.z_from, "phase2_z_basis.npy", (results["z"]["k"], folder.width))
 
 
 # ---- weights and activations ----------------------------------------------------------------------------------------
@@ -137,7 +139,7 @@ def weight_subspaces(folder, layer: int, fold_norm: bool, device) -> dict:
     """
 
     def kernels(index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        factors = utils.kernel_factors(utils.read_layer(folder, index), folder.head_width, fold_norm)
+        factors = utils.kernel_factors(checkpoints.read_layer(folder, index), folder.head_width, fold_norm)
         values, vectors = utils.kernel_svd(*(part.to(device) for part in factors))
         return values.cpu(), vectors.cpu()
 
@@ -160,19 +162,19 @@ def capture(folder, problems, languages, arguments, device, dtype) -> tuple[np.n
     Site s is the stream after s layers. Clouds are (languages, problems, tokens, d): evenly spaced tokens that are no
     sinks, of at most CLOUD_PROBLEMS problems.
     """
-    model, tokenizer = utils.load_model(folder, device, dtype)
-    exemplars = utils.load_problems([arguments.exemplars], list(languages)) if arguments.exemplars else []
+    model, tokenizer = models.load_model(folder, device, dtype)
+    exemplars = questions.load_problems([arguments.exemplars], list(languages)) if arguments.exemplars else []
     asked = [(language, problem) for language in languages for problem in problems]
-    prompts = [utils.prompt_text(problem, language, languages, exemplars) for language, problem in asked]
-    prefixes = [utils.exemplar_text(language, languages, exemplars) for language in languages]
+    prompts = [questions.prompt_text(problem, language, languages, exemplars) for language, problem in asked]
+    prefixes = [questions.exemplar_text(language, languages, exemplars) for language in languages]
     skip = [len(tokenizer(prefix)["input_ids"]) if prefix else 0 for prefix in prefixes]
     sites = range(folder.layers + 1)
     captured = {}  # prompt -> pooled residuals, tokens for the cloud, sinks
-    streams = utils.residual_streams(model, tokenizer, prompts, sites, arguments.batch)
+    streams = models.residual_streams(model, tokenizer, prompts, sites, arguments.batch)
     for index, ids, stream in streams:
         language, problem = divmod(index, len(problems))
         stream = stream[:, skip[language] :]
-        sink = utils.sinks(stream)
+        sink = models.sinks(stream)
         kept = (~sink).float()[..., None]
         without = (stream * kept).sum(1) / kept.sum(1).clamp_min(1)
         pooled = torch.stack([stream.mean(1), without, stream[:, -1]], 1)
@@ -181,16 +183,16 @@ def capture(folder, problems, languages, arguments, device, dtype) -> tuple[np.n
         cloud = None
         if problem < CLOUD_PROBLEMS:
             keep = ~sink.any(0)
-            cloud = stream[:, utils.spaced(keep, min(CLOUD_TOKENS, int(keep.sum())))].clone()
+            cloud = stream[:, models.spaced(keep, min(CLOUD_TOKENS, int(keep.sum())))].clone()
         captured[index] = pooled, cloud, found
-    pooled, clouds, sinks = zip(*utils.gathered(captured).values())
+    pooled, clouds, sinks = zip(*runs.gathered(captured).values())
     clouds = [cloud for cloud in clouds if cloud is not None]
     if not all(torch.isfinite(part).all() for part in pooled):
-        raise utils.UserError("activations are not finite: try --dtype float32")
+        raise runs.UserError("activations are not finite: try --dtype float32")
     activations = torch.stack(pooled).unflatten(0, (len(languages), len(problems))).numpy()
     size = min(cloud.shape[1] for cloud in clouds)
     rows = [
-        cloud[:, utils.spaced(torch.ones(cloud.shape[1], dtype=torch.bool), size)] for cloud in clouds
+        cloud[:, models.spaced(torch.ones(cloud.shape[1], dtype=torch.bool), size)] for cloud in clouds
     ]  # (sites, tokens, d)
     stack = torch.stack(rows).unflatten(0, (len(languages), -1))
     return activations, {site: stack[:, :, site] for site in sites}, sink_summary(sinks, len(sites))
@@ -238,12 +240,12 @@ class Study:
     def folds(self) -> torch.Tensor:
         """A fold number for every problem, in random order and of equal sizes."""
         count = min(FOLDS, self.problems // 2)
-        order = torch.randperm(self.problems, generator=utils.seeded(self.seed, "phase2: folds"))
+        order = torch.randperm(self.problems, generator=statistics.seeded(self.seed, "phase2: folds"))
         return (torch.arange(self.problems) % count)[order.argsort()]
 
     def fitting(self) -> list[int]:
         """The problems that a Z handed on to later phases may be fitted on, in random order."""
-        order = torch.randperm(self.problems, generator=utils.seeded(self.seed, "phase2: fitting"))
+        order = torch.randperm(self.problems, generator=statistics.seeded(self.seed, "phase2: fitting"))
         return order[: round(self.fitting_share * self.problems)].tolist()
 
 
@@ -308,7 +310,7 @@ def null_contrasts(
     exactly, but only through what they do to the points: see `haar_rows` and `matched_rows`.
     """
     kind = "Haar" if cloud is None else "matched"
-    draw, most, flat = utils.seeded(seed, f"phase2: {kind} subspaces"), max(ks), points.flatten(0, 1)
+    draw, most, flat = statistics.seeded(seed, f"phase2: {kind} subspaces"), max(ks), points.flatten(0, 1)
     total, contrasts = pairs.squares(points), {k: [] for k in ks}  # one list per size, however often asked
     rows = (
         haar_rows(flat, most, draw)
@@ -369,7 +371,7 @@ def cross_distances(points: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
 def shuffles(problems: int, seed: int, folds: torch.Tensor | None, draws: int) -> torch.Tensor:
     """Random permutations of the problems, (draws, n); with folds, within each fold only."""
     folds = torch.zeros(problems, dtype=torch.long) if folds is None else folds
-    draw = utils.seeded(seed, "phase2: shuffled pairing")
+    draw = statistics.seeded(seed, "phase2: shuffled pairing")
     shuffled = (folds + torch.rand(draws, problems, generator=draw, dtype=torch.float64)).argsort(1)
     order = torch.empty_like(shuffled)
     order[:, folds.argsort(stable=True)] = shuffled
@@ -384,7 +386,7 @@ def pairing_p(cross: torch.Tensor, seed: int, folds: torch.Tensor | None = None)
     """
     order = shuffles(len(cross), seed, folds, DRAWS)
     shuffled = cross[torch.arange(len(cross)), order].mean(1)
-    return utils.permutation_p(int((shuffled <= cross.diagonal().mean() * (1 + 1e-12)).sum()), DRAWS)
+    return statistics.permutation_p(int((shuffled <= cross.diagonal().mean() * (1 + 1e-12)).sum()), DRAWS)
 
 
 def shuffled_retrieval(points: torch.Tensor, seed: int, remove_means: bool = True) -> float:
@@ -457,7 +459,7 @@ def measure_grid(study: Study) -> list[dict]:
                     rows.append(
                         row | score_basis(points, pairs, basis, [null[k] for null in nulls[site, pooling]], study.seed)
                     )
-    for row, adjusted in zip(rows, utils.holm([row["p"] for row in rows])):
+    for row, adjusted in zip(rows, statistics.holm([row["p"] for row in rows])):
         row["p_holm"] = adjusted
     return rows
 
@@ -465,7 +467,7 @@ def measure_grid(study: Study) -> list[dict]:
 def score(pairs: Pairs, inside, total, cross, nulls: list, seed: int, folds=None) -> dict:
     """Ratios and energy fractions of one subspace, and p against Haar, matched and shuffled nulls; `p` is the largest."""
     contrast = pairs.contrast(inside, total).item()
-    haar, matched = (utils.permutation_p(int((null <= contrast).sum()), len(null)) for null in nulls)
+    haar, matched = (statistics.permutation_p(int((null <= contrast).sum()), len(null)) for null in nulls)
     pairing = pairing_p(cross, seed, folds)
     between_versions, between_problems = pairs.energy_fraction(inside, total)
     return {
@@ -497,7 +499,7 @@ def is_primary(row: dict) -> bool:
 def content(study: Study, basis: torch.Tensor) -> dict:
     """What can be read inside Z, inside Z⊥, in the whole stream, and inside Haar subspaces of Z's size."""
     points = study.points(study.layer + 1, PRIMARY["pooling"])
-    draw = utils.seeded(study.seed, "phase2: Haar content")
+    draw = statistics.seeded(study.seed, "phase2: Haar content")
     haar = utils.random_subspaces(draw, CHUNK, len(basis), points.shape[-1])
     inside = points @ basis.T
     spaces = {"z": inside, "z_perp": points - inside @ basis, "all": points}
@@ -533,8 +535,8 @@ def content(study: Study, basis: torch.Tensor) -> dict:
     results["energy"] = {
         "cross_language": observed[0],
         "same_language": observed[1],
-        "p_cross_below": utils.permutation_p(sum(value <= observed[0] for value in low), CHUNK),
-        "p_same_above": utils.permutation_p(sum(value >= observed[1] for value in high), CHUNK),
+        "p_cross_below": statistics.permutation_p(sum(value <= observed[0] for value in low), CHUNK),
+        "p_same_above": statistics.permutation_p(sum(value >= observed[1] for value in high), CHUNK),
         "haar_cross_language": [low[int(0.025 * CHUNK)], low[int(0.975 * CHUNK)]],
         "haar_same_language": [high[int(0.025 * CHUNK)], high[int(0.975 * CHUNK)]],
     }
@@ -559,7 +561,7 @@ def score_given(study: Study, z: dict, basis: torch.Tensor) -> dict:
     """A Z of another run on the problems that it was not fitted on, with and without the constant language offset."""
     kept = [index for index in range(study.problems) if index not in z["fitted_index"]]
     if len(kept) < MINIMUM_PROBLEMS:
-        raise utils.UserError(f"--z-from: that Z was fitted on all but {len(kept)} of these problems; give others")
+        raise runs.UserError(f"--z-from: that Z was fitted on all but {len(kept)} of these problems; give others")
     points = study.points(z["site"], PRIMARY["pooling"])[:, kept]
     points, pairs, k = points - points.mean((0, 1)), all_pairs(len(points), len(kept)), len(basis)
     cloud = study.clouds[z["site"]]
@@ -653,7 +655,7 @@ def rivals(study: Study, with_ard: bool) -> dict:
     k, (pairs, nulls) = common_k(study), held_out_null(study)
     weight = utils.multi_head_subspace(study.weights["heads"][study.layer][:, :k], k)
     (haar,) = utils.random_subspaces(
-        utils.seeded(study.seed, "phase2: one Haar rival"), 1, k, study.activations.shape[-1]
+        statistics.seeded(study.seed, "phase2: one Haar rival"), 1, k, study.activations.shape[-1]
     )
     cloud = study.clouds[study.layer + 1]
     fits = {
@@ -676,7 +678,7 @@ def contingencies(study: Study, rival: dict, grid: list[dict]) -> dict:
     sweep = layer_sweep(study)
     new = [layer for layer in range(len(sweep)) if layer not in (study.layer - 1, study.layer)]
     family = [rival["centroid"], rival["ard_mmd"], *(sweep[layer] for layer in new)]
-    adjusted = utils.holm([row["p"] for row in family])
+    adjusted = statistics.holm([row["p"] for row in family])
     candidates = {
         "centroid": {"layer": study.layer, **rival["centroid"], "p_holm": adjusted[0]},
         "ard_mmd": {"layer": study.layer, **rival["ard_mmd"], "p_holm": adjusted[1]},
@@ -735,7 +737,7 @@ def ard_pairs(languages: int, problems: int, seed: int) -> tuple[tuple, tuple]:
     """Cloud indices of (same problem, two languages) and of as many (different problems, one language) per language."""
     index = torch.arange(languages * problems).view(languages, problems)
     same = [(index[a], index[b]) for a, b in combinations(range(languages), 2)]
-    shift = 1 + torch.randint(problems - 1, (problems,), generator=utils.seeded(seed, "phase2: ARD pairs"))
+    shift = 1 + torch.randint(problems - 1, (problems,), generator=statistics.seeded(seed, "phase2: ARD pairs"))
     other = (torch.arange(problems) + shift) % problems
     different = [(index[language], index[language, other]) for language in range(languages)]
     return tuple(tuple(torch.cat([pair[side] for pair in group]) for side in (0, 1)) for group in (same, different))
@@ -820,7 +822,7 @@ def choose_z(study: Study, results: dict, hashes: list[str], wanted: str) -> tup
     Or the `wanted` one where --hand-on names it. What it was fitted on is kept, so that later phases ask other problems.
     """
     if wanted in CONTINGENCIES and wanted not in results["contingencies"]["candidates"]:
-        raise utils.UserError(f"--hand-on {wanted}: layer {study.layer} has none")
+        raise runs.UserError(f"--hand-on {wanted}: layer {study.layer} has none")
     z, basis = choose_by_rule(study, results) if wanted == "auto" else choose_named(study, results, wanted)
     fitted = study.fitting() if z["method"] in ("centroid", "ard_mmd") else []
     return z | {"fitted_on": [hashes[index] for index in fitted], "fitted_index": fitted}, basis
@@ -878,7 +880,7 @@ def fit_contingency(study: Study, candidates: dict, name: str) -> tuple[dict, to
 
 def claims(results: dict) -> list[dict]:
     """The recipe's four points and its contingency text, as rows."""
-    show, grid, primary = utils.show, results["grid"], results["primary"]
+    show, grid, primary = page.show, results["grid"], results["primary"]
     energy, width = results["content"]["energy"], results["width"]
     below = [row for row in grid if row["contrast"] < 1]
     beating = [row for row in below if row["p_holm"] < LEVEL]
@@ -949,7 +951,7 @@ def claims(results: dict) -> list[dict]:
             bool(best["share"] == 1),
         ),
     ]
-    return [utils.claim(*row) for row in rows]
+    return [page.claim(*row) for row in rows]
 
 
 def mask_pairs(grid: list[dict]) -> list[tuple[dict, dict]]:
@@ -975,7 +977,7 @@ NAMES = {
 
 def render(results: dict, arrays: dict) -> dict[str, bytes]:
     """Report and figures from results alone (the arrays are for later phases)."""
-    primary, show, z = results["primary"], utils.show, results["z"]
+    primary, show, z = results["primary"], page.show, results["z"]
     what = {
         "clear": "The bottleneck's weight-based Z separates language from problem",
         "partial": "The weight-based Z separates language from problem in some configurations only",
@@ -1005,26 +1007,26 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
             f" (by the rule for contingencies it {held})" if "contingencies" in results else " (it does not hold)"
         )
     title = f"Phase 2: Z extraction from {results['model']['name']}"
-    text = utils.report(title, sentence + ".", results["claims"], sections(results), limitations(results))
+    text = page.report(title, sentence + ".", results["claims"], sections(results), limitations(results))
     files = {
-        "phase2_contrast.png": utils.png(figure_contrast(results)),
-        "phase2_plane.png": utils.png(figure_plane(results["plane"], results["chance"], results["settings"]["layer"])),
-        "phase2_updates.png": utils.png(figure_updates(results["plane"], results["settings"]["layer"])),
+        "phase2_contrast.png": page.png(figure_contrast(results)),
+        "phase2_plane.png": page.png(figure_plane(results["plane"], results["chance"], results["settings"]["layer"])),
+        "phase2_updates.png": page.png(figure_updates(results["plane"], results["settings"]["layer"])),
     }
     if "contingencies" in results:
-        files["phase2_ard.png"] = utils.png(figure_ard(results["contingencies"]["ard"]["layers"]))
-        files["phase2_sweep.png"] = utils.png(
+        files["phase2_ard.png"] = page.png(figure_ard(results["contingencies"]["ard"]["layers"]))
+        files["phase2_sweep.png"] = page.png(
             figure_sweep(results["contingencies"]["sweep"], results["settings"]["layer"])
         )
     return files | {"phase2_output.md": text.encode()}
 
 
 def interval(values: list[float]) -> str:
-    return f"{utils.show(values[0], 3)} to {utils.show(values[1], 3)}"
+    return f"{page.show(values[0], 3)} to {page.show(values[1], 3)}"
 
 
 def sections(results: dict) -> list[str]:
-    show, sinks, layer = utils.show, results["sinks"], results["settings"]["layer"]
+    show, sinks, layer = page.show, results["sinks"], results["settings"]["layer"]
     part = results["content"]
     content_rows = [
         [
@@ -1040,14 +1042,13 @@ def sections(results: dict) -> list[str]:
     content_rows.append(["chance", results["chance"]["language"], "in brackets: shuffled problems", "in brackets"])
     files = ", ".join(f"`{name}`" for name, _ in results["settings"]["problems"])
     common = ", ".join(
-        f"position {row['position']} {utils.escape(repr(row['token']))} ({row['prompts']})"
-        for row in sinks["commonest"]
+        f"position {row['position']} {page.escape(repr(row['token']))} ({row['prompts']})" for row in sinks["commonest"]
     )
     by_k = [row for row in results["grid"] if is_primary(row)]
     return [
         "## 1 Activations and sinks",
         f"{results['problems']} problems from {files} in {' and '.join(results['settings']['languages'])}, residual stream at every "
-        f"site, {results['settings']['dtype']}. A sink is a position whose norm exceeds {utils.SINK_FACTOR} medians of its prompt: "
+        f"site, {results['settings']['dtype']}. A sink is a position whose norm exceeds {models.SINK_FACTOR} medians of its prompt: "
         + (
             f"at L{layer}.out {sinks['per_site'][layer + 1]} of {sinks['prompts']} prompts have one; commonest at any site: {common}."
             if any(sinks["per_site"])
@@ -1059,7 +1060,7 @@ def sections(results: dict) -> list[str]:
         "ratio_S is the mean distance between a problem's versions over the mean distance between different problems of one "
         "language, inside S; contrast is ratio_Z / ratio_Z⊥. `clear` needs contrast < 1 with p < .05 against every null at all "
         "three k; `partial` needs that in some configuration of the grid after Holm.",
-        utils.table(
+        page.table(
             [
                 "k",
                 "ratio_Z",
@@ -1088,7 +1089,7 @@ def sections(results: dict) -> list[str]:
         "## 3 The grid",
         f"All {len(results['grid'])} configurations, exploratory; p is the largest of the three nulls', Holm over the grid. "
         "Where no position is a sink, the mean without sinks is the mean and is left out.",
-        utils.table(
+        page.table(
             [
                 "mask and site",
                 "mask",
@@ -1117,7 +1118,7 @@ def sections(results: dict) -> list[str]:
         "Leave-one-problem-out, primary configuration. *Language*: share of activations nearest to their own language's "
         "centroid. *Problem*: share whose nearest neighbour in the other language is the same problem, after removing "
         "language means (and without); in brackets the same with problems shuffled, its chance level.",
-        utils.table(["space", "language", "problem", "problem, means kept"], content_rows),
+        page.table(["space", "language", "problem", "problem, means kept"], content_rows),
         "## 5 Rivals on held-out problems",
         f"Every subspace has k = {results['rivals']['weight']['k']} (what {results['problems']} problems in folds determine) and is "
         "scored only on problems that it was not fitted on; problems are looked up among those held out together (in brackets: "
@@ -1145,7 +1146,7 @@ def sections(results: dict) -> list[str]:
 
 
 def offset_text(offset: dict, languages: int) -> str:
-    show = utils.show
+    show = page.show
     return (
         f"{offset['share']:.0%} of the squared distance between a problem's versions is a constant language offset (rank "
         f"{languages - 1}): a subspace that merely misses it scores well. With language means removed the contrast is "
@@ -1155,7 +1156,7 @@ def offset_text(offset: dict, languages: int) -> str:
 
 
 def rival_table(rivals: dict) -> str:
-    show = utils.show
+    show = page.show
     rows = [
         [NAMES[name], row["ratio_z"], row["ratio_z_perp"], row["contrast"], row["language"]]
         + [f"{show(row['problem'], 3)} ({show(row['problem_shuffled'], 2)})"]
@@ -1175,7 +1176,7 @@ def rival_table(rivals: dict) -> str:
         "p matched",
         "p shuffled",
     ]
-    return utils.table(headers, rows)
+    return page.table(headers, rows)
 
 
 def contingency_sections(results: dict) -> list[str]:
@@ -1204,19 +1205,19 @@ def contingency_sections(results: dict) -> list[str]:
     return [
         "Candidates, each scored on problems it was not fitted on; p is the largest of three nulls', Holm over centroid, ARD-MMD and "
         "all layers that the grid has not tested; the previous layer keeps its p from the grid.",
-        utils.table(["candidate", "layer", "k", "contrast", "p", "Holm", "holds"], rows),
+        page.table(["candidate", "layer", "k", "contrast", "p", "Holm", "holds"], rows),
         "![Layer sweep](phase2_sweep.png)",
         "![Relevances of ARD-MMD](phase2_ard.png)",
         f"ARD-MMD (contrastive; Σ1/ℓ² fixed, so that ℓ → ∞ is no solution): |Z| is the fewest coordinates with "
         f"{RELEVANT_SHARE:.0%} of the relevance; overlap is the similarity of the k most relevant coordinates to the weight-based "
         "Z of that size, k/d by chance.",
-        utils.table(["fitted at", "|Z|", "overlap with the weight-based Z", "chance", "ratio"], sizes),
+        page.table(["fitted at", "|Z|", "overlap with the weight-based Z", "chance", "ratio"], sizes),
     ]
 
 
 def answers(results: dict, by_k: list[dict]) -> str:
     """The recipe's questions in words, each with its numbers."""
-    show, holds = utils.show, {row["id"]: row for row in results["claims"]}
+    show, holds = page.show, {row["id"]: row for row in results["claims"]}
 
     def answer(identifier: str, question: str) -> str:
         row = holds[identifier]
@@ -1366,4 +1367,4 @@ def figure_sweep(sweep: list[dict], layer: int) -> Figure:
 
 
 if __name__ == "__main__":
-    utils.run_script(main)
+    runs.run_script(main)

@@ -26,6 +26,8 @@ import torch
 from matplotlib.figure import Figure
 
 import utils
+from lab import checkpoints, engine, models, questions, runs, statistics
+from reports import page
 
 ARRAYS = ("phase3_scores.npy", "phase3_draws.npy", "phase3_samples.jsonl", "phase3_pairs.jsonl", "phase3_streams.npy")
 RECIPIENT, DONOR = 0, 1
@@ -71,24 +73,24 @@ SHOWN_PAIRS = 3  # per direction
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     if arguments.report_only:
-        return utils.render_again(arguments.out, "phase3", ARRAYS, render)
-    device = utils.choose_device(arguments.device)
-    dtype = utils.choose_dtype(arguments.dtype, device)
-    folder = utils.find_model(arguments.model, arguments.revision)
-    languages = utils.load_languages(arguments.languages)
-    files = utils.problem_files(arguments.problems, folder, "problems.jsonl", utils.ROOT / "data" / "words.jsonl")
-    problems = utils.load_problems(files, list(languages), arguments.limit)
-    exemplars, exemplar_file = utils.load_exemplars(arguments.exemplars, folder, languages, problems)
+        return runs.render_again(arguments.out, "phase3", ARRAYS, render)
+    device = runs.choose_device(arguments.device)
+    dtype = runs.choose_dtype(arguments.dtype, device)
+    folder = checkpoints.find_model(arguments.model, arguments.revision)
+    languages = questions.load_languages(arguments.languages)
+    files = questions.problem_files(arguments.problems, folder, "problems.jsonl", runs.ROOT / "data" / "words.jsonl")
+    problems = questions.load_problems(files, list(languages), arguments.limit)
+    exemplars, exemplar_file = questions.load_exemplars(arguments.exemplars, folder, languages, problems)
     z = load_z(arguments, folder)
     problems, fitted = unfitted(problems, z.fitted_on, files)
     for problem in [*problems, *exemplars]:
-        utils.check_words(problem, languages)
-    settings = utils.problem_settings(arguments, device, dtype, files, languages)
-    settings |= {"exemplars": [exemplar_file.name, utils.file_hash(exemplar_file)[:16]], "z": z.summary, "draws": DRAWS}
-    run = utils.Run(__file__, "phase3", arguments, folder, settings)
+        questions.check_words(problem, languages)
+    settings = questions.problem_settings(arguments, device, dtype, files, languages)
+    settings |= {"exemplars": [exemplar_file.name, runs.file_hash(exemplar_file)[:16]], "z": z.summary, "draws": DRAWS}
+    run = runs.Run(__file__, "phase3", arguments, folder, settings)
     if not arguments.fresh and run.finished(ARRAYS):
         return None
-    model, tokenizer = utils.load_model(folder, device, dtype)
+    model, tokenizer = models.load_model(folder, device, dtype)
     exemplars = [replace(exemplar, solution={}) for exemplar in exemplars]  # the answer in a word, no worked solution
     study = Study(model, tokenizer, languages, problems, exemplars, z, arguments.batch, arguments.seed)
     samples = study.ask()
@@ -112,16 +114,16 @@ def main(argv: list[str] | None = None) -> None:
     results["verdict"] = decide(results, "z")
     if "weight" in results["success"]:
         results["weight_verdict"] = decide(results, "weight")
-    results = utils.significant(results)  # before any sentence is made of it: the JSON is the truth
+    results = runs.significant(results)  # before any sentence is made of it: the JSON is the truth
     results["claims"] = claims(results)
     streams = study.streams[:, :, z.site].cpu().numpy()
-    arrays = (measured["scores"], measured["draws"], utils.json_lines(samples + generated + alike))
-    arrays += (utils.json_lines([described(study, pair) for pair in pairs]), streams)
+    arrays = (measured["scores"], measured["draws"], runs.json_lines(samples + generated + alike))
+    arrays += (runs.json_lines([described(study, pair) for pair in pairs]), streams)
     return run.save(results, dict(zip(ARRAYS, arrays)), render)
 
 
 def parse_arguments(argv: list[str] | None):
-    return utils.command_line(__doc__, asks_problems=True).parse_args(argv)
+    return runs.command_line(__doc__, asks_problems=True).parse_args(argv)
 
 
 # ---- what is asked --------------------------------------------------------------------------------------------------
@@ -152,11 +154,11 @@ class HandedZ:
 
 def load_z(arguments, folder) -> HandedZ:
     """Phase 2's Z; UserError if it is missing, another model's, or of the wrong shape."""
-    results = utils.load_results(arguments.out, "phase2", folder.identity)
+    results = runs.load_results(arguments.out, "phase2", folder.identity)
     z, bottleneck = results["z"], results["settings"]["layer"]
-    basis = utils.load_array(arguments.out, "phase2_z_basis.npy", (z["k"], folder.width))
+    basis = runs.load_array(arguments.out, "phase2_z_basis.npy", (z["k"], folder.width))
     shape = (folder.layers, results["z_dimensions"][-1], folder.width)
-    every_layer = utils.load_array(arguments.out, "phase2_layer_subspaces.npy", shape)
+    every_layer = runs.load_array(arguments.out, "phase2_layer_subspaces.npy", shape)
     summary = {key: z[key] for key in ("method", "layer", "site", "k", "holds")} | {"phase2": results["fingerprint"]}
     bases = (torch.from_numpy(array) for array in (basis, every_layer))
     return HandedZ(*bases, z["site"], bottleneck, z["fitted_on"], summary)
@@ -164,9 +166,9 @@ def load_z(arguments, folder) -> HandedZ:
 
 def unfitted(problems: list, fitted_on: list[str], files: list) -> tuple[list, int]:
     """The problems that Z was not fitted on, and how many were left out."""
-    kept = [problem for problem in problems if utils.problem_hash(problem) not in set(fitted_on)]
+    kept = [problem for problem in problems if questions.problem_hash(problem) not in set(fitted_on)]
     if len(kept) < MINIMUM_PROBLEMS:
-        raise utils.UserError(
+        raise runs.UserError(
             f"{', '.join(map(str, files))}: {len(kept)} problem(s) that Z was not fitted on; phase 3 needs at least "
             f"{MINIMUM_PROBLEMS}: give others with --problems"
         )
@@ -198,7 +200,7 @@ class Study:
         return [(language, problem) for language in range(len(self.names)) for problem in range(len(self.problems))]
 
     def prompt(self, language: int, problem: int) -> str:
-        return utils.prompt_text(self.problems[problem], self.names[language], self.languages, self.exemplars)
+        return questions.prompt_text(self.problems[problem], self.names[language], self.languages, self.exemplars)
 
     def answer(self, language: int, problem: int) -> tuple[int, ...]:
         """Token ids of the problem's answer as they follow the prompt."""
@@ -212,7 +214,7 @@ class Study:
 
     def folds(self) -> torch.Tensor:
         """A fold number for every problem, in random order."""
-        order = torch.randperm(len(self.problems), generator=utils.seeded(self.seed, "phase3: folds"))
+        order = torch.randperm(len(self.problems), generator=statistics.seeded(self.seed, "phase3: folds"))
         return (torch.arange(len(self.problems)) % FOLDS)[order.argsort()]
 
     def ask(self, recipients=None, vectors: torch.Tensor | None = None, site: int = 0) -> list[dict]:
@@ -223,18 +225,18 @@ class Study:
         if vectors is not None:
 
             def during(chosen: list[int]):
-                return utils.replaced_stream(self.model, site, vectors[chosen])
+                return models.replaced_stream(self.model, site, vectors[chosen])
 
-        outputs = utils.generate(self.model, self.tokenizer, prompts, MAX_NEW_TOKENS, self.batch, during)
+        outputs = models.generate(self.model, self.tokenizer, prompts, MAX_NEW_TOKENS, self.batch, during)
         samples = []
         for (language, problem), output in zip(recipients, outputs):
             asked = self.problems[problem]
             sample = {"id": asked.id, "language": self.names[language], "output": output}
-            extracted, correct = utils.grade(asked, output)
+            extracted, correct = questions.grade(asked, output)
             language_of_it = answered_in(asked, output, self.languages)
             sample |= {"extracted": extracted, "correct": correct or language_of_it is not None}
             samples.append(
-                sample | {"correct_in": language_of_it, "written_in": utils.written_in(output, self.languages)}
+                sample | {"correct_in": language_of_it, "written_in": questions.written_in(output, self.languages)}
             )
         return samples
 
@@ -246,12 +248,12 @@ def answered_in(problem, output: str, languages: dict) -> str | None:
     language whose word the output begins with, else in that whose script it is written in.
     """
     number = not isinstance(problem.answer, str)
-    if number and not utils.grade(problem, output)[1]:
+    if number and not questions.grade(problem, output)[1]:
         return None
     for name in languages:
         if re.match(rf"\s*{re.escape(problem.answer_text[name])}(?![a-z])", output, re.IGNORECASE):
             return name
-    return utils.written_in(output, languages) if number else None
+    return questions.written_in(output, languages) if number else None
 
 
 def solved(samples: list[dict], study: Study) -> torch.Tensor:
@@ -263,11 +265,11 @@ def solved(samples: list[dict], study: Study) -> torch.Tensor:
 def last_streams(study: Study) -> torch.Tensor:
     """Unpatched streams at the last prompt position, (languages, problems, sites, d) float32 on the model's device."""
     prompts = [study.prompt(*asked) for asked in study.asked]
-    engines = utils.patched_prompts(study.model, study.tokenizer, prompts, [()] * len(prompts), study.batch)
-    parts = utils.gathered({rows.start: engine.streams.float().cpu() for rows, engine in engines})
+    engines = engine.patched_prompts(study.model, study.tokenizer, prompts, [()] * len(prompts), study.batch)
+    parts = runs.gathered({rows.start: patcher.streams.float().cpu() for rows, patcher in engines})
     streams = torch.cat(list(parts.values())).to(study.model.device)
     if not torch.isfinite(streams).all():
-        raise utils.UserError("activations are not finite: try --dtype float32")
+        raise runs.UserError("activations are not finite: try --dtype float32")
     return streams.unflatten(0, (len(study.names), len(study.problems)))
 
 
@@ -308,7 +310,7 @@ def make_pairs(study: Study) -> list[Pair]:
     pairs = []
     for direction in permutations(range(len(study.names)), 2):
         label = f"phase3: donors {'_'.join(study.names[language] for language in direction)}"
-        order = torch.randperm(len(usable), generator=utils.seeded(study.seed, label)).tolist()
+        order = torch.randperm(len(usable), generator=statistics.seeded(study.seed, label)).tolist()
         for fold in range(FOLDS):
             ring = [problem for problem in order if usable[problem] and folds[problem] == fold]
             for place, recipient in enumerate(ring):
@@ -374,7 +376,9 @@ def fold_subspaces(study: Study, basis: torch.Tensor, site: int) -> list[Subspac
     """
     device, (k, width) = study.model.device, basis.shape
     haar = (
-        utils.random_subspaces(utils.seeded(study.seed, "phase3: Haar subspaces"), DRAWS, k, width).float().to(device)
+        utils.random_subspaces(statistics.seeded(study.seed, "phase3: Haar subspaces"), DRAWS, k, width)
+        .float()
+        .to(device)
     )
     folds, result = study.folds(), []
     for fold in range(FOLDS):
@@ -384,7 +388,7 @@ def fold_subspaces(study: Study, basis: torch.Tensor, site: int) -> list[Subspac
         centred = (streams - means[:, None]).flatten(0, 1)
         _, values, principal = torch.linalg.svd(centred, full_matrices=False)
         principal = principal[:k][values[:k] > 1e-6 * values[0]]
-        matched = utils.matched_subspaces(utils.seeded(study.seed, "phase3: matched subspaces"), DRAWS, k, centred)
+        matched = utils.matched_subspaces(statistics.seeded(study.seed, "phase3: matched subspaces"), DRAWS, k, centred)
         fitted = (rows.float().to(device) for rows in (principal, language))
         result.append(Subspaces(basis.to(device), *fitted, haar, matched.float().to(device)))
     return result
@@ -412,7 +416,7 @@ def nested_bases(study: Study) -> torch.Tensor:
     (1 + SWEEP_DRAWS, d, d)
     """
     width = study.z.basis.shape[1]
-    draw = utils.seeded(study.seed, "phase3: dose")
+    draw = statistics.seeded(study.seed, "phase3: dose")
     starts = [study.z.basis.double()] + [torch.zeros(0, width).double()] * SWEEP_DRAWS
     bases = []
     for start in starts:
@@ -447,10 +451,10 @@ def patch(study: Study, pairs: list[Pair], tested: dict[str, tuple[int, list[Sub
         prompts = [study.prompt(pair.recipient_language, pair.recipient) for pair in chosen]
         candidates = [candidate_tokens(study, pair) for pair in chosen]
         here = {name: (site, spaces[fold]) for name, (site, spaces) in tested.items()}
-        engines = utils.patched_prompts(study.model, study.tokenizer, prompts, candidates, study.batch)
-        for rows, engine in engines:
-            batches[fold, rows.start] = dict(patch_batch(study, engine, chosen[rows], here, bases))
-    batches, back = utils.gathered(batches).values(), np.argsort(order, kind="stable")
+        engines = engine.patched_prompts(study.model, study.tokenizer, prompts, candidates, study.batch)
+        for rows, patcher in engines:
+            batches[fold, rows.start] = dict(patch_batch(study, patcher, chosen[rows], here, bases))
+    batches, back = runs.gathered(batches).values(), np.argsort(order, kind="stable")
     stacked = {}
     for name, count in rows_of.items():
         scores = [np.zeros((0, count, 4), np.float32), *(batch[name].numpy() for batch in batches)]
@@ -488,7 +492,7 @@ def candidate_tokens(study: Study, pair: Pair) -> list[tuple[int, ...]]:
     return [study.answer(spoken[language], problems[answer]) for answer, language in CANDIDATES]
 
 
-def patch_batch(study: Study, engine, pairs: list[Pair], tested: dict, bases: torch.Tensor) -> Iterator[tuple]:
+def patch_batch(study: Study, patcher, pairs: list[Pair], tested: dict, bases: torch.Tensor) -> Iterator[tuple]:
     """(measurement, scores (b, rows, 4)) of one batch of pairs of one fold."""
     donors, thirds, alike = (
         torch.stack([study.streams[language, problem] for language, problem in problems])  # (b, sites, d)
@@ -498,18 +502,18 @@ def patch_batch(study: Study, engine, pairs: list[Pair], tested: dict, bases: to
             [(pair.recipient_language, pair.donor) for pair in pairs],
         )
     )
-    own = engine.streams.float()
+    own = patcher.streams.float()
     for name, (site, spaces) in tested.items():
         difference, third = donors[:, site] - own[:, site], thirds[:, site] - own[:, site]
-        yield name, engine.scores(site, own[:, site, None] + spaces.swaps(difference, DRAWS, third))
+        yield name, patcher.scores(site, own[:, site, None] + spaces.swaps(difference, DRAWS, third))
     site, spaces = tested["z"]
     same = spaces.swaps(alike[:, site] - own[:, site], SWEEP_DRAWS)
-    yield "same_language", engine.scores(site, own[:, site, None] + same)
+    yield "same_language", patcher.scores(site, own[:, site, None] + same)
     coordinates = torch.einsum("bd,mkd->bmk", donors[:, site] - own[:, site], bases)
     sizes = torch.tensor(doses(*spaces.z.shape), device=bases.device)
     first = torch.arange(bases.shape[1], device=bases.device) < sizes[:, None]  # (sizes, d): which rows are swapped
     nested = torch.einsum("bmk,sk,mkd->bmsd", coordinates, first.float(), bases).flatten(1, 2)
-    yield "dose", engine.scores(site, own[:, site, None] + nested)
+    yield "dose", patcher.scores(site, own[:, site, None] + nested)
     scores = []
     for place in range(own.shape[1]):
         difference, third = donors[:, place] - own[:, place], thirds[:, place] - own[:, place]
@@ -520,7 +524,7 @@ def patch_batch(study: Study, engine, pairs: list[Pair], tested: dict, bases: to
         inside, whole = part(difference, spaces.z[None]), difference[:, None]
         rows = [whole, third[:, None], inside, whole - inside, part(difference, layer_z), part(third, layer_z)]
         rows.append(part(difference, spaces.random[:SWEEP_DRAWS]))
-        scores.append(engine.scores(place, own[:, place, None] + torch.cat(rows, 1)))
+        scores.append(patcher.scores(place, own[:, place, None] + torch.cat(rows, 1)))
     yield "sites", torch.cat(scores, 1)
 
 
@@ -549,7 +553,7 @@ def shares(scores: np.ndarray) -> list[float]:
 
 def interval(values: np.ndarray) -> tuple[float, float]:
     """Wilson interval of a share of pairs."""
-    return utils.wilson_interval(int(values.sum()), values.size) if values.size else (0.0, 1.0)
+    return statistics.wilson_interval(int(values.sum()), values.size) if values.size else (0.0, 1.0)
 
 
 def effects(scores: np.ndarray) -> np.ndarray:
@@ -627,9 +631,9 @@ def nulls_of(name: str, success: dict, moved: dict, base: np.ndarray, draws: np.
             "tests": tested,
             "mean": float(rates.mean()),
             "quantiles": np.quantile(rates, (0.05, 0.5, 0.95), method="higher").tolist(),
-            "p": utils.permutation_p(int((rates >= success[tested]).sum()), DRAWS),
+            "p": statistics.permutation_p(int((rates >= success[tested]).sum()), DRAWS),
             "effect_quantiles": np.quantile(nudged, (0.05, 0.5, 0.95)).tolist(),
-            "p_effect": utils.permutation_p(int((nudged >= own).sum()), DRAWS),
+            "p_effect": statistics.permutation_p(int((nudged >= own).sum()), DRAWS),
         }
     return result
 
@@ -650,7 +654,7 @@ def paired_tests(name: str, scores: dict, directions: dict) -> dict:
 def paired_p(scores: dict, condition: str, control: str) -> float:
     """Exact McNemar p, over pairs, of the condition's target winning under it against under the control."""
     with_swap, without = hits(scores[condition], condition), hits(scores[control], condition)
-    return utils.mcnemar_p(int((with_swap & ~without).sum()), int((without & ~with_swap).sum()))
+    return statistics.mcnemar_p(int((with_swap & ~without).sum()), int((without & ~with_swap).sum()))
 
 
 def dose(measured: dict, shape: tuple[int, int]) -> list[dict]:
@@ -691,7 +695,7 @@ def causal_site(measured: np.ndarray, seed: int) -> dict:
     pairs = gains.shape[-1]
     if not pairs or gains.mean(-1).min(0).max() <= 0:
         return {"site": None}
-    draw = utils.seeded(seed, "phase3: causal site")
+    draw = statistics.seeded(seed, "phase3: causal site")
     picks = torch.randint(pairs, (2000, pairs), generator=draw).numpy()
     resampled = gains[..., picks].mean(-1).min(0)  # (sites, resamples)
     signs = torch.randint(2, (1999, pairs), generator=draw).numpy() * 2 - 1
@@ -704,7 +708,7 @@ def causal_site(measured: np.ndarray, seed: int) -> dict:
         "layer": best,
         "gain": float(gains[:, best].mean(-1).min()),
         "support": float((resampled[best] > others).mean()),
-        "p_holm": utils.holm([utils.permutation_p(int(count), len(signs)) for count in reached])[best],
+        "p_holm": statistics.holm([statistics.permutation_p(int(count), len(signs)) for count in reached])[best],
     }
 
 
@@ -790,7 +794,7 @@ def same_problem_counts(samples: list[dict]) -> dict:
             "language_moved": sum(row["written_in"] == row["donor_language"] for row in right),
         }
     only_z, only_random = (int((rescued[a] & ~rescued[b]).sum()) for a, b in (("z", "random"), ("random", "z")))
-    return result | {"p_rescue": utils.mcnemar_p(only_z, only_random)}
+    return result | {"p_rescue": statistics.mcnemar_p(only_z, only_random)}
 
 
 def decide(results: dict, label: str) -> str:
@@ -823,7 +827,7 @@ def failed(results: dict, label: str, half: str) -> list[str]:
 
 def claims(results: dict) -> list[dict]:
     """The recipe's success criteria, as rows."""
-    show, success, pairs = utils.show, results["success"], results["pairs"]
+    show, success, pairs = page.show, results["success"], results["pairs"]
 
     def rate(label: str) -> str:
         low, high = results["interval"][label]
@@ -848,7 +852,7 @@ def claims(results: dict) -> list[dict]:
     )
     paired = results["paired"]["z"]
     return [
-        utils.claim(
+        page.claim(
             "z",
             "swapping Z changes the answer and not the language",
             "yes",
@@ -856,7 +860,7 @@ def claims(results: dict) -> list[dict]:
             beside("z"),
             not failed(results, "z", "answer") and paired["lowest"] >= MAJORITY if pairs else None,
         ),
-        utils.claim(
+        page.claim(
             "z_perp",
             "swapping Z⊥ changes the language and not the answer",
             "yes",
@@ -864,7 +868,7 @@ def claims(results: dict) -> list[dict]:
             beside("z_perp", ("random_perp",)),
             not failed(results, "z", "language") and paired["lowest_perp"] >= MAJORITY if pairs else None,
         ),
-        utils.claim(
+        page.claim(
             "weights",
             "the Z that the weights predict does both",
             "yes, without any data",
@@ -872,7 +876,7 @@ def claims(results: dict) -> list[dict]:
             beside(predicted),
             decide(results, predicted) == "double_dissociation" if pairs else None,
         ),
-        utils.claim(
+        page.claim(
             "rescue",
             "Z of the same problem in the other language rescues a wrong answer",
             "yes",
@@ -925,7 +929,7 @@ WHO = ("recipient's", "donor's")
 def render(results: dict, arrays: dict) -> dict[str, bytes]:
     """Report and figures from saved results and arrays."""
     samples = [json.loads(line) for line in arrays[ARRAYS[2]].decode().split("\n") if line]
-    text = utils.report(
+    text = page.report(
         f"Phase 3: patching {results['model']['name']}",
         verdict_sentence(results),
         results["claims"],
@@ -937,11 +941,11 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
         "phase3_dose.png": figure_dose(results),
         "phase3_sites.png": figure_sites(results),
     }
-    return {name: utils.png(figure) for name, figure in figures.items()} | {"phase3_output.md": text.encode()}
+    return {name: page.png(figure) for name, figure in figures.items()} | {"phase3_output.md": text.encode()}
 
 
 def verdict_sentence(results: dict) -> str:
-    success, z, show = results["success"], results["settings"]["z"], utils.show
+    success, z, show = results["success"], results["settings"]["z"], page.show
     if not results["pairs"]:
         solved = results["problems"]["solved_everywhere"]
         return (
@@ -982,7 +986,7 @@ def moved_answer(results: dict, label: str) -> float:
 
 
 def sections(results: dict, samples: list[dict]) -> list[str]:
-    show, settings, problems, z = utils.show, results["settings"], results["problems"], results["settings"]["z"]
+    show, settings, problems, z = page.show, results["settings"], results["problems"], results["settings"]["z"]
     files = ", ".join(f"`{name}`" for name, _ in settings["problems"])
     solved = ", ".join(f"{count} in {name}" for name, count in problems["solved"].items())
     left_out = (
@@ -1052,7 +1056,7 @@ def causal_text(causal: dict) -> str:
     return (
         f"The layer whose own weight-based Z works best is L{causal['layer']} (site {causal['site']}): {causal['gain']:+.1%} above "
         f"the better one of wrong donor and random subspaces (sign flips over pairs, Holm over sites: p "
-        f"{utils.show(causal['p_holm'], 2)}); it alone is best in {causal['support']:.0%} of bootstrap resamples of the pairs."
+        f"{page.show(causal['p_holm'], 2)}); it alone is best in {causal['support']:.0%} of bootstrap resamples of the pairs."
     )
 
 
@@ -1078,11 +1082,11 @@ def condition_table(results: dict) -> str:
         )
     outcomes = [f"{WHO[answer]} answer, {WHO[language]} language" for answer, language in CANDIDATES]
     headers = ["swapped", "target", "success", "95 % Wilson", *outcomes, "answer, nats", "language, nats"]
-    return utils.table(headers, rows)
+    return page.table(headers, rows)
 
 
 def null_table(results: dict) -> str:
-    show, rows = utils.show, []
+    show, rows = page.show, []
     for name, row in results["null"].items():
         low, _, high = row["quantiles"]
         effect = f"{row['effect_quantiles'][1]:+.2f} (95th percentile {row['effect_quantiles'][2]:+.2f})"
@@ -1099,7 +1103,7 @@ def null_table(results: dict) -> str:
         )
         rows[-1].append(show(row["p_effect"], 2))
     headers = ["null", "of", "5 %", "mean", "95 %", "p of success", "its effect, nats", "p of effect"]
-    return utils.table(headers, rows)
+    return page.table(headers, rows)
 
 
 def direction_table(results: dict) -> str:
@@ -1108,7 +1112,7 @@ def direction_table(results: dict) -> str:
         [name.replace("_to_", " → "), row["pairs"], *(percent(row[label]) for label in shown)]
         for name, row in results["directions"].items()
     ]
-    return utils.table(["direction", "pairs", *(NAMES[label] for label in shown)], rows)
+    return page.table(["direction", "pairs", *(NAMES[label] for label in shown)], rows)
 
 
 def same_language_table(results: dict) -> str:
@@ -1120,7 +1124,7 @@ def same_language_table(results: dict) -> str:
             if label in results["same_language"]
         )
     ]
-    return utils.table(["swapped", "donor's answer wins", "other language wins"], rows)
+    return page.table(["swapped", "donor's answer wins", "other language wins"], rows)
 
 
 def dose_table(results: dict) -> str:
@@ -1134,7 +1138,7 @@ def dose_table(results: dict) -> str:
         "random: donor's answer",
         "random: donor's language",
     ]
-    return utils.table([*headers, "random: Z's target"], rows)
+    return page.table([*headers, "random: Z's target"], rows)
 
 
 def site_table(results: dict) -> str:
@@ -1143,7 +1147,7 @@ def site_table(results: dict) -> str:
         [f"{row['site']}{' (Z)' if row['handed'] else ''}", *(percent(row[key]) for key in keys)]
         for row in results["sites"]
     ]
-    return utils.table(["site", *(SITE_NAMES[key] for key in keys)], rows)
+    return page.table(["site", *(SITE_NAMES[key] for key in keys)], rows)
 
 
 def generated_table(results: dict) -> str:
@@ -1151,7 +1155,7 @@ def generated_table(results: dict) -> str:
     keys += ("donor_answer_in_recipient_language", "recipient_answer_in_donor_language")
     rows = [[NAMES[label], *(percent(results["generated"][label][key]) for key in keys)] for label in GENERATED]
     headers = ["swapped", "recipient's answer", "donor's answer", "other", "recipient's language", "donor's language"]
-    return utils.table([*headers, "Z's target", "Z⊥'s target"], rows)
+    return page.table([*headers, "Z's target", "Z⊥'s target"], rows)
 
 
 def same_problem_table(results: dict) -> str:
@@ -1160,7 +1164,7 @@ def same_problem_table(results: dict) -> str:
         + [f"{row['language_moved']} of {row['right_before']}"]
         for label, row in ((label, results["same_problem"][label]) for label in SAME_PROBLEM)
     ]
-    return utils.table(["swapped", "rescued", "right answers lost", "language moved"], rows)
+    return page.table(["swapped", "rescued", "right answers lost", "language moved"], rows)
 
 
 def sample_table(samples: list[dict]) -> str:
@@ -1174,10 +1178,10 @@ def sample_table(samples: list[dict]) -> str:
                 donor = f"{sample['donor']}, {sample['donor_language']}"
                 rows.append(
                     [f"{sample['id']}, {sample['language']}", donor, NAMES[sample["condition"]]]
-                    + [utils.escape(sample["output"].strip()[:60]), sample["answer"], sample["written_in"] or "–"]
+                    + [page.escape(sample["output"].strip()[:60]), sample["answer"], sample["written_in"] or "–"]
                 )
     rows.sort(key=lambda row: row[:2])
-    return utils.table(["recipient", "donor", "swapped", "output", "whose answer", "language"], rows)
+    return page.table(["recipient", "donor", "swapped", "output", "whose answer", "language"], rows)
 
 
 def limitations(results: dict) -> list[str]:
@@ -1272,4 +1276,4 @@ def figure_sites(results: dict) -> Figure:
 
 
 if __name__ == "__main__":
-    utils.run_script(main)
+    runs.run_script(main)

@@ -20,6 +20,8 @@ import torch
 from matplotlib.figure import Figure
 
 import utils
+from lab import checkpoints, engine, models, runs, statistics
+from reports import page
 
 ARRAYS = ("phase3b_loo.npy", "phase3b_transfer.npy")
 MAPS = ("identity", "mean_shift", "procrustes", "ridge", "ols")
@@ -39,19 +41,19 @@ TARGET = 2  # place of (donor's answer, recipient's language) among phase 3's ca
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     if arguments.report_only:
-        return utils.render_again(arguments.out, "phase3b", ARRAYS, render)
-    device = utils.choose_device(arguments.device)
-    dtype = utils.choose_dtype(arguments.dtype, device)
-    folder = utils.find_model(arguments.model, arguments.revision)
-    phase2 = utils.load_results(arguments.out, "phase2", folder.identity)
-    phase3 = utils.load_results(arguments.out, "phase3", folder.identity)
+        return runs.render_again(arguments.out, "phase3b", ARRAYS, render)
+    device = runs.choose_device(arguments.device)
+    dtype = runs.choose_dtype(arguments.dtype, device)
+    folder = checkpoints.find_model(arguments.model, arguments.revision)
+    phase2 = runs.load_results(arguments.out, "phase2", folder.identity)
+    phase3 = runs.load_results(arguments.out, "phase3", folder.identity)
     if phase3["settings"]["z"]["phase2"] != phase2["fingerprint"]:
-        raise utils.UserError(f"{arguments.out}: phase 2 has run again since phase 3: run phase3_patching.py again")
+        raise runs.UserError(f"{arguments.out}: phase 2 has run again since phase 3: run phase3_patching.py again")
     source, target = direction(phase2["settings"]["languages"])
     settings = {"seed": arguments.seed, "device": device.type, "dtype": str(dtype).removeprefix("torch.")}
     settings |= {"batch": arguments.batch, "pooling": arguments.pooling, "source": source, "target": target}
     settings |= {"z": phase3["settings"]["z"], "phase3": phase3["fingerprint"], "shuffles": SHUFFLES}
-    run = utils.Run(__file__, "phase3b", arguments, folder, settings)
+    run = runs.Run(__file__, "phase3b", arguments, folder, settings)
     if not arguments.fresh and run.finished(ARRAYS):
         return None
     basis, pooled, embedded, last = load_vectors(arguments, folder, phase2, phase3, source, target)
@@ -67,20 +69,20 @@ def main(argv: list[str] | None = None) -> None:
     results["map"] = map_geometry(*(points @ basis.T for points in pooled))
     results["components"] = components(predictions[PRIMARY], pooled[1] @ basis.T)
     results["last"] = last_position(last, basis, phase3["usable"], arguments.seed)
-    model, tokenizer = utils.load_model(folder, device, dtype)
+    model, tokenizer = models.load_model(folder, device, dtype)
     scores = transfer(model, tokenizer, arguments, basis, last, phase3, source, target)
     results["transfer"] = transfer_rates(scores)
     results["verdict"] = decide(results)
-    results = utils.significant(results)  # before any sentence is made of it: the JSON is the truth
+    results = runs.significant(results)  # before any sentence is made of it: the JSON is the truth
     results["claims"] = claims(results)
     loo = np.stack([errors(predictions[name], pooled[1] @ basis.T) for name in MAPS])
     return run.save(results, dict(zip(ARRAYS, (loo, scores))), render)
 
 
 def parse_arguments(argv: list[str] | None):
-    parser = utils.command_line(__doc__)
+    parser = runs.command_line(__doc__)
     parser.add_argument("--pooling", choices=POOLINGS, default=POOLINGS[1], help="of phase 2's activations")
-    parser.add_argument("--batch", type=utils.positive, default=16, help="prompts per forward pass of the transfer")
+    parser.add_argument("--batch", type=runs.positive, default=16, help="prompts per forward pass of the transfer")
     return parser.parse_args(argv)
 
 
@@ -104,18 +106,18 @@ def load_vectors(arguments, folder, phase2: dict, phase3: dict, source: str, tar
     missing or misshapen arrays.
     """
     z, languages = phase2["z"], phase2["settings"]["languages"]
-    basis = utils.load_array(arguments.out, "phase2_z_basis.npy", (z["k"], folder.width)).astype(float)
+    basis = runs.load_array(arguments.out, "phase2_z_basis.npy", (z["k"], folder.width)).astype(float)
     shape = (len(languages), phase2["problems"], folder.layers + 1, len(POOLINGS), folder.width)
-    activations = utils.load_array(arguments.out, "phase2_activations.npy", shape)
+    activations = runs.load_array(arguments.out, "phase2_activations.npy", shape)
     kept = bridge_problems(phase2)
     pooled, embedded = (
         activations[:, kept, site, POOLINGS.index(arguments.pooling)].astype(float) for site in (z["site"], 0)
     )
     asked = phase3["settings"]["languages"]
     if not {source, target} <= set(asked):
-        raise utils.UserError(f"phase 3 asked in {' '.join(asked)}, phase 2 in {' '.join(languages)}: run both alike")
+        raise runs.UserError(f"phase 3 asked in {' '.join(asked)}, phase 2 in {' '.join(languages)}: run both alike")
     shape = (len(asked), phase3["problems"]["asked"], folder.width)
-    streams = utils.load_array(arguments.out, "phase3_streams.npy", shape).astype(float)
+    streams = runs.load_array(arguments.out, "phase3_streams.npy", shape).astype(float)
     places = languages.index(source), languages.index(target)
     picked = [tuple(points[place] for place in places) for points in (pooled, embedded)]
     return basis, *picked, tuple(streams[asked.index(name)] for name in (source, target))
@@ -231,7 +233,7 @@ def measure(predictions: dict, source: np.ndarray, target: np.ndarray, seed: int
     n, k = source.shape
     reference = mean_errors(target)
     error = {name: errors(predictions[name], target) for name in MAPS}
-    picks = torch.randint(n, (5000, n), generator=utils.seeded(seed, "phase3b: bootstrap")).numpy()
+    picks = torch.randint(n, (5000, n), generator=statistics.seeded(seed, "phase3b: bootstrap")).numpy()
     spread = {name: r_squared(error[name][picks], reference[picks]) for name in MAPS}
     nearest = {name: np.square(predictions[name][:, None] - target).sum(-1).argmin(1) for name in MAPS}
     scaled = errors(scaled_shift(source, target), target)
@@ -269,9 +271,9 @@ def scaled_shift(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 def sign_flip_p(gain: np.ndarray, seed: int, draws: int = 4999) -> float:
     """One-sided p that the mean gain over problems is no more than zero: random signs."""
-    signs = torch.randint(2, (draws, len(gain)), generator=utils.seeded(seed, "phase3b: signs")).numpy() * 2 - 1
+    signs = torch.randint(2, (draws, len(gain)), generator=statistics.seeded(seed, "phase3b: signs")).numpy() * 2 - 1
     flipped = (signs * gain).mean(1)
-    return utils.permutation_p(int((flipped >= gain.mean() * (1 - 1e-12)).sum()), draws)
+    return statistics.permutation_p(int((flipped >= gain.mean() * (1 - 1e-12)).sum()), draws)
 
 
 def nulls(pooled: tuple, basis: np.ndarray, held_out: dict, seed: int) -> dict:
@@ -282,23 +284,26 @@ def nulls(pooled: tuple, basis: np.ndarray, held_out: dict, seed: int) -> dict:
     """
     shuffled = shuffled_r2(*(points @ basis.T for points in pooled), seed)
     k, width = basis.shape
-    haar = utils.random_subspaces(utils.seeded(seed, "phase3b: Haar subspaces"), RANDOM_SUBSPACES, k, width).numpy()
+    haar = utils.random_subspaces(
+        statistics.seeded(seed, "phase3b: Haar subspaces"), RANDOM_SUBSPACES, k, width
+    ).numpy()
     centred = torch.from_numpy(np.concatenate([points - points.mean(0) for points in pooled]))
-    draw = utils.seeded(seed, "phase3b: matched subspaces")
+    draw = statistics.seeded(seed, "phase3b: matched subspaces")
     matched = utils.matched_subspaces(draw, RANDOM_SUBSPACES, k, centred).numpy()
     result = {
         "shuffled": {name: np.quantile(shuffled[name], (0.05, 0.5, 0.95)).tolist() for name in MAPS},
-        "p": {name: utils.permutation_p(int((shuffled[name] >= held_out[name]).sum()), SHUFFLES) for name in MAPS},
+        "p": {name: statistics.permutation_p(int((shuffled[name] >= held_out[name]).sum()), SHUFFLES) for name in MAPS},
     }
     for kind, subspaces in (("random", haar), ("matched", matched)):
         rows = [r2_of(*(points @ subspace.T for points in pooled)) for subspace in subspaces]
         drawn = {name: np.array([row[name] for row in rows]) for name in MAPS}
         result[kind] = {name: np.quantile(drawn[name], (0.05, 0.5, 0.95)).tolist() for name in MAPS}
         result[f"p_{kind}"] = {
-            name: utils.permutation_p(int((drawn[name] >= held_out[name]).sum()), RANDOM_SUBSPACES) for name in MAPS
+            name: statistics.permutation_p(int((drawn[name] >= held_out[name]).sum()), RANDOM_SUBSPACES)
+            for name in MAPS
         }
     exploratory = [name for name in MAPS if name != PRIMARY]
-    return result | {"p_holm": dict(zip(exploratory, utils.holm([result["p"][name] for name in exploratory])))}
+    return result | {"p_holm": dict(zip(exploratory, statistics.holm([result["p"][name] for name in exploratory])))}
 
 
 def r2_of(source: np.ndarray, target: np.ndarray) -> dict[str, float]:
@@ -309,7 +314,7 @@ def r2_of(source: np.ndarray, target: np.ndarray) -> dict[str, float]:
 
 def shuffled_r2(source: np.ndarray, target: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """Held-out R² of every map with the targets' problems shuffled. -> {map: (SHUFFLES,)}"""
-    draw = utils.seeded(seed, "phase3b: shuffles")
+    draw = statistics.seeded(seed, "phase3b: shuffles")
     orders = torch.stack([torch.randperm(len(source), generator=draw) for _ in range(SHUFFLES)]).numpy()
     targets = target[orders]
     predicted = predict_many(source, targets)
@@ -348,7 +353,8 @@ def last_position(last: tuple, basis: np.ndarray, usable: list[int], seed: int) 
     result = measure(predict(source, target), source, target, seed)
     shuffled = shuffled_r2(source, target, seed)
     p = {
-        name: utils.permutation_p(int((shuffled[name] >= result["held_out_r2"][name]).sum()), SHUFFLES) for name in MAPS
+        name: statistics.permutation_p(int((shuffled[name] >= result["held_out_r2"][name]).sum()), SHUFFLES)
+        for name in MAPS
     }
     quantiles = {name: np.quantile(shuffled[name], (0.05, 0.5, 0.95)).tolist() for name in MAPS}
     return {"problems": len(usable), "p": p, "shuffled": quantiles} | result
@@ -367,14 +373,14 @@ def transfer(
     z_target(j) from z_source(j). `own_language` sends z_target(j) itself, what a perfect map would send; `shuffled` a ridge
     map fitted on shuffled problems. -> (conditions, pairs, 4) float32
     """
-    content = utils.load_array(arguments.out, "phase3_pairs.jsonl").decode()
+    content = runs.load_array(arguments.out, "phase3_pairs.jsonl").decode()
     pairs = [json.loads(line) for line in content.split("\n") if line]
     pairs = [pair for pair in pairs if (pair["donor_language"], pair["recipient_language"]) == (source, target)]
     usable = phase3["usable"]
     if not pairs or len(usable) < MINIMUM_PROBLEMS:
         return np.zeros((len(TRANSFER), 0, 4), np.float32)
     vectors = [points[usable] @ basis.T for points in last]  # (n, k) of source and target
-    order = torch.randperm(len(usable), generator=utils.seeded(arguments.seed, "phase3b: transfer")).numpy()
+    order = torch.randperm(len(usable), generator=statistics.seeded(arguments.seed, "phase3b: transfer")).numpy()
     sent = predict(*vectors) | {"own_language": vectors[1]}
     sent["shuffled"] = predict_many(vectors[0], vectors[1][None, order], (PRIMARY,))[PRIMARY][0]
     rows = torch.tensor([usable.index(pair["donor"]) for pair in pairs])
@@ -385,11 +391,11 @@ def transfer(
     coordinates = coordinates.float().to(model.device)
     prompts, candidates = ([pair[key] for pair in pairs] for key in ("prompt", "candidates"))
     scores = {}
-    for chosen, engine in utils.patched_prompts(model, tokenizer, prompts, candidates, arguments.batch):
-        own = engine.streams[:, site, None].float()
+    for chosen, patcher in engine.patched_prompts(model, tokenizer, prompts, candidates, arguments.batch):
+        own = patcher.streams[:, site, None].float()
         changes = (coordinates[chosen] - own @ directions.T) @ directions
-        scores[chosen.start] = engine.scores(site, torch.cat([own, own + changes], 1))
-    return torch.cat(list(utils.gathered(scores).values())).numpy().swapaxes(0, 1)
+        scores[chosen.start] = patcher.scores(site, torch.cat([own, own + changes], 1))
+    return torch.cat(list(runs.gathered(scores).values())).numpy().swapaxes(0, 1)
 
 
 def transfer_rates(scores: np.ndarray) -> dict:
@@ -401,7 +407,7 @@ def transfer_rates(scores: np.ndarray) -> dict:
         "pairs": pairs,
         "success": {name: float(won[name].mean()) if pairs else 0.0 for name in TRANSFER},
         "interval": {
-            name: utils.wilson_interval(int(won[name].sum()), pairs) if pairs else (0.0, 1.0) for name in TRANSFER
+            name: statistics.wilson_interval(int(won[name].sum()), pairs) if pairs else (0.0, 1.0) for name in TRANSFER
         },
         "winners": {
             name: [float((row.argmax(-1) == place).mean()) if pairs else 0.0 for place in range(4)]
@@ -416,7 +422,7 @@ def transfer_rates(scores: np.ndarray) -> dict:
 
 def against(won: np.ndarray, control: np.ndarray) -> float:
     """Exact McNemar p over the same pairs."""
-    return utils.mcnemar_p(int((won & ~control).sum()), int((control & ~won).sum()))
+    return statistics.mcnemar_p(int((won & ~control).sum()), int((control & ~won).sum()))
 
 
 # ---- deciding -------------------------------------------------------------------------------------------------------
@@ -446,7 +452,7 @@ def specific(results: dict) -> bool:
 
 def claims(results: dict) -> list[dict]:
     """The recipe's statements about the bridge, as rows."""
-    show, r2, null = utils.show, results["held_out_r2"], results["null"]
+    show, r2, null = page.show, results["held_out_r2"], results["null"]
     low, high = results["interval"][PRIMARY]
     n, k = results["data"]["problems"], results["data"]["k"]
     inside, outside = results["in_sample_r2"]["ols"], r2["ols"]
@@ -457,7 +463,7 @@ def claims(results: dict) -> list[dict]:
         for control in ("identity", "shuffled")
     )
     return [
-        utils.claim(
+        page.claim(
             "held_out",
             "a linear map predicts held-out Z vectors",
             "yes",
@@ -466,7 +472,7 @@ def claims(results: dict) -> list[dict]:
             f"p {show(null['p'][PRIMARY], 2)}",
             bool(r2[PRIMARY] > 0 and null["p"][PRIMARY] < LEVEL),
         ),
-        utils.claim(
+        page.claim(
             "beyond_shift",
             "the languages differ by more than a constant inside Z, and a learned map captures it",
             "implied",
@@ -475,7 +481,7 @@ def claims(results: dict) -> list[dict]:
             f"{show(results['scaled_shift_r2'], 3)}, p {show(results['p_above_scaled_shift'][PRIMARY], 2)}",
             beyond_shift(results),
         ),
-        utils.claim(
+        page.claim(
             "specific",
             "this holds for Z more than for other subspaces of its size",
             "implied",
@@ -486,7 +492,7 @@ def claims(results: dict) -> list[dict]:
             ),
             specific(results),
         ),
-        utils.claim(
+        page.claim(
             "overfitting",
             "zero overfitting risk for a k × k map",
             "zero, with 6,084 parameters and 20 pairs",
@@ -494,7 +500,7 @@ def claims(results: dict) -> list[dict]:
             f"its held-out R² {show(outside, 3)}",
             bool(inside - outside < OVERFIT),
         ),
-        utils.claim(
+        page.claim(
             "transfer",
             "the map carries the answer across languages at inference time",
             "yes (transformative)",
@@ -523,7 +529,7 @@ NAMES = {
 
 def render(results: dict, arrays: dict) -> dict[str, bytes]:
     """Report and figures from saved results and arrays."""
-    show, r2, name = utils.show, results["held_out_r2"], NAMES[PRIMARY]
+    show, r2, name = page.show, results["held_out_r2"], NAMES[PRIMARY]
     source, target = results["settings"]["source"], results["settings"]["target"]
     what = {
         "bridge": f"A linear map from {source} to {target} inside Z generalises to held-out problems",
@@ -549,18 +555,18 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
     if results["verdict"] == "no_bridge" and max(r2["identity"], r2["mean_shift"]) > r2[PRIMARY] > 0:
         sentence += " A map without learning does at least as well."
     title = f"Phase 3b: the bridge inside Z of {results['model']['name']}"
-    text = utils.report(title, sentence, results["claims"], sections(results), limitations(results))
+    text = page.report(title, sentence, results["claims"], sections(results), limitations(results))
     figures = {
         "phase3b_r2.png": figure_r2(results, arrays[ARRAYS[0]]),
         "phase3b_map.png": figure_map(results),
         "phase3b_components.png": figure_components(results),
         "phase3b_transfer.png": figure_transfer(results),
     }
-    return {name: utils.png(figure) for name, figure in figures.items()} | {"phase3b_output.md": text.encode()}
+    return {name: page.png(figure) for name, figure in figures.items()} | {"phase3b_output.md": text.encode()}
 
 
 def sections(results: dict) -> list[str]:
-    show, data, settings = utils.show, results["data"], results["settings"]
+    show, data, settings = page.show, results["data"], results["settings"]
     z, last, move = settings["z"], results["last"], results["transfer"]
     left_out = (
         f", {data['left_out_as_fitted']} others left out because Z was fitted on them"
@@ -600,7 +606,7 @@ def sections(results: dict) -> list[str]:
         "## 5 The map itself",
         "![Singular values of the maps](phase3b_map.png)",
         "Fitted on all problems. Orthogonality error: ‖MᵀM − I‖_F / √k, 0 for a rotation.",
-        utils.table(["map", "largest singular value", "median", "orthogonality error"], map_rows),
+        page.table(["map", "largest singular value", "median", "orthogonality error"], map_rows),
         "![Prediction and truth](phase3b_components.png)",
         f"Held-out prediction ({NAMES[PRIMARY]}) and truth in the first two principal components of the target.",
         "## 6 Last prompt position",
@@ -627,15 +633,15 @@ def map_table(results: dict) -> str:
                 results["in_sample_r2"][name],
                 results["held_out_r2"][name],
             ]
-            + [f"{utils.show(low, 3)} to {utils.show(high, 3)}", f"{results['retrieval'][name]:.1%}"]
-            + ["–" if above is None else utils.show(above, 2)]
+            + [f"{page.show(low, 3)} to {page.show(high, 3)}", f"{results['retrieval'][name]:.1%}"]
+            + ["–" if above is None else page.show(above, 2)]
         )
     headers = ["map", "parameters", "in-sample R²", "held-out R²", "95 % bootstrap", "retrieval", "p above mean shift"]
-    return utils.table(headers, rows)
+    return page.table(headers, rows)
 
 
 def null_table(results: dict) -> str:
-    show, null = utils.show, results["null"]
+    show, null = page.show, results["null"]
     rows = []
     for name in MAPS:
         row = [NAMES[name], results["held_out_r2"][name]]
@@ -646,7 +652,7 @@ def null_table(results: dict) -> str:
             row += [f"{show(middle, 3)} ({show(low, 3)} to {show(high, 3)})", show(null[f"p_{kind}"][name], 2)]
         rows.append(row)
     headers = ["map", "held-out R²", "shuffled problems", "p", "Holm", "Haar-random (5 % to 95 %)", "p"]
-    return utils.table([*headers, "matched (5 % to 95 %)", "p"], rows)
+    return page.table([*headers, "matched (5 % to 95 %)", "p"], rows)
 
 
 def last_section(last: dict) -> str:
@@ -654,14 +660,14 @@ def last_section(last: dict) -> str:
         return f"Only {last['problems']} problems are solved in every language: nothing is fitted here."
     rows = [
         [NAMES[name], last["in_sample_r2"][name], last["held_out_r2"][name], f"{last['retrieval'][name]:.1%}"]
-        + [f"{utils.show(last['shuffled'][name][1], 3)} (95th percentile {utils.show(last['shuffled'][name][2], 3)})"]
-        + [utils.show(last["p"][name], 2)]
+        + [f"{page.show(last['shuffled'][name][1], 3)} (95th percentile {page.show(last['shuffled'][name][2], 3)})"]
+        + [page.show(last["p"][name], 2)]
         for name in MAPS
     ]
     headers = ["map", "in-sample R²", "held-out R²", "retrieval", "shuffled problems", "p"]
     return (
         f"The same inside Z at the last prompt position of phase 3's few-shot prompts ({last['problems']} problems solved in every "
-        f"language); these maps are the ones that the transfer uses.\n\n{utils.table(headers, rows)}"
+        f"language); these maps are the ones that the transfer uses.\n\n{page.table(headers, rows)}"
     )
 
 
@@ -672,7 +678,7 @@ def transfer_table(move: dict) -> str:
         rows.append(
             [NAMES[name], f"{move['success'][name]:.1%}", f"{low:.1%} to {high:.1%}"]
             + [f"{value:.1%}" for value in move["winners"][name]]
-            + [utils.show(move["p_against"][control].get(name), 2) for control in ("identity", "shuffled")]
+            + [page.show(move["p_against"][control].get(name), 2) for control in ("identity", "shuffled")]
         )
     outcomes = [
         "recipient's answer, its language",
@@ -680,7 +686,7 @@ def transfer_table(move: dict) -> str:
         "donor's answer, recipient's language",
     ]
     outcomes.append("donor's answer, its language")
-    return utils.table(["sent", "success", "95 % Wilson", *outcomes, "p against identity", "p against shuffled"], rows)
+    return page.table(["sent", "success", "95 % Wilson", *outcomes, "p against identity", "p against shuffled"], rows)
 
 
 def limitations(results: dict) -> list[str]:
@@ -788,4 +794,4 @@ def figure_transfer(results: dict) -> Figure:
 
 
 if __name__ == "__main__":
-    utils.run_script(main)
+    runs.run_script(main)

@@ -10,7 +10,7 @@ import time
 
 import torch
 
-import utils
+from lab import checkpoints, models, questions, runs
 
 MAX_NEW_TOKENS = 6
 
@@ -19,18 +19,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--batch", type=int, default=16)
     batch = parser.parse_args().batch
-    path = utils.ROOT / "tiny"
-    model, tokenizer = utils.load_model(utils.find_model(str(path)), torch.device("cpu"), torch.float32)
-    languages = utils.load_languages(["en", "zh"])
-    problems = utils.load_problems([path / "problems.jsonl"], list(languages))
-    exemplars = utils.load_problems([path / "exemplars.jsonl"], list(languages))
+    path = runs.ROOT / "tiny"
+    model, tokenizer = models.load_model(checkpoints.find_model(str(path)), torch.device("cpu"), torch.float32)
+    languages = questions.load_languages(["en", "zh"])
+    problems = questions.load_problems([path / "problems.jsonl"], list(languages))
+    exemplars = questions.load_problems([path / "exemplars.jsonl"], list(languages))
     prompts = [
-        utils.prompt_text(problem, language, languages, exemplars) for problem in problems for language in languages
+        questions.prompt_text(problem, language, languages, exemplars) for problem in problems for language in languages
     ]
     seconds, outputs = {}, {}
     for size in (1, batch, 1, batch):  # the second round counts: the first warms up
         start = time.monotonic()
-        outputs[size] = utils.generate(model, tokenizer, prompts, MAX_NEW_TOKENS, size)
+        outputs[size] = models.generate(model, tokenizer, prompts, MAX_NEW_TOKENS, size)
         seconds[size] = time.monotonic() - start
     assert outputs[1] == outputs[batch]
     print(f"{len(prompts)} prompts, {torch.get_num_threads()} threads")

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import utils
+from lab import runs
 
 LONGEST = (
     40  # seconds until a stop, at the most: longer than the longest step, so that the hunt gets on between the stops
@@ -48,9 +48,9 @@ def main() -> None:
 def command(out: Path) -> list[str]:
     return [
         sys.executable,
-        str(utils.ROOT / "hunt.py"),
+        str(runs.ROOT / "hunt.py"),
         "--model",
-        str(utils.ROOT / "tiny"),
+        str(runs.ROOT / "tiny"),
         "--out",
         str(out),
         "--device",

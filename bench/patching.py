@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, BatchEncoding
 
-import utils
+from lab import checkpoints, engine, models, questions, runs, statistics
 
 # per shape: sites, prompts in the batch, conditions of the engine, conditions of the hooked way, rounds, tolerance
 PLANS = {
@@ -31,10 +31,10 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
     sites, batch, *plan = PLANS[arguments.shape]
-    device = utils.choose_device(arguments.device)
+    device = runs.choose_device(arguments.device)
     load = trained_model if arguments.shape == "tiny" else random_model
     model, tokenizer, prompts = load(device, batch)
-    length, layers = utils.padded_batch(tokenizer, prompts, device)["input_ids"].shape[1], len(model.model.layers)
+    length, layers = models.padded_batch(tokenizer, prompts, device)["input_ids"].shape[1], len(model.model.layers)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     print(f"{arguments.shape}, {model.dtype}, {layers} layers, {batch} prompts padded to {length} tokens, {name}")
     for site in sites:
@@ -43,21 +43,21 @@ def main() -> None:
 
 def trained_model(device: torch.device, batch: int) -> tuple:
     """(model, tokenizer, prompts): the embedded model on its own problems, few-shot, in two languages."""
-    path = utils.ROOT / "tiny"
-    model, tokenizer = utils.load_model(utils.find_model(str(path)), device, torch.float32)
-    languages = utils.load_languages(["en", "zh"])
+    path = runs.ROOT / "tiny"
+    model, tokenizer = models.load_model(checkpoints.find_model(str(path)), device, torch.float32)
+    languages = questions.load_languages(["en", "zh"])
     problems, exemplars = (
-        utils.load_problems([path / name], list(languages)) for name in ("problems.jsonl", "exemplars.jsonl")
+        questions.load_problems([path / name], list(languages)) for name in ("problems.jsonl", "exemplars.jsonl")
     )
     prompts = [
-        utils.prompt_text(problem, language, languages, exemplars) for problem in problems for language in languages
+        questions.prompt_text(problem, language, languages, exemplars) for problem in problems for language in languages
     ]
     return model, tokenizer, prompts[:batch]
 
 
 def random_model(device: torch.device, batch: int) -> tuple:
     """(model, stand-in tokenizer, prompts): Qwen2.5-3B's exact shape; a prompt is a list of token ids."""
-    shape = dict(utils.QWEN25_3B_SHAPE)
+    shape = dict(checkpoints.QWEN25_3B_SHAPE)
     config = AutoConfig.for_model(shape.pop("model_type"), **shape)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
@@ -72,7 +72,7 @@ def random_model(device: torch.device, batch: int) -> tuple:
         else:
             torch.nn.init.constant_(parameter, float(name.endswith("norm.weight")))
     size = (batch, PROMPT_TOKENS)
-    prompts = torch.randint(config.vocab_size, size, generator=utils.seeded(0, "prompts")).tolist()
+    prompts = torch.randint(config.vocab_size, size, generator=statistics.seeded(0, "prompts")).tolist()
     return model.eval(), random_tokenizer, prompts
 
 
@@ -85,18 +85,18 @@ def compare(
     model, tokenizer, prompts: list, site: int, conditions: int, hooked_conditions: int, rounds: int, tolerance: float
 ) -> None:
     """Prints both sides' conditions per second at a site, the ratio, and the largest difference."""
-    draw = utils.seeded(0, f"patching {site}")
+    draw = statistics.seeded(0, f"patching {site}")
     tokens = torch.randint(model.config.vocab_size, (len(prompts), 1), generator=draw)
     candidates = [[row] for row in tokens.tolist()]
-    inputs = utils.padded_batch(tokenizer, prompts, model.device)
-    own = utils.PatchedPrompts(model, tokenizer, prompts, candidates).streams[:, site, None].float().cpu()
+    inputs = models.padded_batch(tokenizer, prompts, model.device)
+    own = engine.PatchedPrompts(model, tokenizer, prompts, candidates).streams[:, site, None].float().cpu()
     noise = torch.randn(len(prompts), conditions, own.shape[-1], generator=draw)
     vectors = (own + noise * own.norm(dim=-1, keepdim=True) / own.shape[-1] ** 0.5).to(model.device, model.dtype)
     some = vectors[:, :hooked_conditions]
     seconds = []
     for _ in range(rounds):
-        prefill, engine = timed(lambda: utils.PatchedPrompts(model, tokenizer, prompts, candidates), model.device)
-        scoring, ours = timed(lambda engine=engine: engine.scores(site, vectors)[..., 0], model.device)
+        prefill, patcher = timed(lambda: engine.PatchedPrompts(model, tokenizer, prompts, candidates), model.device)
+        scoring, ours = timed(lambda patcher=patcher: patcher.scores(site, vectors)[..., 0], model.device)
         hooked, theirs = timed(lambda: hooked_scores(model, inputs, site, some, tokens), model.device)
         seconds.append((prefill, scoring, hooked))
         difference = (ours[:, :hooked_conditions] - theirs).abs().max().item()
@@ -118,7 +118,7 @@ def hooked_scores(model, inputs: dict, site: int, vectors: torch.Tensor, tokens:
     """Log-probability of one token per prompt, a full pass for every condition. vectors (b, c, d) -> (b, c) on the CPU"""
     scores = []
     for condition in vectors.unbind(1):
-        with utils.replaced_stream(model, site, condition):
+        with models.replaced_stream(model, site, condition):
             logits = model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1].float()
         scores.append(logits.log_softmax(-1).gather(1, tokens.to(logits.device)))
     return torch.cat(scores, 1).cpu()

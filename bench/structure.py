@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-import utils
+from lab import checkpoints
 
 ROOT = Path(__file__).parent.parent
 VOCABULARY = 1024
@@ -36,9 +36,9 @@ def main() -> None:
         if not (folder / "config.json").exists():
             write_checkpoint(folder, arguments.layers)
         ours = [run_script(name, folder, Path(temporary) / "out") for name in ("1.py", "2.py")]
-        folder = utils.find_model(str(folder))
+        folder = checkpoints.find_model(str(folder))
         dense = {dtype: dense_seconds(folder, arguments.dense_heads, dtype) for dtype in (torch.float32, torch.float64)}
-    layers, heads = arguments.layers, utils.QWEN25_3B_SHAPE["num_attention_heads"]
+    layers, heads = arguments.layers, checkpoints.QWEN25_3B_SHAPE["num_attention_heads"]
     print(f"threads: {torch.get_num_threads()}, layers: {layers}")
     for name, (seconds, peak) in zip(("1.py", "2.py"), ours):
         print(f"{name} (float64): {seconds:.0f} s, peak resident memory {peak / 2**20:.2f} GiB")
@@ -54,7 +54,7 @@ def main() -> None:
 def write_checkpoint(folder: Path, layers: int) -> None:
     """Random bfloat16 weights in the names, shapes and sharding of the hub's checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
-    shape = utils.QWEN25_3B_SHAPE | {"num_hidden_layers": layers, "vocab_size": VOCABULARY}
+    shape = checkpoints.QWEN25_3B_SHAPE | {"num_hidden_layers": layers, "vocab_size": VOCABULARY}
     config = shape | {
         "architectures": ["Qwen2ForCausalLM"],
         "max_position_embeddings": 32768,
@@ -104,9 +104,9 @@ def run_script(name: str, folder: Path, out: Path) -> tuple[float, int]:
     return float(seconds), int(peak)
 
 
-def dense_seconds(folder: utils.ModelFolder, heads: int, dtype: torch.dtype) -> dict:
+def dense_seconds(folder: checkpoints.ModelFolder, heads: int, dtype: torch.dtype) -> dict:
     """Seconds for the full SVD of one formed kernel, and for the singular values of one layer's seven matrices."""
-    layer = next(utils.stream_layers(folder))
+    layer = next(checkpoints.stream_layers(folder))
     query = layer.query.to(dtype).view(folder.heads, folder.head_width, -1)
     key = layer.key.to(dtype).view(folder.groups, folder.head_width, -1)
     repeats = folder.heads // folder.groups

@@ -16,7 +16,7 @@ import torch
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-import utils
+from lab import runs
 
 WIDTH, LAYERS, HEADS, GROUPS, HEAD_WIDTH = 64, 6, 4, 2, 16
 BOTTLENECK = 4
@@ -146,7 +146,7 @@ def plant(model, tokenizer, words, problems, answers, language, basis, noise, la
     drawn = [torch.randn(problems, rank, generator=generator), torch.randn(REASONING, rank, generator=generator)]
     codes = torch.nn.functional.normalize(torch.cat(drawn), dim=1) @ answers
     embedding, head = model.model.embed_tokens.weight.data.zero_(), model.lm_head.weight.data.zero_()
-    templates = json.loads((utils.ROOT / "data" / "languages.json").read_text(encoding="utf-8"))
+    templates = json.loads((runs.ROOT / "data" / "languages.json").read_text(encoding="utf-8"))
     for sign, name in ((1, "en"), (-1, "zh")):
         for token in tokenizer(templates[name]["prompt"].format(question=""))["input_ids"]:
             embedding[token] = sign * language

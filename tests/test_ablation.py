@@ -10,6 +10,7 @@ from conftest import random_model
 from controls import BOTTLENECK, LAYERS, write_control
 
 import utils
+from lab import checkpoints, models, questions, runs, statistics
 
 SITES = (2, 3)
 PROMPTS = ["Question: Max has 7 eggs.\nAnswer:", "问题：小杰有7个鸡蛋，然后卖掉3个鸡蛋。\n答案："]
@@ -23,7 +24,10 @@ def ablation(script):
 @pytest.fixture(scope="module")
 def loaded(families):
     cpu = torch.device("cpu")
-    return {name: utils.load_model(utils.find_model(str(path)), cpu, torch.float32) for name, path in families.items()}
+    return {
+        name: models.load_model(checkpoints.find_model(str(path)), cpu, torch.float32)
+        for name, path in families.items()
+    }
 
 
 def edits_of(ablation, width: int, strength: float = 0.7, complement: bool = False) -> dict:
@@ -65,7 +69,7 @@ def test_every_scope_equals_a_forward_pass_by_hand(ablation, loaded, scope, fami
     """A padded batch with cache, prompt and then three tokens one by one, against each sequence alone from scratch."""
     model, tokenizer = loaded[family]
     edits = edits_of(ablation, model.config.hidden_size, complement=complement)
-    inputs = utils.padded_batch(tokenizer, PROMPTS, model.device)
+    inputs = models.padded_batch(tokenizer, PROMPTS, model.device)
     lengths = inputs["attention_mask"].sum(1).tolist()
     assert lengths[0] != lengths[1]
     new = torch.tensor([[5, 77, 130], [400, 9, 12]])
@@ -96,7 +100,7 @@ def test_every_scope_equals_a_forward_pass_by_hand(ablation, loaded, scope, fami
 def test_complete_removal_leaves_nothing_at_the_scoped_positions_and_touches_no_other(ablation, loaded, scope):
     model, tokenizer = loaded["qwen2"]
     edits = edits_of(ablation, model.config.hidden_size, strength=1.0)
-    inputs = utils.padded_batch(tokenizer, PROMPTS[:1], model.device)
+    inputs = models.padded_batch(tokenizer, PROMPTS[:1], model.device)
     seen = {site: [] for site in SITES}
     with ablation.edited_streams(model, edits, scope):
         hooks = [
@@ -120,14 +124,14 @@ def test_strength_zero_changes_no_bit(ablation, loaded):
     model, tokenizer = loaded["qwen2"]
     for complement in (False, True):
         edits = edits_of(ablation, model.config.hidden_size, strength=0.0, complement=complement)
-        inputs = utils.padded_batch(tokenizer, PROMPTS, model.device)
+        inputs = models.padded_batch(tokenizer, PROMPTS, model.device)
         with torch.inference_mode():
             plain = model(**inputs).logits
             with ablation.edited_streams(model, edits, "all"):
                 assert torch.equal(model(**inputs).logits, plain)
-        outputs = utils.generate(model, tokenizer, PROMPTS, 6, 2)
+        outputs = models.generate(model, tokenizer, PROMPTS, 6, 2)
         during = lambda _, edits=edits: ablation.edited_streams(model, edits, "all")  # noqa: E731
-        assert utils.generate(model, tokenizer, PROMPTS, 6, 2, during) == outputs
+        assert models.generate(model, tokenizer, PROMPTS, 6, 2, during) == outputs
 
 
 def test_every_batch_of_a_generation_is_edited_alike(ablation, loaded):
@@ -136,9 +140,9 @@ def test_every_batch_of_a_generation_is_edited_alike(ablation, loaded):
     edits = edits_of(ablation, model.config.hidden_size, strength=1.5)
     prompts = PROMPTS * 3
     during = lambda _: ablation.edited_streams(model, edits, "last")  # noqa: E731
-    alone = [utils.generate(model, tokenizer, [prompt], 6, 1, during)[0] for prompt in prompts]
-    assert utils.generate(model, tokenizer, prompts, 6, 2, during) == alone
-    assert utils.generate(model, tokenizer, prompts, 6, 6, during) == alone
+    alone = [models.generate(model, tokenizer, [prompt], 6, 1, during)[0] for prompt in prompts]
+    assert models.generate(model, tokenizer, prompts, 6, 2, during) == alone
+    assert models.generate(model, tokenizer, prompts, 6, 6, during) == alone
 
 
 def test_hooks_are_gone_after_use_and_after_an_error(ablation, loaded):
@@ -153,7 +157,7 @@ def test_hooks_are_gone_after_use_and_after_an_error(ablation, loaded):
     assert not any(module._forward_pre_hooks for module in modules)
     wrong = {2: ablation.Edit(torch.eye(3, 7), 1.0)}
     with pytest.raises(RuntimeError):
-        utils.generate(model, tokenizer, PROMPTS, 3, 2, lambda _: ablation.edited_streams(model, wrong, "all"))
+        models.generate(model, tokenizer, PROMPTS, 3, 2, lambda _: ablation.edited_streams(model, wrong, "all"))
     assert not any(module._forward_pre_hooks for module in modules)
     with pytest.raises(IndexError), ablation.edited_streams(model, good | {99: good[2]}, "all"):
         pass
@@ -214,18 +218,18 @@ def write_phase2(path, out, basis: torch.Tensor, site: int, fitted_on: tuple = (
     """The files of phase 2 that the script reads, with a Z of our own."""
     out.mkdir(parents=True, exist_ok=True)
     z = {"method": "weight", "layer": site - 1, "site": site, "k": len(basis), "holds": True, "fitted_on": [*fitted_on]}
-    results = {"script": "phase2", "model": utils.find_model(str(path)).identity, "settings": {"layer": site - 1}}
+    results = {"script": "phase2", "model": checkpoints.find_model(str(path)).identity, "settings": {"layer": site - 1}}
     (out / "phase2_results.json").write_text(json.dumps(results | {"z": z, "fingerprint": "0" * 16}))
     np.save(out / "phase2_z_basis.npy", basis.float().numpy())
 
 
 def study_of(ablation, path, batch: int = 16):
     """(study, problems) of a model folder with problems and exemplars of its own."""
-    folder = utils.find_model(str(path))
-    languages = utils.load_languages(["en", "zh"])
-    problems = utils.load_problems([path / "problems.jsonl"], list(languages))
-    exemplars, _ = utils.load_exemplars(None, folder, languages, problems)
-    model, tokenizer = utils.load_model(folder, torch.device("cpu"), torch.float32)
+    folder = checkpoints.find_model(str(path))
+    languages = questions.load_languages(["en", "zh"])
+    problems = questions.load_problems([path / "problems.jsonl"], list(languages))
+    exemplars, _ = questions.load_exemplars(None, folder, languages, problems)
+    model, tokenizer = models.load_model(folder, torch.device("cpu"), torch.float32)
     exemplars = [replace(exemplar, solution={}) for exemplar in exemplars]
     return ablation.Study(model, tokenizer, languages, exemplars, batch, 0), problems
 
@@ -267,7 +271,7 @@ def test_edits_lie_behind_the_middle_and_upper_layers(ablation):
 
 
 def problem(index: int):
-    return utils.Problem(str(index), "", "a", {"en": f"question {index}", "zh": f"问题 {index}"})
+    return questions.Problem(str(index), "", "a", {"en": f"question {index}", "zh": f"问题 {index}"})
 
 
 def test_halves_are_seeded_and_the_test_half_is_free_of_fitted_problems(ablation):
@@ -277,12 +281,12 @@ def test_halves_are_seeded_and_the_test_half_is_free_of_fitted_problems(ablation
     assert {one.id for one in development}.isdisjoint(one.id for one in test)
     assert ablation.split(problems, set(), 0, []) == (development, test)
     assert ablation.split(problems, set(), 1, []) != (development, test)
-    fitted = {utils.problem_hash(one) for one in problems[5:19]}
+    fitted = {questions.problem_hash(one) for one in problems[5:19]}
     development, test = ablation.split(problems, fitted, 0, [])
     assert len(test) == 7
-    assert fitted.isdisjoint(utils.problem_hash(one) for one in test)
-    with pytest.raises(utils.UserError, match="leave 3 to test on"):
-        ablation.split(problems, {utils.problem_hash(one) for one in problems[:18]}, 0, ["some.jsonl"])
+    assert fitted.isdisjoint(questions.problem_hash(one) for one in test)
+    with pytest.raises(runs.UserError, match="leave 3 to test on"):
+        ablation.split(problems, {questions.problem_hash(one) for one in problems[:18]}, 0, ["some.jsonl"])
 
 
 def test_the_best_strength_wins_and_of_equals_the_weakest(ablation):
@@ -337,9 +341,9 @@ def test_verdict_by_the_rule(ablation, difference, p, reached, verdict):
 
 
 def test_the_nulls_can_reach_the_level(ablation):
-    assert utils.permutation_p(0, ablation.DRAWS) <= ablation.LEVEL
+    assert statistics.permutation_p(0, ablation.DRAWS) <= ablation.LEVEL
     assert ablation.needed() == 6
-    assert utils.mcnemar_p(6, 0) < ablation.LEVEL <= utils.mcnemar_p(5, 0)
+    assert statistics.mcnemar_p(6, 0) < ablation.LEVEL <= statistics.mcnemar_p(5, 0)
 
 
 # ---- end to end -----------------------------------------------------------------------------------------------------
@@ -370,7 +374,7 @@ def test_nothing_solved_is_a_result(ablation, few_draws, small, tmp_path, monkey
     headings = [line[3:] for line in text.splitlines() if line.startswith("## ") and line[3].isdigit()]
     assert " ".join(headings).lower() == steps.lower()
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != "run.log"}
-    monkeypatch.setattr(utils, "load_model", None)  # neither of the two needs a model
+    monkeypatch.setattr(models, "load_model", None)  # neither of the two needs a model
     ablation.main(["--out", str(tmp_path), "--report-only"])
     run(ablation, small, tmp_path, "--limit", "10")
     assert "there already" in capsys.readouterr().out
@@ -397,7 +401,7 @@ def test_on_a_planted_model_z_alone_carries_the_answer(ablation, planted, tmp_pa
     assert (holds["language"], holds["z_perp"]) == (None, True)  # too little room to improve
     assert "the ceiling" in (tmp_path / "ablation_output.md").read_text()
     others = [row for row in results["rows"] if not ablation.is_primary(row)]
-    assert [row["p_holm"] for row in others] == pytest.approx(utils.holm([row["p"] for row in others]), rel=1e-3)
+    assert [row["p_holm"] for row in others] == pytest.approx(statistics.holm([row["p"] for row in others]), rel=1e-3)
     assert "p_holm" not in ablation.find(results["rows"], "language")
     assert len(results["rows"]) == sum(1 if row["strength"] == 1 else 2 for row in results["rows"] if row["chosen"])
 
@@ -431,24 +435,24 @@ def test_the_test_half_has_no_say_in_the_choice(ablation, planted, few_draws, tm
 
 def test_bad_input_is_named(ablation, small, tmp_path):
     basis = utils.random_subspaces(torch.Generator().manual_seed(0), 1, 5, 48)[0]
-    with pytest.raises(utils.UserError, match="run phase2_z_extraction.py"):
+    with pytest.raises(runs.UserError, match="run phase2_z_extraction.py"):
         run(ablation, small, tmp_path)
     write_phase2(small, tmp_path, basis[:, :-1], 3)
-    with pytest.raises(utils.UserError, match=r"phase2_z_basis.npy has shape \(5, 47\), expected \(5, 48\)"):
+    with pytest.raises(runs.UserError, match=r"phase2_z_basis.npy has shape \(5, 47\), expected \(5, 48\)"):
         run(ablation, small, tmp_path)
     write_phase2(small, tmp_path, basis, 3)
-    with pytest.raises(utils.UserError, match="at least 4 are needed"):
+    with pytest.raises(runs.UserError, match="at least 4 are needed"):
         run(ablation, small, tmp_path, "--limit", "6")
     digits = [
         {"id": str(index), "answer": index, "question": {"en": f"{index}?", "zh": f"{index}？"}} for index in range(9)
     ]
     file = tmp_path / "digits.jsonl"
     file.write_text("\n".join(map(json.dumps, digits)))
-    with pytest.raises(utils.UserError, match="no answer_text for en, zh"):
+    with pytest.raises(runs.UserError, match="no answer_text for en, zh"):
         run(ablation, small, tmp_path, "--problems", str(file))
     flat = random_model(tmp_path / "flat", num_hidden_layers=2)
     write_phase2(flat, tmp_path, basis, 1)
-    with pytest.raises(utils.UserError, match="2 layer"):
+    with pytest.raises(runs.UserError, match="2 layer"):
         run(ablation, flat, tmp_path)
     assert not list(tmp_path.glob("ablation*"))
 

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-import utils
+from lab import numerals, questions
 
 NUMBERS = [
     # digits and their forms
@@ -119,7 +119,7 @@ NUMBERS = [
 
 @pytest.mark.parametrize(("output", "expected"), NUMBERS)
 def test_extract_number(output, expected):
-    value = utils.extract_number(output)
+    value = numerals.extract_number(output)
     assert value == (None if expected is None else Fraction(expected)), f"{output!r} read as {value}"
 
 
@@ -130,24 +130,24 @@ def test_the_table_is_long_enough_in_both_languages():
 
 @pytest.mark.parametrize("value", [*range(130), 1000, 1001, 2340, 10_000, 20_304, 1_000_005])
 def test_chinese_number_words_round_trip(value):
-    assert utils.parse_number(chinese_words(value)) == value
+    assert numerals.parse_number(chinese_words(value)) == value
 
 
 @pytest.mark.parametrize("value", [*range(130), 1000, 1001, 2340, 10_000, 20_304, 1_000_005])
 def test_english_number_words_round_trip(value):
-    assert utils.parse_number(english_words(value)) == value
+    assert numerals.parse_number(english_words(value)) == value
 
 
 def test_grade_compares_numbers_as_numbers_and_words_in_any_language():
-    number = utils.Problem("a", "", Fraction(3, 4), {})
-    assert utils.grade(number, "0.75") == ("3/4", True)
-    assert utils.grade(number, "3/4")[1]
-    assert utils.grade(number, "nothing") == (None, False)
-    name = utils.Problem("b", "", "Ben", {}, {"en": "Ben", "zh": "小刚"})
-    assert utils.grade(name, " Ben.\n\nQuestion: who?") == ("ben", True)
-    assert utils.grade(name, "小刚。")[1]
-    assert not utils.grade(name, "Benjamin")[1]
-    assert not utils.grade(name, "")[1]
+    number = questions.Problem("a", "", Fraction(3, 4), {})
+    assert questions.grade(number, "0.75") == ("3/4", True)
+    assert questions.grade(number, "3/4")[1]
+    assert questions.grade(number, "nothing") == (None, False)
+    name = questions.Problem("b", "", "Ben", {}, {"en": "Ben", "zh": "小刚"})
+    assert questions.grade(name, " Ben.\n\nQuestion: who?") == ("ben", True)
+    assert questions.grade(name, "小刚。")[1]
+    assert not questions.grade(name, "Benjamin")[1]
+    assert not questions.grade(name, "")[1]
 
 
 def chinese_words(value: int) -> str:

@@ -5,6 +5,7 @@ import torch
 from conftest import random_model
 
 import utils
+from lab import checkpoints, engine, models, runs, statistics
 
 CANDIDATES = [  # lengths 1 to 4, with shared beginnings and one that begins another
     [(5,), (7, 8), (7, 9, 10), (7, 9, 11, 12)],
@@ -21,7 +22,7 @@ PROMPTS = [
 @pytest.fixture(scope="module")
 def loaded(families):
     return {
-        name: utils.load_model(utils.find_model(str(path)), torch.device("cpu"), torch.float32)
+        name: models.load_model(checkpoints.find_model(str(path)), torch.device("cpu"), torch.float32)
         for name, path in families.items()
     }
 
@@ -42,10 +43,10 @@ def hooked_logits(model, ids: torch.Tensor, last: int, site: int, vector: torch.
     return logits
 
 
-def patches(engine, site: int, count: int = 5) -> torch.Tensor:
+def patches(patcher, site: int, count: int = 5) -> torch.Tensor:
     """The prompt's own stream, and random changes of its size."""
-    own = engine.streams[:, site, None]
-    noise = torch.randn(len(own), count - 1, own.shape[-1], generator=utils.seeded(0, f"patches {site}"))
+    own = patcher.streams[:, site, None]
+    noise = torch.randn(len(own), count - 1, own.shape[-1], generator=statistics.seeded(0, f"patches {site}"))
     return torch.cat([own, own + noise * own.norm(dim=-1, keepdim=True) / own.shape[-1] ** 0.5], 1)
 
 
@@ -53,12 +54,12 @@ def patches(engine, site: int, count: int = 5) -> torch.Tensor:
 def test_engine_equals_a_full_hooked_pass_at_every_site(loaded, family):
     """Next-token logits and candidate scores: padding, grouped queries, candidates of several tokens."""
     model, tokenizer = loaded[family]
-    engine = utils.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
+    patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
     assert len({len(tokenizer(prompt)["input_ids"]) for prompt in PROMPTS}) == 3
     for site in range(model.config.num_hidden_layers + 1):
-        vectors = patches(engine, site)
-        states = engine.final_states(site, vectors)
-        scores = engine.scores(site, vectors)
+        vectors = patches(patcher, site)
+        states = patcher.final_states(site, vectors)
+        scores = patcher.scores(site, vectors)
         for row, prompt in enumerate(PROMPTS):
             ids = torch.tensor(tokenizer(prompt)["input_ids"])
             last = len(ids) - 1
@@ -74,37 +75,37 @@ def test_engine_equals_a_full_hooked_pass_at_every_site(loaded, family):
 
 def test_the_identity_changes_no_bit_and_other_conditions_do_not_matter(loaded):
     model, tokenizer = loaded["qwen2"]
-    engine = utils.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
-    basis = utils.random_subspaces(utils.seeded(0, "basis"), 1, 7, model.config.hidden_size)[0].float()
+    patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
+    basis = utils.random_subspaces(statistics.seeded(0, "basis"), 1, 7, model.config.hidden_size)[0].float()
     for site in range(model.config.num_hidden_layers + 1):
-        own = engine.streams[:, site]
+        own = patcher.streams[:, site]
         identity = own + (own - own) @ basis.T @ basis
-        assert torch.equal(engine.scores(site, own[:, None]), engine.scores(site, identity[:, None]))
-        vectors = patches(engine, site)
-        assert not torch.equal(engine.scores(site, vectors)[:, 0], engine.scores(site, vectors)[:, 1])
+        assert torch.equal(patcher.scores(site, own[:, None]), patcher.scores(site, identity[:, None]))
+        vectors = patches(patcher, site)
+        assert not torch.equal(patcher.scores(site, vectors)[:, 0], patcher.scores(site, vectors)[:, 1])
         others = torch.cat([vectors[:, :1], 100 * vectors[:, 1:]], 1)
-        assert torch.equal(engine.scores(site, vectors)[:, 0], engine.scores(site, others)[:, 0])
+        assert torch.equal(patcher.scores(site, vectors)[:, 0], patcher.scores(site, others)[:, 0])
 
 
 def test_scores_do_not_depend_on_the_batch_or_on_pieces(loaded, monkeypatch):
     model, tokenizer = loaded["qwen2"]
-    engine = utils.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
-    vectors = patches(engine, 2)
-    whole = engine.scores(2, vectors)
+    patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
+    vectors = patches(patcher, 2)
+    whole = patcher.scores(2, vectors)
     for size in (1, 2):
-        engines = utils.patched_prompts(model, tokenizer, PROMPTS, CANDIDATES, size)
+        engines = engine.patched_prompts(model, tokenizer, PROMPTS, CANDIDATES, size)
         parts = torch.cat([alone.scores(2, vectors[rows]) for rows, alone in engines])
         torch.testing.assert_close(parts, whole, rtol=0, atol=1e-4)
-    monkeypatch.setattr(utils, "QUERIES_AT_ONCE", 1)
-    monkeypatch.setattr(utils, "HEAD_ROWS", 2)
-    torch.testing.assert_close(engine.scores(2, vectors), whole, rtol=0, atol=1e-4)
+    monkeypatch.setattr(engine, "QUERIES_AT_ONCE", 1)
+    monkeypatch.setattr(engine, "HEAD_ROWS", 2)
+    torch.testing.assert_close(patcher.scores(2, vectors), whole, rtol=0, atol=1e-4)
 
 
 def test_what_does_not_fit_is_halved_down_to_one_condition(loaded, monkeypatch):
     model, tokenizer = loaded["qwen2"]
-    engine = utils.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
-    vectors = patches(engine, 2)
-    whole, real, tried = engine.scores(2, vectors), utils.PatchedPrompts.final_states, []
+    patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
+    vectors = patches(patcher, 2)
+    whole, real, tried = patcher.scores(2, vectors), engine.PatchedPrompts.final_states, []
 
     def limited(self, site, patched, rows):
         tried.append(patched.shape[:2])
@@ -112,43 +113,43 @@ def test_what_does_not_fit_is_halved_down_to_one_condition(loaded, monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(self, site, patched, rows)
 
-    monkeypatch.setattr(utils.PatchedPrompts, "final_states", limited)
-    torch.testing.assert_close(engine.scores(2, vectors), whole, rtol=0, atol=1e-4)
+    monkeypatch.setattr(engine.PatchedPrompts, "final_states", limited)
+    torch.testing.assert_close(patcher.scores(2, vectors), whole, rtol=0, atol=1e-4)
     assert tried[0] == (3, 5)
     assert tried.count((1, 1)) == 15
 
     def hopeless(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(utils.PatchedPrompts, "final_states", hopeless)
+    monkeypatch.setattr(engine.PatchedPrompts, "final_states", hopeless)
     with pytest.raises(torch.OutOfMemoryError):
-        engine.scores(2, vectors)
+        patcher.scores(2, vectors)
 
 
 def test_batches_of_prompts_that_do_not_fit_are_halved(loaded, monkeypatch):
     model, tokenizer = loaded["qwen2"]
-    real = utils.PatchedPrompts.__init__
+    real = engine.PatchedPrompts.__init__
 
     def limited(self, model, tokenizer, prompts, candidates):
         if len(prompts) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         real(self, model, tokenizer, prompts, candidates)
 
-    monkeypatch.setattr(utils.PatchedPrompts, "__init__", limited)
-    engines = list(utils.patched_prompts(model, tokenizer, PROMPTS, CANDIDATES, 3))
+    monkeypatch.setattr(engine.PatchedPrompts, "__init__", limited)
+    engines = list(engine.patched_prompts(model, tokenizer, PROMPTS, CANDIDATES, 3))
     assert [(rows.start, rows.stop) for rows, _ in engines] == [(0, 1), (1, 2), (2, 3)]
 
 
 def test_streams_are_those_of_a_full_pass(loaded):
     model, tokenizer = loaded["qwen3"]
-    engine = utils.PatchedPrompts(model, tokenizer, PROMPTS)
+    patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS)
     sites = range(model.config.num_hidden_layers + 1)
-    for index, _, streams in utils.residual_streams(model, tokenizer, PROMPTS, sites, batch=1):
-        torch.testing.assert_close(engine.streams[index], streams[:, -1], rtol=1e-5, atol=1e-5)
+    for index, _, streams in models.residual_streams(model, tokenizer, PROMPTS, sites, batch=1):
+        torch.testing.assert_close(patcher.streams[index], streams[:, -1], rtol=1e-5, atol=1e-5)
 
 
 def test_token_tree_shares_beginnings():
-    tokens, parents, paths = utils.token_tree(0, [(1,), (2, 3), (2, 4, 5), (2, 4)])
+    tokens, parents, paths = engine.token_tree(0, [(1,), (2, 3), (2, 4, 5), (2, 4)])
     assert tokens == [0, 2, 4]
     assert parents == [-1, 0, 1]
     assert paths == [[(0, 1)], [(0, 2), (1, 3)], [(0, 2), (1, 4), (2, 5)], [(0, 2), (1, 4)]]
@@ -156,12 +157,12 @@ def test_token_tree_shares_beginnings():
 
 def test_too_long_prompts_and_sliding_windows_are_refused(loaded, tmp_path):
     model, tokenizer = loaded["qwen2"]
-    with pytest.raises(utils.UserError, match="exceeds this model's positions of 512"):
-        utils.PatchedPrompts(model, tokenizer, ["5 " * 600], [[(1,)]])
-    folder = utils.find_model(str(random_model(tmp_path / "sliding", "mistral", sliding_window=16)))
-    model, tokenizer = utils.load_model(folder, torch.device("cpu"), torch.float32)
-    with pytest.raises(utils.UserError, match="window of 16"):
-        utils.PatchedPrompts(model, tokenizer, ["5 " * 20], [[(1,)]])
+    with pytest.raises(runs.UserError, match="exceeds this model's positions of 512"):
+        engine.PatchedPrompts(model, tokenizer, ["5 " * 600], [[(1,)]])
+    folder = checkpoints.find_model(str(random_model(tmp_path / "sliding", "mistral", sliding_window=16)))
+    model, tokenizer = models.load_model(folder, torch.device("cpu"), torch.float32)
+    with pytest.raises(runs.UserError, match="window of 16"):
+        engine.PatchedPrompts(model, tokenizer, ["5 " * 20], [[(1,)]])
 
 
 def test_a_single_token_prompt_has_an_empty_prefix(loaded):
@@ -169,9 +170,9 @@ def test_a_single_token_prompt_has_an_empty_prefix(loaded):
     (ids,) = torch.tensor(tokenizer(["five"])["input_ids"])[:, :1]
     prompt = tokenizer.decode(ids)
     assert len(tokenizer(prompt)["input_ids"]) == 1
-    engine = utils.PatchedPrompts(model, tokenizer, [prompt], [[(3, 4)]])
-    vectors = patches(engine, 1)
-    scores = engine.scores(1, vectors)
+    patcher = engine.PatchedPrompts(model, tokenizer, [prompt], [[(3, 4)]])
+    vectors = patches(patcher, 1)
+    scores = patcher.scores(1, vectors)
     logits = hooked_logits(model, torch.cat([ids, torch.tensor([3])]), 0, 1, vectors[0, 2]).log_softmax(-1)
     assert abs(scores[0, 2, 0] - logits[0, 3] - logits[1, 4]) < 1e-4
 
@@ -179,10 +180,10 @@ def test_a_single_token_prompt_has_an_empty_prefix(loaded):
 def test_generation_under_a_patch_follows_the_patched_logits(loaded):
     """The first new token is the argmax of the hooked pass, and the hook is gone afterwards."""
     model, tokenizer = loaded["qwen2"]
-    engine = utils.PatchedPrompts(model, tokenizer, PROMPTS)
-    vectors = patches(engine, 3)[:, 1]
-    inputs = utils.padded_batch(tokenizer, PROMPTS, "cpu")
-    with torch.inference_mode(), utils.replaced_stream(model, 3, vectors):
+    patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS)
+    vectors = patches(patcher, 3)[:, 1]
+    inputs = models.padded_batch(tokenizer, PROMPTS, "cpu")
+    with torch.inference_mode(), models.replaced_stream(model, 3, vectors):
         tokens = model.generate(
             input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=2
         )
@@ -200,45 +201,45 @@ def test_generation_under_a_patch_follows_the_patched_logits(loaded):
 def test_a_model_that_is_spread_over_devices_gives_the_same_scores(loaded, families, tmp_path, monkeypatch):
     """As accelerate dispatches a model that is too large: here some layers wait on disk until they run."""
     model, tokenizer = loaded["qwen3"]
-    engine = utils.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
-    vectors = patches(engine, 2)
-    whole = engine.scores(2, vectors)
+    patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
+    vectors = patches(patcher, 2)
+    whole = patcher.scores(2, vectors)
     names = ["model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"]
     places = dict.fromkeys(names, "cpu") | {
         f"model.layers.{layer}": "disk" if layer % 2 else "cpu" for layer in range(5)
     }
     spread = {"device_map": places, "offload_folder": str(tmp_path)}
-    monkeypatch.setattr(utils, "placement", lambda *_: spread)
-    folder = utils.find_model(str(families["qwen3"]))
-    model, tokenizer = utils.load_model(folder, torch.device("cpu"), torch.float32)
+    monkeypatch.setattr(models, "placement", lambda *_: spread)
+    folder = checkpoints.find_model(str(families["qwen3"]))
+    model, tokenizer = models.load_model(folder, torch.device("cpu"), torch.float32)
     assert any(parameter.is_meta for parameter in model.parameters())
-    engine = utils.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
-    torch.testing.assert_close(engine.scores(2, vectors), whole, rtol=0, atol=1e-5)
-    alone = utils.generate(*loaded["qwen3"], PROMPTS, 4, 2)
-    assert utils.generate(model, tokenizer, PROMPTS, 4, 2) == alone
-    ((_, _, streams),) = utils.residual_streams(model, tokenizer, PROMPTS[:1], [0, 5], 1)
-    torch.testing.assert_close(streams[:, -1], engine.streams[0, [0, 5]], rtol=1e-4, atol=1e-4)
+    patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
+    torch.testing.assert_close(patcher.scores(2, vectors), whole, rtol=0, atol=1e-5)
+    alone = models.generate(*loaded["qwen3"], PROMPTS, 4, 2)
+    assert models.generate(model, tokenizer, PROMPTS, 4, 2) == alone
+    ((_, _, streams),) = models.residual_streams(model, tokenizer, PROMPTS[:1], [0, 5], 1)
+    torch.testing.assert_close(streams[:, -1], patcher.streams[0, [0, 5]], rtol=1e-4, atol=1e-4)
 
 
 def test_a_model_that_does_not_fit_is_spread(families, monkeypatch):
-    folder = utils.find_model(str(families["qwen2"]))
+    folder = checkpoints.find_model(str(families["qwen2"]))
     size = sum(file.stat().st_size for file in set(folder.files.values()))
     cuda, numbered = torch.device("cuda"), torch.device("cuda:0")
     for free, expected in ((2 * size, {}), (size, {"device_map": "auto"})):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 10 * size))
-        assert utils.placement(folder, cuda, torch.float32) == expected
-        assert utils.placement(folder, cuda, torch.bfloat16) == {}  # half as large
-        assert utils.placement(folder, numbered, torch.float32) == {}
-    assert utils.placement(folder, torch.device("cpu"), torch.float32) == {}
+        assert models.placement(folder, cuda, torch.float32) == expected
+        assert models.placement(folder, cuda, torch.bfloat16) == {}  # half as large
+        assert models.placement(folder, numbered, torch.float32) == {}
+    assert models.placement(folder, torch.device("cpu"), torch.float32) == {}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_engine_on_cuda_in_bfloat16(families):
-    folder = utils.find_model(str(families["qwen2"]))
+    folder = checkpoints.find_model(str(families["qwen2"]))
     scores = {}
     for device, dtype in (("cpu", torch.float32), ("cuda", torch.float32), ("cuda", torch.bfloat16)):
-        model, tokenizer = utils.load_model(folder, torch.device(device), dtype)
-        engine = utils.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
-        scores[device, dtype] = engine.scores(2, 2 * engine.streams[:, 2, None])
+        model, tokenizer = models.load_model(folder, torch.device(device), dtype)
+        patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
+        scores[device, dtype] = patcher.scores(2, 2 * patcher.streams[:, 2, None])
     torch.testing.assert_close(scores["cpu", torch.float32], scores["cuda", torch.float32], rtol=0, atol=1e-2)
     torch.testing.assert_close(scores["cpu", torch.float32], scores["cuda", torch.bfloat16], rtol=0, atol=0.3)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import utils
+from lab import checkpoints, statistics
 
 SMALL_SIZES = st.integers(1, 9)
 
@@ -100,11 +101,11 @@ def test_kernel_right_vectors_are_orthonormal_and_on_the_key_side():
         torch.testing.assert_close(rows @ vectors[head].T @ vectors[head], rows)
 
 
-def layer_weights(query: torch.Tensor, key: torch.Tensor, **gains) -> utils.LayerWeights:
+def layer_weights(query: torch.Tensor, key: torch.Tensor, **gains) -> checkpoints.LayerWeights:
     width = query.shape[-1]
     blank = dict.fromkeys(("value", "output", "gate", "up", "down"), torch.zeros(1, 1))
     ones = {"attention_gain": torch.ones(width), "ffn_gain": torch.ones(width), "query_gain": None, "key_gain": None}
-    return utils.LayerWeights(query=query.flatten(0, 1), key=key.flatten(0, 1), **(blank | ones | gains))
+    return checkpoints.LayerWeights(query=query.flatten(0, 1), key=key.flatten(0, 1), **(blank | ones | gains))
 
 
 def test_folding_multiplies_the_kernel_by_the_gains():
@@ -182,20 +183,33 @@ def test_projection_is_idempotent_and_its_residual_orthogonal(k, extra, seed):
 
 
 def test_seeded_generators_are_independent_of_each_other():
-    first = torch.rand(3, generator=utils.seeded(0, "a"))
-    assert torch.equal(first, torch.rand(3, generator=utils.seeded(0, "a")))
-    assert not torch.equal(first, torch.rand(3, generator=utils.seeded(0, "b")))
-    assert not torch.equal(first, torch.rand(3, generator=utils.seeded(1, "a")))
+    first = torch.rand(3, generator=statistics.seeded(0, "a"))
+    assert torch.equal(first, torch.rand(3, generator=statistics.seeded(0, "a")))
+    assert not torch.equal(first, torch.rand(3, generator=statistics.seeded(0, "b")))
+    assert not torch.equal(first, torch.rand(3, generator=statistics.seeded(1, "a")))
 
 
 def test_wilson_mcnemar_bootstrap_and_permutation_known_values():
-    low, high = utils.wilson_interval(8, 10)
+    low, high = statistics.wilson_interval(8, 10)
     assert (low, high) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
-    assert utils.mcnemar_p(3, 0) == pytest.approx(0.25)
-    assert utils.mcnemar_p(6, 0) == pytest.approx(2 / 64)
-    assert utils.mcnemar_p(0, 0) == 1
-    assert utils.permutation_p(0, 99) == pytest.approx(0.01)
+    assert statistics.mcnemar_p(3, 0) == pytest.approx(0.25)
+    assert statistics.mcnemar_p(6, 0) == pytest.approx(2 / 64)
+    assert statistics.mcnemar_p(0, 0) == 1
+    assert statistics.permutation_p(0, 99) == pytest.approx(0.01)
     values = np.r_[np.ones(30), np.zeros(70)]
-    low, high = utils.bootstrap_interval(values, utils.seeded(0, "test"))
+    low, high = statistics.bootstrap_interval(values, statistics.seeded(0, "test"))
     assert low == pytest.approx(0.21, abs=0.02)
     assert high == pytest.approx(0.39, abs=0.02)
+
+
+@pytest.mark.parametrize("shape", [(32,), (5, 32), (2, 5, 32)])
+def test_projections_split_a_vector_and_are_idempotent(shape):
+    (basis,) = utils.random_subspaces(statistics.seeded(0, "projector"), 1, 6, 32)
+    x = torch.randn(*shape, generator=statistics.seeded(0, "x"), dtype=torch.float64)
+    inside, outside = utils.project(x, basis), utils.outside(x, basis)
+    torch.testing.assert_close(inside + outside, x)
+    torch.testing.assert_close(utils.project(inside, basis), inside)
+    torch.testing.assert_close(outside @ basis.T, torch.zeros(*shape[:-1], 6, dtype=torch.float64))
+    dense = basis.T @ torch.linalg.inv(basis @ basis.T) @ basis
+    torch.testing.assert_close(inside, x @ dense)
+    torch.testing.assert_close(torch.from_numpy(utils.project(x.numpy(), basis.numpy())), inside)

@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT, random_model
 from controls import BOTTLENECK, write_control
 
-import utils
+from lab import runs
 
 
 @pytest.fixture
@@ -274,13 +274,13 @@ def test_a_failing_step_is_named_and_other_models_go_on(script, small, tmp_path,
 
     module = script("hunt.py")
     monkeypatch.setattr(subprocess, "run", lambda command, **_: Failed)
-    with pytest.raises(utils.UserError, match=r"1\.py ended with status 2"):
+    with pytest.raises(runs.UserError, match=r"1\.py ended with status 2"):
         hunt(script, tmp_path / "one", "--model", small)
-    with pytest.raises(utils.UserError, match="nowhere: no such folder.*1.py ended"):
+    with pytest.raises(runs.UserError, match="nowhere: no such folder.*1.py ended"):
         module.main(["--models", "./nowhere", str(small), "--out", str(tmp_path / "two"), "--device", "cpu"])
     results = json.loads((tmp_path / "two" / "hunt_results.json").read_text())
     assert set(results["failures"]) == {"./nowhere", str(small)}
-    with pytest.raises(utils.UserError, match="same name"):
+    with pytest.raises(runs.UserError, match="same name"):
         module.main(["--models", "tiny", "./tiny", "--out", str(tmp_path / "three")])
 
 
@@ -305,7 +305,7 @@ def test_steps_get_the_users_flags(script, small, tmp_path, monkeypatch):
         "--fresh",
     ]
     module = script("hunt.py")
-    with pytest.raises(utils.UserError):
+    with pytest.raises(runs.UserError):
         module.main([*flags, "--fold-norm"])
     (command,) = commands
     assert command[1].endswith("1.py")
@@ -314,7 +314,7 @@ def test_steps_get_the_users_flags(script, small, tmp_path, monkeypatch):
     assert command[command.index("--seed") + 1] == "7"
     arguments = module.parse_arguments([*flags, "--processes", "2"])
     commands.clear()
-    with pytest.raises(utils.UserError):
+    with pytest.raises(runs.UserError):
         module.run_step(module.Step("phase0_behavioral.py", "phase0"), "tiny", arguments, tmp_path)
     assert commands[0][1:3] == ["-m", "accelerate.commands.launch"]
     assert commands[0][commands[0].index("--num_processes") + 1] == "2"

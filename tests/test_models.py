@@ -12,15 +12,16 @@ from conftest import FAMILIES, random_model
 from safetensors.torch import load_file, save_file
 
 import utils
+from lab import checkpoints, models, questions, runs
 
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_streamed_weights_are_those_of_the_model(families, family):
-    folder = utils.find_model(str(families[family]))
-    model, _ = utils.load_model(folder, torch.device("cpu"), torch.float32)
-    layers = list(utils.stream_layers(folder))
+    folder = checkpoints.find_model(str(families[family]))
+    model, _ = models.load_model(folder, torch.device("cpu"), torch.float32)
+    layers = list(checkpoints.stream_layers(folder))
     assert len(layers) == folder.layers == len(model.model.layers)
     for weights, layer in zip(layers, model.model.layers):
         assert torch.equal(weights.query, layer.self_attn.q_proj.weight)
@@ -40,14 +41,14 @@ def test_streamed_weights_are_those_of_the_model(families, family):
 
 def test_attention_logits_at_distance_zero_are_the_kernel(families):
     """The kernel is what attention computes: query and key of the same token, no rotation, biases taken off."""
-    folder = utils.find_model(str(families["qwen2"]))
-    model, _ = utils.load_model(folder, torch.device("cpu"), torch.float32)
+    folder = checkpoints.find_model(str(families["qwen2"]))
+    model, _ = models.load_model(folder, torch.device("cpu"), torch.float32)
     attention, norm = model.model.layers[2].self_attn, model.model.layers[2].input_layernorm
     stream = torch.randn(1, folder.width)
     normed = norm(stream)
     query = (attention.q_proj(normed) - attention.q_proj.bias).view(folder.heads, -1).double()
     key = (attention.k_proj(normed) - attention.k_proj.bias).view(folder.groups, -1).double()
-    layer = list(utils.stream_layers(folder))[2]
+    layer = list(checkpoints.stream_layers(folder))[2]
     factors = utils.kernel_factors(layer, folder.head_width, fold_norm=True)
     scaled = (stream / stream.square().mean().add(model.config.rms_norm_eps).sqrt()).double()[0]
     for head in range(folder.heads):
@@ -60,7 +61,8 @@ def test_sharded_and_single_checkpoints_are_the_same(small, tmp_path):
     sharded = random_model(tmp_path / "sharded", shards="100KB")
     assert len(list(sharded.glob("*.safetensors"))) > 2
     for one, other in zip(
-        utils.stream_layers(utils.find_model(str(small))), utils.stream_layers(utils.find_model(str(sharded)))
+        checkpoints.stream_layers(checkpoints.find_model(str(small))),
+        checkpoints.stream_layers(checkpoints.find_model(str(sharded))),
     ):
         assert torch.equal(one.query, other.query)
         assert torch.equal(one.down, other.down)
@@ -68,28 +70,29 @@ def test_sharded_and_single_checkpoints_are_the_same(small, tmp_path):
 
 def test_tied_and_headless_checkpoints(tmp_path):
     tied = random_model(tmp_path / "tied", tie_word_embeddings=True)
-    folder = utils.find_model(str(tied))
+    folder = checkpoints.find_model(str(tied))
     assert "lm_head.weight" not in folder.files
-    model, _ = utils.load_model(folder, torch.device("cpu"), torch.float32)
+    model, _ = models.load_model(folder, torch.device("cpu"), torch.float32)
     assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
     tensors = {name.removeprefix("model."): value for name, value in load_file(tied / "model.safetensors").items()}
     save_file(tensors, tied / "model.safetensors", metadata={"format": "pt"})  # a base model's names
     assert torch.equal(
-        next(utils.stream_layers(utils.find_model(str(tied)))).query, tensors["layers.0.self_attn.q_proj.weight"]
+        next(checkpoints.stream_layers(checkpoints.find_model(str(tied)))).query,
+        tensors["layers.0.self_attn.q_proj.weight"],
     )
 
 
 def test_identity_sees_weights_configuration_and_tokenizer(small, tmp_path):
-    first = utils.find_model(str(small)).identity
+    first = checkpoints.find_model(str(small)).identity
     copy = random_model(tmp_path / small.name)
-    assert utils.find_model(str(copy)).identity == first
-    other = utils.find_model(str(random_model(tmp_path / "other", seed=1))).identity
+    assert checkpoints.find_model(str(copy)).identity == first
+    other = checkpoints.find_model(str(random_model(tmp_path / "other", seed=1))).identity
     assert other["weights_hash"] != first["weights_hash"]
     assert other["config_hash"] == first["config_hash"]
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
     (copy / "tokenizer_config.json").write_text("{}")
-    changed = utils.find_model(str(copy)).identity
+    changed = checkpoints.find_model(str(copy)).identity
     assert changed["config_hash"] != first["config_hash"]
     assert changed["tokenizer_hash"] != first["tokenizer_hash"]
     assert changed["weights_hash"] == first["weights_hash"]
@@ -105,14 +108,14 @@ def test_the_hub_cache_is_read_without_network(small, tmp_path):
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     for file in small.iterdir():
-        blob = repository / "blobs" / utils.file_hash(file)
+        blob = repository / "blobs" / runs.file_hash(file)
         blob.write_bytes(file.read_bytes())
         (snapshot / file.name).symlink_to(os.path.relpath(blob, snapshot))
     environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "1.py", "--model", "someone/small", "--out", str(tmp_path / "out"), "--device", "cpu"]
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
     model = json.loads((tmp_path / "out" / "one_results.json").read_text())["model"]
-    local = utils.find_model(str(small)).identity
+    local = checkpoints.find_model(str(small)).identity
     assert model["name"] == "someone/small"
     assert model["revision"] == commit
     assert model["weights_hash"] == local["weights_hash"]
@@ -124,15 +127,15 @@ def test_the_hub_cache_is_read_without_network(small, tmp_path):
 
 
 def test_generation_does_not_depend_on_batch_and_padding(small):
-    folder = utils.find_model(str(small))
-    model, tokenizer = utils.load_model(folder, torch.device("cpu"), torch.float32)
-    languages = utils.load_languages(["en", "zh"])
-    problems = utils.load_problems([small / "problems.jsonl"], ["en", "zh"], limit=6)
-    prompts = [utils.prompt_text(problem, language, languages) for problem in problems for language in languages]
+    folder = checkpoints.find_model(str(small))
+    model, tokenizer = models.load_model(folder, torch.device("cpu"), torch.float32)
+    languages = questions.load_languages(["en", "zh"])
+    problems = questions.load_problems([small / "problems.jsonl"], ["en", "zh"], limit=6)
+    prompts = [questions.prompt_text(problem, language, languages) for problem in problems for language in languages]
     assert len({len(tokenizer(prompt)["input_ids"]) for prompt in prompts}) > 3
-    together = utils.generate(model, tokenizer, prompts, 6, batch=12)
-    assert together == utils.generate(model, tokenizer, prompts, 6, batch=1)
-    assert together == utils.generate(model, tokenizer, prompts, 6, batch=5)
+    together = models.generate(model, tokenizer, prompts, 6, batch=12)
+    assert together == models.generate(model, tokenizer, prompts, 6, batch=1)
+    assert together == models.generate(model, tokenizer, prompts, 6, batch=5)
     # against a plain loop over full forward passes, without padding, cache or generate()
     ids = tokenizer(prompts[0], return_tensors="pt")["input_ids"]
     start = ids.shape[1]
@@ -141,24 +144,24 @@ def test_generation_does_not_depend_on_batch_and_padding(small):
             ids = torch.cat([ids, model(ids, use_cache=False).logits[:, -1:].argmax(-1)], 1)
         if ids[0, -1] == model.generation_config.eos_token_id:
             break
-    assert utils.first_text_line(tokenizer.decode(ids[0, start:], skip_special_tokens=True)) == together[0]
+    assert models.first_text_line(tokenizer.decode(ids[0, start:], skip_special_tokens=True)) == together[0]
 
 
 def test_generation_stops_after_the_first_line_of_text_and_keeps_within_the_context(small):
-    assert utils.first_text_line(" five\n\nQuestion: x") == " five"
-    assert utils.first_text_line("\n\n five\nmore") == "\n\n five"
-    assert utils.first_text_line("five") == "five"
-    folder = utils.find_model(str(small))
-    model, tokenizer = utils.load_model(folder, torch.device("cpu"), torch.float32)
-    ended = utils.line_ended(tokenizer, 2)
+    assert models.first_text_line(" five\n\nQuestion: x") == " five"
+    assert models.first_text_line("\n\n five\nmore") == "\n\n five"
+    assert models.first_text_line("five") == "five"
+    folder = checkpoints.find_model(str(small))
+    model, tokenizer = models.load_model(folder, torch.device("cpu"), torch.float32)
+    ended = models.line_ended(tokenizer, 2)
     rows = [tokenizer(text)["input_ids"] for text in ("5 5 five\n\n", "5 5 five six", "5 5\n\n five")]
     width = max(map(len, rows))
     tokens = torch.tensor([[0] * (width - len(row)) + row for row in rows])
-    stops = [bool(utils.line_ended(tokenizer, 0)(tokens[index : index + 1], None)) for index in range(3)]
+    stops = [bool(models.line_ended(tokenizer, 0)(tokens[index : index + 1], None)) for index in range(3)]
     assert stops == [True, False, True]
     assert ended(tokens, None).shape == (3,)
-    with pytest.raises(utils.UserError, match="512 positions"):
-        utils.generate(model, tokenizer, ["five " * 600], 4, batch=1)
+    with pytest.raises(runs.UserError, match="512 positions"):
+        models.generate(model, tokenizer, ["five " * 600], 4, batch=1)
 
 
 def test_a_checkpoints_own_repetition_penalty_is_not_used(tmp_path):
@@ -166,15 +169,15 @@ def test_a_checkpoints_own_repetition_penalty_is_not_used(tmp_path):
     (path / "generation_config.json").write_text(
         json.dumps({"repetition_penalty": 5.0, "temperature": 0.1, "eos_token_id": 0})
     )
-    model, _ = utils.load_model(utils.find_model(str(path)), torch.device("cpu"), torch.float32)
+    model, _ = models.load_model(checkpoints.find_model(str(path)), torch.device("cpu"), torch.float32)
     assert model.generation_config.repetition_penalty in (None, 1.0)
     assert not model.generation_config.do_sample
 
 
 def test_qwen25_3b_is_recognised_by_its_shape(small):
-    folder = utils.find_model(str(small))
+    folder = checkpoints.find_model(str(small))
     assert not folder.is_qwen25_3b
-    for key, value in utils.QWEN25_3B_SHAPE.items():
+    for key, value in checkpoints.QWEN25_3B_SHAPE.items():
         setattr(folder.config, key, value)
     assert folder.is_qwen25_3b
     folder.config.vocab_size = 151665
@@ -183,9 +186,9 @@ def test_qwen25_3b_is_recognised_by_its_shape(small):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_cuda_generates_what_the_cpu_does_in_float32(small):
-    folder = utils.find_model(str(small))
+    folder = checkpoints.find_model(str(small))
     outputs = []
     for device in ("cpu", "cuda"):
-        model, tokenizer = utils.load_model(folder, torch.device(device), torch.float32)
-        outputs.append(utils.generate(model, tokenizer, ["Question: 5 + 5 = ?\nAnswer:"] * 3, 6, batch=2))
+        model, tokenizer = models.load_model(folder, torch.device(device), torch.float32)
+        outputs.append(models.generate(model, tokenizer, ["Question: 5 + 5 = ?\nAnswer:"] * 3, 6, batch=2))
     assert outputs[0] == outputs[1]

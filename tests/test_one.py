@@ -9,13 +9,14 @@ from conftest import ROOT, random_model
 from safetensors.torch import load_file, save_file
 
 import utils
+from lab import checkpoints
 
 
 def dense_reference(path):
     """Effective ranks of matrices and of formed kernels by plain SVD, (L, 7), (L, h), spectra (L, h, dh)."""
-    folder = utils.find_model(str(path))
+    folder = checkpoints.find_model(str(path))
     ranks, spectra = [], []
-    for layer in utils.stream_layers(folder):
+    for layer in checkpoints.stream_layers(folder):
         matrices = (layer.query, layer.key, layer.value, layer.output, layer.gate, layer.up, layer.down)
         ranks.append([utils.effective_rank(torch.linalg.svdvals(matrix.double())).item() for matrix in matrices])
         query = layer.query.double().view(folder.heads, folder.head_width, -1)

@@ -5,9 +5,9 @@ import json
 import pytest
 from conftest import ROOT
 
-import utils
+from lab import models, questions, runs, statistics
 
-LANGUAGES = utils.load_languages(["en", "zh"])
+LANGUAGES = questions.load_languages(["en", "zh"])
 
 
 def run(script, model, out, *flags) -> dict:
@@ -48,7 +48,7 @@ def test_paired_statistics_of_known_samples(script):
     assert results["accuracy"] == {"en": 4 / 15, "zh": 13 / 15}
     assert (results["only_candidate"], results["only_reference"], results["difference"]) == (10, 1, 9)
     assert results["mcnemar_p"] == pytest.approx(2 * (1 + 11) / 2**11)
-    assert results["interval"]["en"] == pytest.approx(utils.wilson_interval(4, 15))
+    assert results["interval"]["en"] == pytest.approx(statistics.wilson_interval(4, 15))
     low, high = results["difference_interval"]
     assert low < 9 / 15 < high
     assert results["unanswered"] == {"en": 11, "zh": 2}
@@ -83,7 +83,7 @@ def test_english_ahead_reruns_without_exemplars(script, small, tmp_path, monkeyp
     """Only the model's answers are replaced: English right with exemplars, and without them where `zero_shot`."""
 
     def answers(model, tokenizer, prompts, max_new_tokens, batch):
-        problems = utils.load_problems([small / "problems.jsonl"], ["en", "zh"])
+        problems = questions.load_problems([small / "problems.jsonl"], ["en", "zh"])
         right = {problem.question["en"]: str(problem.answer) for problem in problems}
         outputs = []
         for prompt in prompts:
@@ -92,7 +92,7 @@ def test_english_ahead_reruns_without_exemplars(script, small, tmp_path, monkeyp
             outputs.append(right.get(question, "") if few_shot or zero_shot else "")
         return outputs
 
-    monkeypatch.setattr(utils, "generate", answers)
+    monkeypatch.setattr(models, "generate", answers)
     results = run(script, small, tmp_path)
     assert results["verdict"] == "english_advantage"
     assert results["accuracy"] == {"en": 1.0, "zh": 0.0}
@@ -117,13 +117,13 @@ def test_mgsm_files_run_through_the_script(script, small, tmp_path):
 
 
 def test_an_exemplar_that_is_also_a_problem_is_refused(script, small, tmp_path):
-    with pytest.raises(utils.UserError, match="is also a problem"):
+    with pytest.raises(runs.UserError, match="is also a problem"):
         run(script, small, tmp_path, "--exemplars", str(small / "problems.jsonl"))
 
 
 def test_model_text_cannot_break_the_report(script, small, tmp_path, monkeypatch):
     nasty = "<script>x</script> | **b** `c` [l](u)\n# no"
-    monkeypatch.setattr(utils, "generate", lambda model, tokenizer, prompts, *_: [nasty] * len(prompts))
+    monkeypatch.setattr(models, "generate", lambda model, tokenizer, prompts, *_: [nasty] * len(prompts))
     run(script, small, tmp_path, "--limit", "2")
     report = (tmp_path / "phase0_output.md").read_text()
     assert "<script>" not in report

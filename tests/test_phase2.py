@@ -11,6 +11,7 @@ from controls import BOTTLENECK, write_control
 from scipy import stats
 
 import utils
+from lab import checkpoints, models, questions, runs, statistics
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +105,7 @@ def test_a_given_z_is_scored_and_not_fitted(script, tmp_path):
     same, _ = run(script, control.path, tmp_path / "same", "--layer", str(BOTTLENECK), *second[2:])
     assert same["given"]["problems"] == 20  # the other half was fitted
     assert len(same["z"]["fitted_index"]) == 20
-    with pytest.raises(utils.UserError, match="is --out itself"):
+    with pytest.raises(runs.UserError, match="is --out itself"):
         run(script, control.path, tmp_path / "out", "--layer", str(BOTTLENECK), *second)
 
 
@@ -115,7 +116,7 @@ def test_a_named_contingency_is_handed_on(script, tmp_path):
     assert results["z"]["method"] == "centroid"
     assert len(results["z"]["fitted_on"]) == 10
     assert (basis @ control.answers.T).square().sum().item() / len(basis) > 0.9
-    with pytest.raises(utils.UserError, match="--hand-on previous_layer: layer 0 has none"):
+    with pytest.raises(runs.UserError, match="--hand-on previous_layer: layer 0 has none"):
         run(script, control.path, tmp_path / "zero", "--layer", "0", "--hand-on", "previous_layer")
 
 
@@ -123,15 +124,15 @@ def test_a_named_contingency_is_handed_on(script, tmp_path):
 
 
 def test_captured_streams_are_those_of_a_full_pass(small):
-    folder = utils.find_model(str(small))
-    model, tokenizer = utils.load_model(folder, torch.device("cpu"), torch.float32)
-    languages = utils.load_languages(["en", "zh"])
-    problems = utils.load_problems([small / "problems.jsonl"], list(languages), limit=4)
-    prompts = [utils.prompt_text(problem, language, languages) for language in languages for problem in problems]
+    folder = checkpoints.find_model(str(small))
+    model, tokenizer = models.load_model(folder, torch.device("cpu"), torch.float32)
+    languages = questions.load_languages(["en", "zh"])
+    problems = questions.load_problems([small / "problems.jsonl"], list(languages), limit=4)
+    prompts = [questions.prompt_text(problem, language, languages) for language in languages for problem in problems]
     sites = range(folder.layers + 1)
     hooks = [len(layer._forward_hooks) + len(layer._forward_pre_hooks) for layer in model.model.layers]
-    alone = list(utils.residual_streams(model, tokenizer, prompts, sites, batch=1))
-    batches = {batch: list(utils.residual_streams(model, tokenizer, prompts, sites, batch)) for batch in (3, 8)}
+    alone = list(models.residual_streams(model, tokenizer, prompts, sites, batch=1))
+    batches = {batch: list(models.residual_streams(model, tokenizer, prompts, sites, batch)) for batch in (3, 8)}
     assert [len(layer._forward_hooks) + len(layer._forward_pre_hooks) for layer in model.model.layers] == hooks
     for index, ids, streams in alone:
         with torch.no_grad():
@@ -146,23 +147,23 @@ def test_captured_streams_are_those_of_a_full_pass(small):
 
 
 def test_a_capture_stops_after_its_last_site(small):
-    model, tokenizer = utils.load_model(utils.find_model(str(small)), torch.device("cpu"), torch.float32)
+    model, tokenizer = models.load_model(checkpoints.find_model(str(small)), torch.device("cpu"), torch.float32)
     reached = []
     hook = model.model.layers[3].register_forward_hook(lambda *_: reached.append(True))
-    list(utils.residual_streams(model, tokenizer, ["five"], [0, 3], batch=1))
+    list(models.residual_streams(model, tokenizer, ["five"], [0, 3], batch=1))
     hook.remove()
     assert not reached
-    with pytest.raises(LookupError), utils.captured_sites(model, [2]):
+    with pytest.raises(LookupError), models.captured_sites(model, [2]):
         raise LookupError  # an error of the caller's is not swallowed, and the hooks are gone
     assert not any(layer._forward_hooks for layer in model.model.layers)
 
 
 def test_pooling_excludes_pads_prefix_and_sinks(script, phase2, small, tmp_path, monkeypatch):
     """Against streams captured one by one; with a planted sink at the first position."""
-    folder = utils.find_model(str(small))
-    languages = utils.load_languages(["en", "zh"])
-    problems = utils.load_problems([small / "problems.jsonl"], list(languages), limit=5)
-    real = utils.residual_streams
+    folder = checkpoints.find_model(str(small))
+    languages = questions.load_languages(["en", "zh"])
+    problems = questions.load_problems([small / "problems.jsonl"], list(languages), limit=5)
+    real = models.residual_streams
 
     def with_sink(*given):
         for index, ids, streams in real(*given):
@@ -170,7 +171,7 @@ def test_pooling_excludes_pads_prefix_and_sinks(script, phase2, small, tmp_path,
             streams[2, 0] *= 1000
             yield index, ids, streams
 
-    monkeypatch.setattr(utils, "residual_streams", with_sink)
+    monkeypatch.setattr(models, "residual_streams", with_sink)
     arguments = SimpleNamespace(exemplars=None, batch=4)
     cpu = torch.device("cpu")
     activations, clouds, sinks = phase2.capture(folder, problems, languages, arguments, cpu, torch.float32)
@@ -178,9 +179,9 @@ def test_pooling_excludes_pads_prefix_and_sinks(script, phase2, small, tmp_path,
     assert activations.dtype == np.float32
     assert [count > 0 for count in sinks["per_site"]] == [site == 2 for site in range(folder.layers + 1)]
     assert sinks["commonest"][0]["position"] == 0
-    model, tokenizer = utils.load_model(folder, cpu, torch.float32)
+    model, tokenizer = models.load_model(folder, cpu, torch.float32)
     for row, language in enumerate(languages):
-        prompt = utils.prompt_text(problems[3], language, languages)
+        prompt = questions.prompt_text(problems[3], language, languages)
         ((_, _, streams),) = real(model, tokenizer, [prompt], range(folder.layers + 1), 1)
         np.testing.assert_allclose(activations[row, 3, 3, 0], streams[3].mean(0), atol=1e-5)
         np.testing.assert_allclose(activations[row, 3, 2, 1], streams[2, 1:].mean(0), atol=1e-5)
@@ -189,9 +190,11 @@ def test_pooling_excludes_pads_prefix_and_sinks(script, phase2, small, tmp_path,
     assert clouds[2].norm(dim=-1).max() < 100  # the sink is in no cloud
     arguments.exemplars = small / "exemplars.jsonl"
     shots, _, _ = phase2.capture(folder, problems, languages, arguments, cpu, torch.float32)
-    exemplars = utils.load_problems([arguments.exemplars], list(languages))
-    prefix = tokenizer(utils.exemplar_text("en", languages, exemplars))["input_ids"]
-    ((_, _, streams),) = real(model, tokenizer, [utils.prompt_text(problems[3], "en", languages, exemplars)], [3], 1)
+    exemplars = questions.load_problems([arguments.exemplars], list(languages))
+    prefix = tokenizer(questions.exemplar_text("en", languages, exemplars))["input_ids"]
+    ((_, _, streams),) = real(
+        model, tokenizer, [questions.prompt_text(problems[3], "en", languages, exemplars)], [3], 1
+    )
     np.testing.assert_allclose(shots[0, 3, 3, 0], streams[0, len(prefix) :].mean(0), atol=1e-5)
 
 
@@ -465,9 +468,9 @@ def test_ard_mmd_finds_a_planted_z_on_the_axes(script, tmp_path):
     assert results["rivals"]["ard_mmd"]["contrast"] < 0.2
     assert layers[BOTTLENECK]["overlap"] >= 0.9
     phase2 = script("phase2_z_extraction.py")
-    folder = utils.find_model(str(control.path))
-    languages = utils.load_languages(["en", "zh"])
-    problems = utils.load_problems([control.path / "problems.jsonl"], list(languages))
+    folder = checkpoints.find_model(str(control.path))
+    languages = questions.load_languages(["en", "zh"])
+    problems = questions.load_problems([control.path / "problems.jsonl"], list(languages))
     arguments = SimpleNamespace(exemplars=None, batch=16)
     cpu = torch.device("cpu")
     _, clouds, _ = phase2.capture(folder, problems, languages, arguments, cpu, torch.float32)
@@ -510,17 +513,17 @@ def test_the_verdict_rule(phase2):
 
 
 def test_holm_known_values():
-    assert utils.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert utils.holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert statistics.holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
 
 
 def test_too_few_problems_and_a_foreign_layer_are_refused(script, small, tmp_path):
     common = ["--model", str(small), "--out", str(tmp_path), "--device", "cpu"]
-    with pytest.raises(utils.UserError, match="at least 4"):
+    with pytest.raises(runs.UserError, match="at least 4"):
         script("phase2_z_extraction.py").main([*common, "--layer", "2", "--limit", "3"])
-    with pytest.raises(utils.UserError, match="--layer 9 is out of range"):
+    with pytest.raises(runs.UserError, match="--layer 9 is out of range"):
         script("phase2_z_extraction.py").main([*common, "--layer", "9"])
-    with pytest.raises(utils.UserError, match=r"one_results.json is missing"):
+    with pytest.raises(runs.UserError, match=r"one_results.json is missing"):
         script("phase2_z_extraction.py").main(common)
 
 

@@ -13,6 +13,7 @@ from controls import BOTTLENECK, WIDTH, write_control
 from scipy.linalg import sqrtm
 
 import utils
+from lab import checkpoints, models, questions, runs, statistics
 
 PATCHING = {"problems": 40, "noise": 0.5, "language_share": 0.1}  # of write_control
 RANK = 6
@@ -36,13 +37,13 @@ def read(out) -> tuple[dict, list[dict], np.ndarray]:
 
 def hand_on(model, out, basis, *, site, method="weight", bottleneck=2, fitted_on=(), layers=None) -> None:
     """What phase 2 leaves behind for phase 3, with a Z of our own."""
-    folder = utils.find_model(str(model))
+    folder = checkpoints.find_model(str(model))
     k = len(basis)
     z = {"method": method, "layer": site - 1, "site": site, "k": k, "holds": False, "fitted_on": list(fitted_on)}
     results = {"script": "phase2", "model": folder.identity, "settings": {"layer": bottleneck}, "z": z}
-    results |= {"fingerprint": utils.short_hash(z), "z_dimensions": [1, k, k]}
+    results |= {"fingerprint": runs.short_hash(z), "z_dimensions": [1, k, k]}
     if layers is None:
-        layers = utils.random_subspaces(utils.seeded(0, "layers"), folder.layers, k, folder.width)
+        layers = utils.random_subspaces(statistics.seeded(0, "layers"), folder.layers, k, folder.width)
     out.mkdir(exist_ok=True)
     (out / "phase2_results.json").write_text(json.dumps(results))
     np.save(out / "phase2_z_basis.npy", np.asarray(basis, np.float32))
@@ -193,7 +194,7 @@ def test_a_fresh_run_and_report_only_write_the_same_bytes(script, planted, tmp_p
     assert {path.name: path.read_bytes() for path in out.glob("phase3*")} == before
     for path in [*out.glob("phase3*.md"), *out.glob("phase3*.png")]:
         path.unlink()
-    monkeypatch.setattr(utils, "find_model", None)
+    monkeypatch.setattr(checkpoints, "find_model", None)
     run(script, "phase3_patching.py", "gone", out, "--report-only")
     assert {path.name: path.read_bytes() for path in out.glob("phase3*")} == before
 
@@ -239,8 +240,8 @@ def test_a_fitted_z_passes_where_the_decoy_fails_and_only_on_other_problems(scri
     assert not next(row for row in results["claims"] if row["id"] == "weights")["holds"]
     fitted_on = set(json.loads((out / "phase2_results.json").read_text())["z"]["fitted_on"])
     problems = {
-        problem.id: utils.problem_hash(problem)
-        for problem in utils.load_problems([control.path / "problems.jsonl"], ["en", "zh"])
+        problem.id: questions.problem_hash(problem)
+        for problem in questions.load_problems([control.path / "problems.jsonl"], ["en", "zh"])
     }
     assert len(fitted_on) == 20
     assert fitted_on <= set(problems.values())
@@ -318,7 +319,7 @@ def patched(script, small, tmp_path_factory) -> SimpleNamespace:
         question = {"en": f"Count to {number}." + " Then stop." * (number % 3), "zh": f"数到{number}。"}
         lines.append({"id": f"p-{number}", "answer": number, "question": question, "answer_text": words})
     (out / "problems.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    problems = {problem.id: problem for problem in utils.load_problems([out / "problems.jsonl"], ["en", "zh"])}
+    problems = {problem.id: problem for problem in questions.load_problems([out / "problems.jsonl"], ["en", "zh"])}
     shot = {"id": "shot", "answer": 2, "question": {"en": "Count to 2.", "zh": "数到2。"}}
     shot |= {"answer_text": {"en": "two", "zh": "二"}, "solution": {"en": "1 + 1 = 2.", "zh": "1加1是2。"}}
     (out / "shots.jsonl").write_text(json.dumps(shot))
@@ -330,7 +331,7 @@ def patched(script, small, tmp_path_factory) -> SimpleNamespace:
         site=SITE,
         method="centroid",
         bottleneck=WEIGHT_LAYER,
-        fitted_on=[utils.problem_hash(problems[FITTED])],
+        fitted_on=[questions.problem_hash(problems[FITTED])],
     )
     kept, real = SimpleNamespace(out=out, problems=problems, basis=basis), phase3.patch
 
@@ -350,10 +351,12 @@ def patched(script, small, tmp_path_factory) -> SimpleNamespace:
         run(script, "phase3_patching.py", small, out, *flags)
     kept.results, kept.samples, kept.scores = read(out)
     kept.draws = np.load(out / "phase3_draws.npy")
-    kept.model, kept.tokenizer = utils.load_model(utils.find_model(str(small)), torch.device("cpu"), torch.float32)
-    languages = utils.load_languages(["en", "zh"])
+    kept.model, kept.tokenizer = models.load_model(
+        checkpoints.find_model(str(small)), torch.device("cpu"), torch.float32
+    )
+    languages = questions.load_languages(["en", "zh"])
     shots = {"en": "Question: Count to 2.\nAnswer: two\n\n", "zh": "问题：数到2。\n答案：二\n\n"}  # no worked solution
-    kept.prompt = lambda name, language: shots[language] + utils.prompt_text(problems[name], language, languages)
+    kept.prompt = lambda name, language: shots[language] + questions.prompt_text(problems[name], language, languages)
     rows = [row for row in kept.samples if row.get("condition") == "none" and row["design"] == "different_problem"]
     kept.rows = [(row["id"], row["language"], row["donor"], row["donor_language"]) for row in rows]
     return kept
@@ -584,7 +587,7 @@ def study_of(phase3, languages=("en", "zh"), words=WORDS, solved=None, seed=0, k
     problems = []
     for index, row in enumerate(words):
         spoken = {name: row[place] for name, place in zip(languages, places)}
-        problems.append(utils.Problem(str(index), "", row[0], dict.fromkeys(languages, f"{index}"), spoken))
+        problems.append(questions.Problem(str(index), "", row[0], dict.fromkeys(languages, f"{index}"), spoken))
     generator = torch.Generator().manual_seed(seed)
     layers = utils.random_subspaces(generator, 3, k, width).float()
     basis = layers[0] if z is None else z
@@ -735,7 +738,7 @@ def test_fitted_subspaces_are_what_they_are_called(phase3, languages, site):
             eye = torch.eye(bases.shape[1]).expand(len(bases), -1, -1)
             torch.testing.assert_close(bases @ bases.mT, eye, atol=1e-5, rtol=0)
         assert space.random.shape == space.random_matched.shape == (200, 3, 12)
-        draw = utils.seeded(study.seed, "phase3: matched subspaces")  # the same numbers in both folds
+        draw = statistics.seeded(study.seed, "phase3: matched subspaces")  # the same numbers in both folds
         matched = utils.matched_subspaces(draw, 200, 3, centred).float()
         torch.testing.assert_close(space.random_matched, matched, atol=1e-4, rtol=0)
 
@@ -999,7 +1002,7 @@ def test_summary_of_known_scores(phase3):
     tests = {"unpatched": 2 * 0.5**5, "wrong_donor": 2 * 0.5**4, "erased": 2 * 0.5**3, "full": 2 * 0.5**8}
     assert results["paired"] == {"z": pytest.approx(tests | {"lowest": 0.75, "lowest_perp": 0.5})}
     assert "weight_null" not in results
-    assert results["interval"]["z"] == pytest.approx(utils.wilson_interval(6, 8))
+    assert results["interval"]["z"] == pytest.approx(statistics.wilson_interval(6, 8))
     assert results["directions"]["zh_to_en"]["pairs"] == results["directions"]["en_to_zh"]["pairs"] == 4
     assert results["directions"]["zh_to_en"]["z"] == 0.75
     assert results["directions"]["zh_to_en"]["none"] == 0.25
@@ -1113,7 +1116,7 @@ def test_counts_of_the_same_problem(phase3):
     assert counts["p_rescue"] == 1
     wrong, right = ("en", None, False, "wrong"), ("en", "en", True, "wrong")
     samples = rows("z", [right] * 8 + [wrong]) + rows("random", [right, *[wrong] * 7, right])
-    assert phase3.same_problem_counts(samples)["p_rescue"] == pytest.approx(utils.mcnemar_p(7, 1))
+    assert phase3.same_problem_counts(samples)["p_rescue"] == pytest.approx(statistics.mcnemar_p(7, 1))
 
 
 # ---- reading answers -------------------------------------------------------------------------------------------------
@@ -1130,19 +1133,21 @@ WRITTEN = {
 def test_written_in(language):
     for text in WRITTEN[language]:
         for order in (["en", "zh"], ["zh", "en"]):
-            assert utils.written_in(text, utils.load_languages(order)) == language, text
-    assert utils.written_in("cat", {name: TEMPLATES[name] for name in ("en", "de")}) is None  # they share the script
-    with pytest.raises(utils.UserError, match="en's script 'runic' is unknown; known: latin, han"):
-        utils.written_in("cat", {"en": template("Q", "A", "runic")})
+            assert questions.written_in(text, questions.load_languages(order)) == language, text
+    assert (
+        questions.written_in("cat", {name: TEMPLATES[name] for name in ("en", "de")}) is None
+    )  # they share the script
+    with pytest.raises(runs.UserError, match="en's script 'runic' is unknown; known: latin, han"):
+        questions.written_in("cat", {"en": template("Q", "A", "runic")})
 
 
-def word(english: str, chinese: str) -> utils.Problem:
-    return utils.Problem("w", "", english, {}, {"en": english, "zh": chinese})
+def word(english: str, chinese: str) -> questions.Problem:
+    return questions.Problem("w", "", english, {}, {"en": english, "zh": chinese})
 
 
-def number(value: int) -> utils.Problem:
+def number(value: int) -> questions.Problem:
     english, chinese = NUMBERS[value]
-    return utils.Problem("n", "", Fraction(value), {}, {"en": english, "zh": chinese})
+    return questions.Problem("n", "", Fraction(value), {}, {"en": english, "zh": chinese})
 
 
 ANSWERED = [  # problem, outputs that answer it in English, in Chinese, in neither
@@ -1171,7 +1176,7 @@ ANSWERED = [  # problem, outputs that answer it in English, in Chinese, in neith
 def test_answered_in(phase3, problem, english, chinese, neither):
     for outputs, language in ((english, "en"), (chinese, "zh"), (neither, None)):
         for output in outputs:
-            assert phase3.answered_in(problem, output, utils.load_languages(["en", "zh"])) == language, output
+            assert phase3.answered_in(problem, output, questions.load_languages(["en", "zh"])) == language, output
 
 
 def test_solved_wants_the_language_that_was_asked_in(phase3):
@@ -1186,7 +1191,7 @@ def test_solved_wants_the_language_that_was_asked_in(phase3):
 def refused(script, model, out, *flags) -> str:
     """The one line of a UserError; nothing may be written."""
     before = {path: path.read_bytes() for path in out.iterdir()}
-    with pytest.raises(utils.UserError) as caught:
+    with pytest.raises(runs.UserError) as caught:
         run(script, "phase3_patching.py", model, out, *flags)
     assert {path: path.read_bytes() for path in out.iterdir()} == before
     assert "\n" not in str(caught.value)
@@ -1209,8 +1214,8 @@ def test_problems_without_answers_in_words(script, small, tmp_path):
 
 
 def test_problems_that_z_was_fitted_on_are_no_problems(script, small, tmp_path):
-    problems = utils.load_problems([small / "problems.jsonl"], ["en", "zh"], limit=8)
-    hashes = [utils.problem_hash(problem) for problem in problems]
+    problems = questions.load_problems([small / "problems.jsonl"], ["en", "zh"], limit=8)
+    hashes = [questions.problem_hash(problem) for problem in problems]
     hand_on(small, tmp_path / "out", random_basis(4, 48), site=2)
     assert "at least 4" in refused(script, small, tmp_path / "out", "--limit", 3)  # and too few from the start
     for left in (0, 3):

@@ -8,7 +8,7 @@ import torch
 from conftest import random_model
 from controls import write_control
 
-import utils
+from lab import runs
 
 
 @pytest.fixture(scope="module")
@@ -297,10 +297,10 @@ def test_stale_phase_3_is_refused(script, planted, tmp_path):
         (stale / path.name).write_bytes(path.read_bytes())
     results = json.loads((stale / "phase2_results.json").read_text())
     (stale / "phase2_results.json").write_text(json.dumps(results | {"fingerprint": "0" * 16}))
-    with pytest.raises(utils.UserError, match="run phase3_patching.py again"):
+    with pytest.raises(runs.UserError, match="run phase3_patching.py again"):
         run(script, control.path, stale, "phase3b_bridge.py")
     (stale / "phase3_results.json").unlink()
-    with pytest.raises(utils.UserError, match="run phase3_patching.py with the same"):
+    with pytest.raises(runs.UserError, match="run phase3_patching.py with the same"):
         run(script, control.path, stale, "phase3b_bridge.py")
 
 
@@ -312,7 +312,7 @@ def test_missing_or_misshapen_arrays_are_named(script, planted, tmp_path):
         if not path.name.startswith("phase3b"):
             (broken / path.name).write_bytes(path.read_bytes())
     np.save(broken / "phase3_streams.npy", torch.zeros(2, 3, 4).numpy())
-    with pytest.raises(utils.UserError, match=r"phase3_streams.npy has shape \(2, 3, 4\)"):
+    with pytest.raises(runs.UserError, match=r"phase3_streams.npy has shape \(2, 3, 4\)"):
         run(script, control.path, broken, "phase3b_bridge.py")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import utils
+from lab import numerals, questions, runs
 
 ROOT = Path(__file__).parent.parent
 LANGUAGES = ["en", "zh"]
@@ -26,26 +26,26 @@ def test_shipped_answers_agree_with_their_formula_and_their_words(name):
         assert re.fullmatch(r"[\d +\-*/%()]+", record["formula"])
         assert eval(record["formula"]) == record["answer"], record["id"]
         for language in LANGUAGES:
-            assert utils.parse_number(record["answer_text"][language]) == record["answer"], record["id"]
+            assert numerals.parse_number(record["answer_text"][language]) == record["answer"], record["id"]
         for solution in record.get("solution", {}).values():
-            assert utils.extract_number(solution) == record["answer"]
+            assert numerals.extract_number(solution) == record["answer"]
             assert "\n" not in solution
 
 
 @pytest.mark.parametrize("name", ARITHMETIC)
 def test_shipped_questions_have_parallel_numerals(name):
     for record in records(name):
-        numerals = [sorted(re.findall(r"\d+(?:\.\d+)?", record["question"][language])) for language in LANGUAGES]
-        assert numerals[0] == numerals[1], record["id"]
+        figures = [sorted(re.findall(r"\d+(?:\.\d+)?", record["question"][language])) for language in LANGUAGES]
+        assert figures[0] == figures[1], record["id"]
 
 
 def test_phase0_set_is_as_the_recipe_says():
-    problems = utils.load_problems([ROOT / "data" / "phase0.jsonl"], LANGUAGES)
+    problems = questions.load_problems([ROOT / "data" / "phase0.jsonl"], LANGUAGES)
     assert len(problems) == 15
     assert len({problem.category for problem in problems}) >= 10
-    exemplars = utils.load_problems([utils.DEFAULT_EXEMPLARS], LANGUAGES)
-    questions = {text for problem in problems for text in problem.question.values()}
-    assert not questions & {text for exemplar in exemplars for text in exemplar.question.values()}
+    exemplars = questions.load_problems([questions.DEFAULT_EXEMPLARS], LANGUAGES)
+    texts = {text for problem in problems for text in problem.question.values()}
+    assert not texts & {text for exemplar in exemplars for text in exemplar.question.values()}
 
 
 def test_no_question_is_another_one_with_other_numbers():
@@ -57,12 +57,12 @@ def test_no_question_is_another_one_with_other_numbers():
 
 
 def test_words_set_asks_for_one_word_that_the_question_does_not_hold():
-    problems = utils.load_problems([ROOT / "data" / "words.jsonl"], LANGUAGES)
+    problems = questions.load_problems([ROOT / "data" / "words.jsonl"], LANGUAGES)
     assert [problem.id for problem in problems] == [f"w-{number:02d}" for number in range(1, 49)]
     for problem, record in zip(problems, records("words.jsonl")):
         digits = sorted(map(Fraction, re.findall(r"\d+", record["formula"])))
         for text in problem.question.values():  # the formula's numbers, and no other one, in digits or in words
-            assert sorted(utils.find_numbers(text)) == digits, problem.id
+            assert sorted(numerals.find_numbers(text)) == digits, problem.id
         assert problem.answer not in digits, problem.id
         assert re.fullmatch(r"[a-z]+", problem.answer_text["en"]), problem.id
         assert re.fullmatch(r"[一二三四五六七八九]?十|十?[一二三四五六七八九]", problem.answer_text["zh"]), problem.id
@@ -191,7 +191,7 @@ def test_reasoning_facts_are_what_the_question_says(language):
 
 
 def test_reasoning_set_is_graded_and_spread():
-    problems = utils.load_problems([ROOT / "data" / "reasoning.jsonl"], LANGUAGES)
+    problems = questions.load_problems([ROOT / "data" / "reasoning.jsonl"], LANGUAGES)
     assert [problem.id for problem in problems] == [f"r-{number:02d}" for number in range(1, 37)]
     assert Counter(problem.category for problem in problems) == {"ordering": 12, "membership": 12, "deduction": 12}
     answers = Counter(problem.answer for problem in problems)
@@ -200,7 +200,7 @@ def test_reasoning_set_is_graded_and_spread():
     for problem, record in zip(problems, records("reasoning.jsonl")):
         assert re.fullmatch(r"[A-Za-z]+", problem.answer), problem.id
         options = record["facts"]["options"]
-        right = [utils.grade(problem, text)[1] for name in options for text in (name, record["facts"]["zh"][name])]
+        right = [questions.grade(problem, text)[1] for name in options for text in (name, record["facts"]["zh"][name])]
         assert right == [name == problem.answer for name in options for _ in LANGUAGES], problem.id
         place = options.index(problem.answer)
         places[problem.category, "first" if place == 0 else "last" if place == len(options) - 1 else "between"] += 1
@@ -210,13 +210,15 @@ def test_reasoning_set_is_graded_and_spread():
 
 
 def test_prompts_hold_exemplars_with_solutions_and_end_at_the_answer():
-    languages = utils.load_languages(LANGUAGES)
-    problem = utils.Problem("p", "", Fraction(3), {"en": "1 + 2?", "zh": "1加2？"})
-    bare = utils.Problem("q", "", Fraction(5), {"en": "2 + 3?", "zh": "2加3？"}, {"en": "five", "zh": "五"})
-    worked = utils.Problem("r", "", Fraction(5), bare.question, bare.answer_text, {"en": "2 + 3 = 5.", "zh": "等于5。"})
-    prompt = utils.prompt_text(problem, "en", languages, [bare])
+    languages = questions.load_languages(LANGUAGES)
+    problem = questions.Problem("p", "", Fraction(3), {"en": "1 + 2?", "zh": "1加2？"})
+    bare = questions.Problem("q", "", Fraction(5), {"en": "2 + 3?", "zh": "2加3？"}, {"en": "five", "zh": "五"})
+    worked = questions.Problem(
+        "r", "", Fraction(5), bare.question, bare.answer_text, {"en": "2 + 3 = 5.", "zh": "等于5。"}
+    )
+    prompt = questions.prompt_text(problem, "en", languages, [bare])
     assert prompt == "Question: 2 + 3?\nAnswer: five\n\nQuestion: 1 + 2?\nAnswer:"
-    assert "答案：等于5。\n\n问题：1加2？\n答案：" in utils.prompt_text(problem, "zh", languages, [worked])
+    assert "答案：等于5。\n\n问题：1加2？\n答案：" in questions.prompt_text(problem, "zh", languages, [worked])
 
 
 GOOD = {"id": "a", "category": "c", "answer": 3, "question": {"en": "1 + 2?", "zh": "1加2？"}}
@@ -236,8 +238,8 @@ def test_wrong_lines_are_named(tmp_path, name):
     line, expected = WRONG_LINES[name]
     file = tmp_path / "problems.jsonl"
     file.write_text(json.dumps(GOOD) + "\n" + line + "\n", encoding="utf-8")
-    with pytest.raises(utils.UserError) as caught:
-        utils.load_problems([file], LANGUAGES)
+    with pytest.raises(runs.UserError) as caught:
+        questions.load_problems([file], LANGUAGES)
     assert expected in str(caught.value)
     assert file.name in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -248,8 +250,8 @@ def test_missing_empty_and_binary_files(tmp_path):
         file = tmp_path / f"file{content!r:.6}.jsonl"
         if content is not None:
             file.write_bytes(content)
-        with pytest.raises(utils.UserError, match=re.escape(file.name)):
-            utils.load_problems([file], LANGUAGES)
+        with pytest.raises(runs.UserError, match=re.escape(file.name)):
+            questions.load_problems([file], LANGUAGES)
 
 
 def test_answers_may_be_numbers_of_any_form_or_words(tmp_path):
@@ -257,11 +259,11 @@ def test_answers_may_be_numbers_of_any_form_or_words(tmp_path):
     answers = [3, -2, 0.1, "3/4", "1,234", "Ben"]
     lines = [json.dumps(GOOD | {"id": str(index), "answer": answer}) for index, answer in enumerate(answers)]
     file.write_text("\n".join(lines), encoding="utf-8")
-    loaded = [problem.answer for problem in utils.load_problems([file], LANGUAGES)]
+    loaded = [problem.answer for problem in questions.load_problems([file], LANGUAGES)]
     assert loaded == [3, -2, Fraction(1, 10), Fraction(3, 4), 1234, "Ben"]
-    assert len(utils.load_problems([file], LANGUAGES, limit=2)) == 2
-    with pytest.raises(utils.UserError, match="--limit 9: only 6"):
-        utils.load_problems([file], LANGUAGES, limit=9)
+    assert len(questions.load_problems([file], LANGUAGES, limit=2)) == 2
+    with pytest.raises(runs.UserError, match="--limit 9: only 6"):
+        questions.load_problems([file], LANGUAGES, limit=9)
 
 
 def write_mgsm(folder: Path, **rows: list[str]) -> list[Path]:
@@ -274,37 +276,37 @@ def write_mgsm(folder: Path, **rows: list[str]) -> list[Path]:
 
 def test_mgsm_files_in_any_order_with_commas_in_the_target(tmp_path):
     files = write_mgsm(tmp_path, zh=["一共多少？\t5,600", "还剩？\t-2"], en=["How many?\t5600", "What is\tleft?\t-2"])
-    problems = utils.load_problems(files, LANGUAGES)
+    problems = questions.load_problems(files, LANGUAGES)
     assert [problem.answer for problem in problems] == [5600, -2]
     assert problems[1].question == {"en": "What is\tleft?", "zh": "还剩？"}
 
 
 def test_mgsm_files_that_do_not_fit_together(tmp_path):
     files = write_mgsm(tmp_path, en=["a?\t1", "b?\t2"], zh=["甲？\t1"])
-    with pytest.raises(utils.UserError, match="differ in length"):
-        utils.load_problems(files, LANGUAGES)
-    with pytest.raises(utils.UserError, match=r"exactly one file named \*_zh.tsv"):
-        utils.load_problems(files[:1], LANGUAGES)
+    with pytest.raises(runs.UserError, match="differ in length"):
+        questions.load_problems(files, LANGUAGES)
+    with pytest.raises(runs.UserError, match=r"exactly one file named \*_zh.tsv"):
+        questions.load_problems(files[:1], LANGUAGES)
     files = write_mgsm(tmp_path, en=["a?\t1"], zh=["甲？\t2"])
-    with pytest.raises(utils.UserError, match="line 1: the languages' answers differ"):
-        utils.load_problems(files, LANGUAGES)
+    with pytest.raises(runs.UserError, match="line 1: the languages' answers differ"):
+        questions.load_problems(files, LANGUAGES)
     files = write_mgsm(tmp_path, en=["a?\t1"], zh=["甲？"])
-    with pytest.raises(utils.UserError, match="mgsm_zh.tsv, line 1"):
-        utils.load_problems(files, LANGUAGES)
+    with pytest.raises(runs.UserError, match="mgsm_zh.tsv, line 1"):
+        questions.load_problems(files, LANGUAGES)
 
 
 @pytest.mark.skipif(not (ROOT.parent / "shared" / "data").exists(), reason="the MGSM files are not part of the project")
 def test_the_real_mgsm_files_load():
     folder = ROOT.parent / "shared" / "data"
-    problems = utils.load_problems([folder / "mgsm_en.tsv", folder / "mgsm_zh.tsv"], LANGUAGES)
+    problems = questions.load_problems([folder / "mgsm_en.tsv", folder / "mgsm_zh.tsv"], LANGUAGES)
     assert len(problems) == 250
     assert problems[-1].answer == 5600
 
 
 def test_languages_without_template_or_partner():
-    with pytest.raises(utils.UserError, match="--languages xx: no template"):
-        utils.load_languages(["en", "xx"])
-    with pytest.raises(utils.UserError, match="two or more"):
-        utils.load_languages(["en"])
-    with pytest.raises(utils.UserError, match="two or more"):
-        utils.load_languages(["en", "en"])
+    with pytest.raises(runs.UserError, match="--languages xx: no template"):
+        questions.load_languages(["en", "xx"])
+    with pytest.raises(runs.UserError, match="two or more"):
+        questions.load_languages(["en"])
+    with pytest.raises(runs.UserError, match="two or more"):
+        questions.load_languages(["en", "en"])

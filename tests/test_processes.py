@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 from controls import write_control
 
-import utils
+from lab import runs
 
 LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
 LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
@@ -16,16 +16,16 @@ LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_
 
 def test_one_process_does_everything(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert utils.processes() == (0, 1)
-    assert list(utils.own_batches(10, 4)) == [0, 4, 8]
-    assert utils.gathered({3: "c", 1: "a"}) == {1: "a", 3: "c"}
+    assert runs.processes() == (0, 1)
+    assert list(runs.own_batches(10, 4)) == [0, 4, 8]
+    assert runs.gathered({3: "c", 1: "a"}) == {1: "a", 3: "c"}
 
 
 def test_every_batch_belongs_to_one_process(monkeypatch):
     shares = []
     for rank in range(3):
-        monkeypatch.setattr(utils, "processes", lambda rank=rank: (rank, 3))
-        shares += utils.own_batches(23, 4)
+        monkeypatch.setattr(runs, "processes", lambda rank=rank: (rank, 3))
+        shares += runs.own_batches(23, 4)
     assert sorted(shares) == [0, 4, 8, 12, 16, 20]
 
 

@@ -15,7 +15,7 @@ import torch
 from conftest import ROOT, random_model
 from safetensors.torch import load_file, save_file
 
-import utils
+from lab import checkpoints, models, runs
 
 SCRIPTS = {
     "1.py": "one",
@@ -68,8 +68,8 @@ def test_a_second_run_does_no_work(script, small, finished, monkeypatch, capsys)
     def forbidden(*_, **__):
         raise AssertionError("work was done twice")
 
-    monkeypatch.setattr(utils, "stream_layers", forbidden)
-    monkeypatch.setattr(utils, "load_model", forbidden)
+    monkeypatch.setattr(checkpoints, "stream_layers", forbidden)
+    monkeypatch.setattr(models, "load_model", forbidden)
     run_all(script, small, finished)
     assert {path: path.stat().st_mtime_ns for path in finished.iterdir()} == before
     assert capsys.readouterr().out.count("there already") == len(SCRIPTS)
@@ -92,13 +92,13 @@ def test_report_only_renders_the_same_report_without_a_model(script, finished, t
     out = shutil.copytree(finished, tmp_path / "out")
     for path in [*out.glob("*.md"), *out.glob("*.png")]:
         path.unlink()
-    monkeypatch.setattr(utils, "find_model", None)
+    monkeypatch.setattr(checkpoints, "find_model", None)
     run_all(script, "gone", out, "--report-only")
     assert snapshot(out) == snapshot(finished)
 
 
 def test_results_follow_the_contract(finished, small):
-    folder = utils.find_model(str(small))
+    folder = checkpoints.find_model(str(small))
     layers, heads, head_width = folder.layers, folder.heads, folder.head_width
     shapes = {
         "one_weight_eff_rank.npy": (layers, 7),
@@ -261,7 +261,7 @@ def fails(script, capsys, name: str, *flags) -> str:
     sys.stdout.flush()
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
-        utils.run_script(lambda: script(name).main([str(flag) for flag in flags]))
+        runs.run_script(lambda: script(name).main([str(flag) for flag in flags]))
     assert caught.value.code == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("Loading weights")]
     assert len(lines) == 1, lines
@@ -344,8 +344,8 @@ def test_earlier_results_missing_foreign_or_damaged(script, small, finished, tmp
     assert "two_similarity.npy is damaged" in fails(script, capsys, "2.py", *common, out, "--report-only")
     (out / "two_similarity.npy").unlink()
     assert "two_similarity.npy is missing" in fails(script, capsys, "2.py", *common, out, "--report-only")
-    with pytest.raises(utils.UserError, match=r"shape \(5, 7\), expected \(4, 7\)"):
-        utils.load_array(finished, "one_weight_eff_rank.npy", (4, 7))
+    with pytest.raises(runs.UserError, match=r"shape \(5, 7\), expected \(4, 7\)"):
+        runs.load_array(finished, "one_weight_eff_rank.npy", (4, 7))
 
 
 def test_unwritable_output(script, small, tmp_path, capsys):
@@ -378,7 +378,7 @@ def test_out_of_memory_names_remedies(script, small, tmp_path, capsys, monkeypat
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(utils, "load_model", fail)
+    monkeypatch.setattr(models, "load_model", fail)
     line = fails(script, capsys, "phase0_behavioral.py", "--model", small, "--out", tmp_path, "--device", "cpu")
     assert "out of memory" in line
     for remedy in ("--dtype", "--batch", "--device"):
@@ -390,7 +390,7 @@ def test_a_programming_error_is_not_dressed_up(capsys):
         raise RuntimeError("shape mismatch")
 
     with pytest.raises(RuntimeError, match="shape mismatch"):
-        utils.run_script(bug)
+        runs.run_script(bug)
 
 
 @pytest.mark.slow

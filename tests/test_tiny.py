@@ -11,10 +11,10 @@ import torch
 from conftest import ROOT
 from transformers import AutoTokenizer
 
-import utils
+from lab import checkpoints, models, numerals, questions
 from tiny import generator, train
 
-LANGUAGES = utils.load_languages(["en", "zh"])
+LANGUAGES = questions.load_languages(["en", "zh"])
 MIXTURE = generator.Mixture((40, 40, 10, 10), either_end=True, two_people=0.3)
 GAINS = {"en": r"(?:gives \w+|buys|finds) (\d+) more", "zh": r"(?:给了|买了|捡到)(\d+)"}
 LOSSES = {"en": r"(?:loses|sells|gives away) (\d+)", "zh": r"(?:丢了|卖掉|送出)(\d+)"}
@@ -76,17 +76,17 @@ def test_questions_agree_across_languages_and_imply_their_answer(task):
     held_out = 0
     for _ in range(400):
         problem = generator.TASKS[task](rng)
-        questions = {language: generator.plain(text) for language, text in problem.question.items()}
-        combinations = {combination_of(text, language) for language, text in questions.items()}
-        assert len(combinations) == 1, questions
+        texts = {language: generator.plain(text) for language, text in problem.question.items()}
+        combinations = {combination_of(text, language) for language, text in texts.items()}
+        assert len(combinations) == 1, texts
         assert problem.held_out == generator.is_held_out(combinations.pop())
         held_out += problem.held_out
-        for language, text in questions.items():
+        for language, text in texts.items():
             if task == "ordering":
                 assert read_ordering(text, language)[0] == problem.answer_text[language]
             else:
                 assert sum(combination_of(text, language)) == problem.answer
-                assert utils.parse_number(problem.answer_text[language]) == problem.answer
+                assert numerals.parse_number(problem.answer_text[language]) == problem.answer
     assert 10 <= held_out <= 80  # one combination in ten
 
 
@@ -143,7 +143,7 @@ def test_shipped_files_and_tokenizer_are_what_train_writes(tmp_path):
 
 
 def test_every_answer_is_one_token_and_prompts_tokenise_as_in_training():
-    tokenizer = utils.load_tokenizer(utils.find_model(str(ROOT / "tiny")))
+    tokenizer = models.load_tokenizer(checkpoints.find_model(str(ROOT / "tiny")))
     for language, template in LANGUAGES.items():
         for word in generator.NUMBER_WORDS[language] + generator.NAMES[language]:
             assert len(tokenizer(template["answer"].format(answer=word))["input_ids"]) == 1
@@ -191,14 +191,14 @@ def test_interrupted_training_ends_with_the_same_weights(tmp_path, monkeypatch):
 @pytest.mark.parametrize("task", ["arithmetic", "ordering"])
 def test_the_committed_model_solves_held_out_problems(task):
     """At least 95 % in each language, on combinations that training never saw, through the scripts' own path."""
-    folder = utils.find_model(str(ROOT / "tiny"))
-    model, tokenizer = utils.load_model(folder, torch.device("cpu"), torch.float32)
-    exemplars = utils.load_problems([ROOT / "tiny" / "exemplars.jsonl"], list(LANGUAGES))
+    folder = checkpoints.find_model(str(ROOT / "tiny"))
+    model, tokenizer = models.load_model(folder, torch.device("cpu"), torch.float32)
+    exemplars = questions.load_problems([ROOT / "tiny" / "exemplars.jsonl"], list(LANGUAGES))
     problems = generator.problem_set(seed=12345, task=task, count=200)
     for language in LANGUAGES:
-        asked = [utils.Problem(row["id"], "", "", row["question"]) for row in problems]
-        prompts = [utils.prompt_text(problem, language, LANGUAGES, exemplars) for problem in asked]
-        outputs = utils.generate(model, tokenizer, prompts, 6, batch=100)
+        asked = [questions.Problem(row["id"], "", "", row["question"]) for row in problems]
+        prompts = [questions.prompt_text(problem, language, LANGUAGES, exemplars) for problem in asked]
+        outputs = models.generate(model, tokenizer, prompts, 6, batch=100)
         right = sum(output.strip() == row["answer_text"][language] for output, row in zip(outputs, problems))
         assert right >= 190, f"{task}, {language}: {right} of 200"
 

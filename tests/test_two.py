@@ -8,7 +8,7 @@ import torch
 from conftest import ROOT, random_model
 from safetensors.torch import load_file, save_file
 
-import utils
+from lab import checkpoints
 
 
 def run(script, model, out, *flags) -> dict:
@@ -21,9 +21,9 @@ def run(script, model, out, *flags) -> dict:
 
 def dense_subspaces(path, k: int) -> np.ndarray:
     """Top-k right singular vectors of every formed kernel, (L, h, k, d)."""
-    folder = utils.find_model(str(path))
+    folder = checkpoints.find_model(str(path))
     rows = []
-    for layer in utils.stream_layers(folder):
+    for layer in checkpoints.stream_layers(folder):
         query = layer.query.double().view(folder.heads, folder.head_width, -1)
         key = layer.key.double().view(folder.groups, folder.head_width, -1)
         repeats = folder.heads // folder.groups
@@ -37,7 +37,7 @@ def test_arrays_agree_with_a_dense_reference(script, families, tmp_path, model):
     path = ROOT / "tiny" if model == "tiny" else families[model]
     k = 4
     results = run(script, path, tmp_path, "--k", str(k))
-    folder = utils.find_model(str(path))
+    folder = checkpoints.find_model(str(path))
     subspaces = dense_subspaces(path, k)
     layers, heads = subspaces.shape[:2]
     similarity = np.load(tmp_path / "two_similarity.npy")
@@ -56,7 +56,7 @@ def test_arrays_agree_with_a_dense_reference(script, families, tmp_path, model):
     np.testing.assert_allclose(measured, expected, rtol=1e-6)
     alignment = np.load(tmp_path / "two_ffn_alignment.npy")
     assert alignment.shape == (layers, heads)
-    for index, layer in enumerate(utils.stream_layers(folder)):
+    for index, layer in enumerate(checkpoints.stream_layers(folder)):
         gate = layer.gate.double().numpy()
         expected = [np.linalg.norm(gate @ rows.T) ** 2 / np.linalg.norm(gate) ** 2 for rows in subspaces[index]]
         np.testing.assert_allclose(alignment[index], expected, rtol=1e-6)

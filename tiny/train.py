@@ -25,7 +25,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tqdm import tqdm
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-import utils
+from lab import checkpoints, models, questions, statistics
+from reports import page
 from tiny import generator
 
 HERE = Path(__file__).parent
@@ -53,7 +54,7 @@ ARITHMETIC_PROBLEMS, ORDERING_PROBLEMS = 60, 40
 
 def main() -> None:
     arguments = parse_arguments()
-    languages = utils.load_languages(generator.NAMES)
+    languages = questions.load_languages(generator.NAMES)
     if not arguments.evaluate_only:
         tokenizer = train_tokenizer(languages, arguments.seed)
         model = new_model(tokenizer, arguments.seed).to(arguments.device)
@@ -195,9 +196,9 @@ def write_problem_files(out: Path, seed: int) -> None:
 
 def evaluate(out: Path, languages: dict, arguments: argparse.Namespace) -> list[dict]:
     """Greedy exact-match accuracy of the saved folder, loaded and asked as every script does."""
-    folder = utils.find_model(str(out))
-    model, tokenizer = utils.load_model(folder, torch.device(arguments.device), torch.float32)
-    exemplars = utils.load_problems([out / "exemplars.jsonl"], list(languages))
+    folder = checkpoints.find_model(str(out))
+    model, tokenizer = models.load_model(folder, torch.device(arguments.device), torch.float32)
+    exemplars = questions.load_problems([out / "exemplars.jsonl"], list(languages))
     rows = []
     for task, held_out, shots in itertools.product(generator.TASKS, (False, True), (len(exemplars), 0)):
         rng = random.Random(f"{arguments.seed} evaluation {task} {held_out}")
@@ -207,10 +208,10 @@ def evaluate(out: Path, languages: dict, arguments: argparse.Namespace) -> list[
             prompts, answers = [], []
             for problem in problems:
                 question = {language: generator.plain(problem.question[language])}
-                asked = utils.Problem("", "", "", question)
-                prompts.append(utils.prompt_text(asked, language, languages, exemplars[:shots]))
+                asked = questions.Problem("", "", "", question)
+                prompts.append(questions.prompt_text(asked, language, languages, exemplars[:shots]))
                 answers.append(problem.answer_text[language])
-            outputs = utils.generate(model, tokenizer, prompts, MAX_ANSWER_TOKENS, EVALUATION_BATCH)
+            outputs = models.generate(model, tokenizer, prompts, MAX_ANSWER_TOKENS, EVALUATION_BATCH)
             row[language] = sum(output.strip() == answer for output, answer in zip(outputs, answers))
         rows.append(row)
     return rows
@@ -224,7 +225,7 @@ def write_card(out: Path, rows: list[dict]) -> None:
     for row in rows:
         rates = []
         for language in generator.NAMES:
-            low, high = utils.wilson_interval(row[language], EVALUATED)
+            low, high = statistics.wilson_interval(row[language], EVALUATED)
             rates.append(f"{row[language] / EVALUATED:.1%} ({low:.1%} to {high:.1%})")
         cells.append([row["task"], row["combinations"], row["exemplars"], *rates])
     stages = [
@@ -232,14 +233,14 @@ def write_card(out: Path, rows: list[dict]) -> None:
         + ["yes" if mixture.either_end else "no"]
         for steps, rate, mixture in STAGES
     ]
-    table = utils.table(["task", "combinations", "exemplars", "English", "Chinese"], cells)
+    table = page.table(["task", "combinations", "exemplars", "English", "Chinese"], cells)
     (out / "README.md").write_text(
         CARD.format(
             table=table,
             evaluated=EVALUATED,
             parameters=parameters / 1e6,
             per_step=PROBLEMS_PER_STEP,
-            stages=utils.table(["steps", "learning rate", *generator.TASKS, "two people", "either end"], stages),
+            stages=page.table(["steps", "learning rate", *generator.TASKS, "two people", "either end"], stages),
             layers=config["num_hidden_layers"],
             width=config["hidden_size"],
             heads=config["num_attention_heads"],

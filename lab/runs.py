@@ -1,0 +1,377 @@
+"""What every script does around its measurement: flags, one-line errors, processes, fingerprints, saving and loading."""
+
+import argparse
+import hashlib
+import io
+import json
+import math
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = {  # by the stem of what they write
+    "one": "1.py",
+    "two": "2.py",
+    "phase0": "phase0_behavioral.py",
+    "phase2": "phase2_z_extraction.py",
+    "phase3": "phase3_patching.py",
+    "phase3b": "phase3b_bridge.py",
+    "ablation": "ablation.py",
+    "hunt": "hunt.py",
+}
+DEFAULT_MODEL = "Qwen/Qwen2.5-3B"
+NARROW = 512  # up to this width the matrices are so small that a second CPU thread costs more than it brings
+
+
+class UserError(Exception):
+    """Bad input or a missing file: one line that names the file, the value and the remedy. Exit status 2."""
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Reports a wrong argument in one line instead of argparse's usage block."""
+
+    def error(self, message: str):
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def command_line(description: str, asks_problems: bool = False) -> argparse.ArgumentParser:
+    """The flags that every script shares; with `asks_problems` also those about problems."""
+    title = description.strip().split("\n")[0]
+    parser = OneLineParser(description=title, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="hub name or local folder")
+    parser.add_argument("--revision", help="branch, tag or commit on the hub")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", "float32", "bfloat16"),
+        help="of the running model (1.py and 2.py run none and compute in float64); auto = bfloat16 on CUDA, float32 on CPU; "
+        "float16 overflows in Qwen2.5",
+    )
+    parser.add_argument("--out", type=Path, default=Path("output"), help="folder for reports and arrays")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fresh", action="store_true", help="measure again even if results are up to date")
+    parser.add_argument("--report-only", action="store_true", help="write the report again from saved results")
+    if asks_problems:
+        parser.add_argument("--problems", nargs="+", type=Path, help="a JSONL file, or one MGSM TSV per language")
+        parser.add_argument("--exemplars", type=Path, help="few-shot exemplars, JSONL")
+        parser.add_argument("--languages", nargs="+", default=["en", "zh"])
+        parser.add_argument("--limit", type=positive, help="use only the first problems")
+        parser.add_argument("--batch", type=positive, default=16, help="prompts per forward pass")
+    return parser
+
+
+def positive(text: str) -> int:
+    """argparse type: an integer ≥ 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Call main; every foreseeable failure becomes one line on stderr and exit status 2."""
+    try:
+        main()
+    except UserError as error:
+        message = str(error)
+    except KeyboardInterrupt:
+        message = "interrupted; results already saved are intact"
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        message = f"out of memory ({first_line(error)}): try --dtype bfloat16, a smaller --batch, or --device cpu"
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        message = f"out of memory ({first_line(error)}): try --dtype bfloat16 or a smaller --batch"
+    else:
+        return
+    if processes()[0] == 0:
+        print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).split("\n")[0][:200]
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device for --device. Raises UserError for an unknown one or for CUDA where there is none."""
+    if name == "auto" and torch.cuda.is_available():
+        local = os.environ.get("LOCAL_RANK") if processes()[1] > 1 else None
+        return torch.device("cuda" if local is None else f"cuda:{local}")
+    if name == "auto":
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name} is not a device; use auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name} is not supported; use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: {torch.cuda.device_count()} CUDA device(s) here; use --device cpu")
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The torch dtype for --dtype: bfloat16 on CUDA and float32 on CPU unless named."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return getattr(torch, name)
+
+
+def processes() -> tuple[int, int]:
+    """(rank, number of processes) under `accelerate launch`; (0, 1) for a script run by itself."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return 0, 1
+    from accelerate import PartialState
+
+    state = PartialState(cpu=not torch.cuda.is_available())
+    return state.process_index, state.num_processes
+
+
+def own_batches(count: int, batch: int) -> range:
+    """Where this process's batches of `count` things start: every process takes its turn, with batches of the same shape."""
+    rank, number = processes()
+    return range(rank * batch, count, number * batch)
+
+
+def gathered(own: dict) -> dict:
+    """The dictionaries of all processes in one, in the order of their keys; objects on the CPU."""
+    if processes()[1] > 1:
+        from accelerate.utils import gather_object
+
+        own = {key: value for part in gather_object([own]) for key, value in part.items()}
+    return dict(sorted(own.items()))
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file; the hub's cache already names its large blobs so."""
+    blob = path.resolve().name
+    if path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", blob):
+        return blob
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
+
+
+def short_hash(value: object) -> str:
+    """First 16 hex digits of the SHA-256 of the value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def check_range(flag: str, value: int, low: int, high: int) -> int:
+    """The value, or UserError if it lies outside low..high."""
+    if not low <= value <= high:
+        raise UserError(f"{flag} {value} is out of range: this model allows {low} to {high}")
+    return value
+
+
+def significant(value: object, digits: int = 4) -> object:
+    """The value with every float at 4 significant digits, numpy and torch numbers made plain; NaN is refused."""
+    if isinstance(value, dict):
+        return {str(key): significant(item, digits) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [significant(item, digits) for item in value]
+    if isinstance(value, np.ndarray | torch.Tensor):
+        return significant(value.tolist(), digits)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError("a result is not finite")
+        return float(f"{value:.{digits}g}")
+    return value
+
+
+def array_bytes(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+class Run:
+    """One run of one script: its fingerprint, whether the work is done already, and saving all files together."""
+
+    def __init__(self, script: str, stem: str, arguments: argparse.Namespace, folder, settings: dict):
+        """`script` is the caller's __file__; `settings` are those that change results."""
+        self.stem, self.out, self.started = stem, arguments.out, time.monotonic()
+        prepare_folder(self.out)
+        self.model, self.settings = folder.identity, significant(settings)
+        code = [
+            file_hash(Path(script)),
+            file_hash(ROOT / "utils.py"),
+            *map(file_hash, sorted((ROOT / "lab").glob("*.py"))),
+        ]
+        self.fingerprint = short_hash([self.model, self.settings, code])
+        if settings["device"] == "cpu" and folder.width <= NARROW:
+            torch.set_num_threads(1)
+        if arguments.device == "auto" and settings["device"] == "cpu" and processes()[0] == 0:
+            print("warning: no CUDA device here, running on the CPU")
+
+    def finished(self, arrays: Sequence[str]) -> bool:
+        """Whether results with this fingerprint and all their arrays are there; says so if they are."""
+        path = self.out / f"{self.stem}_results.json"
+        names = [path.name, f"{self.stem}_output.md", *arrays]
+        if not all((self.out / name).exists() for name in names):
+            return False
+        results = read_json(path)
+        if not isinstance(results, dict) or results.get("fingerprint") != self.fingerprint:
+            return False
+        if processes()[0] == 0:
+            print("results with these settings are there already; --fresh measures again")
+        print_verdict(self.out, self.stem, results)
+        return True
+
+    def save(self, results: dict, arrays: dict, render: Callable[[dict, dict], dict[str, bytes]]) -> None:
+        """Write arrays, report and figures, and last the JSON: all to temporary names, then all renamed; by one process.
+
+        `arrays` maps file names to arrays (or to bytes, for JSONL); `render` makes report and figures from both.
+        """
+        if processes()[0] > 0:
+            return
+        head = {"script": self.stem, "model": self.model, "settings": self.settings, "fingerprint": self.fingerprint}
+        results = head | significant(results)
+        files = {name: value if isinstance(value, bytes) else array_bytes(value) for name, value in arrays.items()}
+        content = json_bytes(results)
+        files |= render(json.loads(content), arrays)  # from what is saved, so that --report-only writes the same bytes
+        files[f"{self.stem}_results.json"] = content
+        write_files(self.out, files)
+        self.log()
+        print_verdict(self.out, self.stem, results)
+
+    def log(self) -> None:
+        """Append what must not be in reproducible files: duration, host and versions."""
+        import transformers
+
+        line = f"{self.stem} {self.model['name']}: {time.monotonic() - self.started:.1f} s, {platform.machine()}, "
+        line += (
+            f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}"
+        )
+        with open(self.out / "run.log", "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def save_plain(out: Path, stem: str, results: dict, render: Callable[[dict, dict], dict[str, bytes]]) -> None:
+    """Save results that belong to no single model, with their report."""
+    prepare_folder(out)
+    content = json_bytes(significant(results))
+    write_files(out, render(json.loads(content), {}) | {f"{stem}_results.json": content})
+    print_verdict(out, stem, results)
+
+
+def render_again(out: Path, stem: str, arrays: Sequence[str], render: Callable[[dict, dict], dict[str, bytes]]) -> None:
+    """--report-only: the report and its figures from saved results and arrays, without a model."""
+    results = load_results(out, stem)
+    write_files(out, render(results, {name: load_array(out, name) for name in arrays}))
+    print_verdict(out, stem, results)
+
+
+def load_results(out: Path, stem: str, model: dict | None = None) -> dict:
+    """An earlier phase's results; UserError if missing, damaged or (where `model` is given) another model's."""
+    path = out / f"{stem}_results.json"
+    if not path.exists():
+        raise UserError(f"{path} is missing: run {SCRIPTS[stem]} with the same --model and --out first")
+    results = read_json(path)
+    if not isinstance(results, dict) or results.get("script") != stem:
+        raise UserError(f"{path} is not a result of this suite: delete it and run again")
+    if model and results["model"] != model:
+        raise UserError(
+            f"{path} is about another model ({results['model']['name']}, weights {results['model']['weights_hash']}; "
+            f"now {model['name']}, weights {model['weights_hash']}): use another --out or run that phase again"
+        )
+    return results
+
+
+def bottleneck_layer(arguments: argparse.Namespace, folder) -> int:
+    """--layer: a number in range, or with `auto` the bottleneck that 1.py found for this model with the same --fold-norm."""
+    if arguments.layer != "auto":
+        try:
+            return check_range("--layer", int(arguments.layer), 0, folder.layers - 1)
+        except ValueError:
+            raise UserError(f"--layer {arguments.layer} is neither auto nor a number") from None
+    results = load_results(arguments.out, "one", folder.identity)
+    if results["settings"]["fold_norm"] != arguments.fold_norm:
+        raise UserError(
+            f"{arguments.out / 'one_results.json'} has another --fold-norm: run 1.py alike, or give --layer"
+        )
+    return results["bottleneck"]["layer"]
+
+
+def load_array(out: Path, name: str, shape: tuple[int, ...] | None = None) -> np.ndarray | bytes:
+    """An array of an earlier phase (bytes for JSONL); UserError if missing, damaged or of another shape."""
+    path = out / name
+    if not path.exists():
+        raise UserError(f"{path} is missing: run the script that writes it again with --fresh")
+    if path.suffix != ".npy":
+        return path.read_bytes()
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(
+            f"{path} is damaged ({first_line(error)}): run the script that writes it with --fresh"
+        ) from None
+    if shape is not None and array.shape != shape:
+        raise UserError(f"{path} has shape {array.shape}, expected {shape}: run the script that writes it with --fresh")
+    return array
+
+
+def read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} is damaged ({first_line(error)}): delete it and run again") from None
+
+
+def json_bytes(value: object) -> bytes:
+    return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def json_lines(records: Sequence[dict]) -> bytes:
+    lines = [json.dumps(record, ensure_ascii=False, sort_keys=True) for record in records]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def prepare_folder(out: Path) -> None:
+    """Make the output folder; UserError if it cannot be written to."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"--out {out} is not writable ({error.strerror}): give another folder") from None
+
+
+def write_files(out: Path, files: dict[str, bytes]) -> None:
+    """Write every file under a temporary name in the same folder, then rename them all, in the order given."""
+    staged = {}
+    try:
+        for name, content in files.items():
+            for left in out.glob(f".{name}.*.new"):  # of a run that was killed while it wrote
+                left.unlink()
+            staged[name] = out / f".{name}.{os.getpid()}.new"
+            staged[name].write_bytes(content)
+        for name in list(staged):
+            os.replace(staged[name], out / name)
+            del staged[name]
+    except OSError as error:
+        raise UserError(f"--out {out}: writing failed ({error.strerror}); earlier results are intact") from None
+    finally:
+        for path in staged.values():
+            path.unlink(missing_ok=True)
+
+
+def print_verdict(out: Path, stem: str, results: dict) -> None:
+    """The last line that a script prints."""
+    if processes()[0] == 0:
+        print(f"{results['verdict']}: {out / f'{stem}_output.md'}")

@@ -1,0 +1,1 @@
+"""The pages: words, tables and figures, made from results and arrays alone."""
