@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 .PHONY: hunt test lint clean
 
 hunt: $(VENV)/ready
-	$(BIN)/python hunt.py --model tiny
+	$(BIN)/python hunt.py --model tiny --out output/tiny
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -n 2

@@ -95,6 +95,23 @@ def outside(x, basis):
     return x - project(x, basis)
 
 
+def language_space(points: torch.Tensor) -> torch.Tensor:
+    """M_s of arXiv 2505.15257: right singular vectors of the centred language means.
+
+    (..., languages, problems, d) -> (..., languages - 1, d). The paper's code first finds the point that all means project
+    to and subtracts that; with languages - 1 directions the span is the same.
+    """
+    means = points.mean(-2)
+    _, _, right = torch.linalg.svd(means - means.mean(-2, keepdim=True), full_matrices=False)
+    return right[..., : means.shape[-2] - 1, :]
+
+
+def principal_subspace(points: torch.Tensor, k: int) -> torch.Tensor:
+    """Top principal directions of all points, languages and problems alike. (languages, problems, d) -> (k, d)"""
+    flat = points.flatten(0, 1)
+    return torch.linalg.svd(flat - flat.mean(0), full_matrices=False)[2][:k]
+
+
 def random_subspaces(generator: torch.Generator, count: int, k: int, d: int) -> torch.Tensor:
     """Haar-distributed subspaces, (count, k, d) with orthonormal rows, float64."""
     gaussian = torch.randn(count, d, k, generator=generator, dtype=torch.float64)

@@ -118,7 +118,7 @@ def hooked_scores(model, inputs: dict, site: int, vectors: torch.Tensor, tokens:
     """Log-probability of one token per prompt, a full pass for every condition. vectors (b, c, d) -> (b, c) on the CPU"""
     scores = []
     for condition in vectors.unbind(1):
-        with models.replaced_stream(model, site, condition):
+        with models.edited_stream(model, {site: lambda _, new=condition: new[:, None]}, "last"):
             logits = model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1].float()
         scores.append(logits.log_softmax(-1).gather(1, tokens.to(logits.device)))
     return torch.cat(scores, 1).cpu()

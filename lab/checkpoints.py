@@ -4,7 +4,9 @@ A weight matrix is stored as PyTorch's Linear has it, (out, in). Letters: L laye
 head width.
 """
 
+import argparse
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -17,6 +19,7 @@ from lab import runs
 
 # these name their projections alike, and scale the normed stream by the gain itself (Gemma's is 1 + gain)
 SUPPORTED_MODELS = ("qwen2", "qwen3", "llama", "mistral")
+NARROW = 512  # up to this width the matrices are so small that a second CPU thread costs more than it brings
 QWEN25_3B_SHAPE = {
     "model_type": "qwen2",
     "num_hidden_layers": 36,
@@ -94,7 +97,7 @@ def find_model(name: str, revision: str | None = None) -> ModelFolder:
             raise runs.UserError(
                 f"--revision {revision}: {name} is a local folder, which has no revisions; leave it out"
             )
-        shown, commit = path.resolve().name, None
+        shown, commit = runs.shown_name(name), None
     elif path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise runs.UserError(
             f"--model {name}: no such folder; give a local folder or a hub name such as {runs.DEFAULT_MODEL}"
@@ -117,6 +120,54 @@ def find_model(name: str, revision: str | None = None) -> ModelFolder:
             f"supported: {', '.join(SUPPORTED_MODELS)}"
         )
     return ModelFolder(shown, path, commit, config, files)
+
+
+@dataclass
+class Opening:
+    """What every measurement begins with."""
+
+    report: runs.Report
+    arguments: argparse.Namespace
+    device: torch.device
+    dtype: torch.dtype
+    folder: ModelFolder
+    settings: dict  # seed and device
+
+    def run(self, **settings) -> runs.Run | None:
+        """The run under these further settings; None where its results are there already."""
+        run = runs.Run(self.report, self.arguments, self.folder.identity, self.settings | settings)
+        return None if run.finished() else run
+
+
+def begin(report: runs.Report, arguments: argparse.Namespace) -> Opening | None:
+    """Device, dtype and model as the flags have them; None if --report-only was asked for, and is done."""
+    if arguments.report_only:
+        runs.render_again(arguments, report)
+        return None
+    device = runs.choose_device(arguments.device)
+    folder = find_model(arguments.model or runs.DEFAULT_MODEL, arguments.revision)
+    runs.check_owner(arguments.out, folder.identity)
+    if device.type == "cpu" and folder.width <= NARROW:
+        torch.set_num_threads(1)
+    if device.type == "cpu" and arguments.device == "auto" and runs.processes()[0] == 0:
+        print("warning: no CUDA device here, running on the CPU", file=sys.stderr)
+    settings = {"seed": arguments.seed, "device": device.type}
+    return Opening(report, arguments, device, runs.choose_dtype(arguments.dtype, device), folder, settings)
+
+
+def bottleneck_layer(arguments: argparse.Namespace, folder: ModelFolder) -> int:
+    """--layer: a number in range, or with `auto` the bottleneck that 1.py found for this model with the same --fold-norm."""
+    if arguments.layer != "auto":
+        try:
+            return runs.check_range("--layer", int(arguments.layer), 0, folder.layers - 1)
+        except ValueError:
+            raise runs.UserError(f"--layer {arguments.layer} is neither auto nor a number") from None
+    results = runs.load_results(arguments.out, "one", folder.identity)
+    if results["settings"]["fold_norm"] != arguments.fold_norm:
+        raise runs.UserError(
+            f"{arguments.out / 'one_results.json'} has another --fold-norm: run 1.py alike, or give --layer"
+        )
+    return results["bottleneck"]["layer"]
 
 
 def hub_snapshot(name: str, revision: str | None) -> Path:

@@ -226,3 +226,16 @@ def patched_prompts(
             waiting += [slice(middle, rows.stop), slice(rows.start, middle)]
         else:
             yield rows, engine
+
+
+def last_streams(model, tokenizer, prompts: Sequence[str], batch: int) -> torch.Tensor:
+    """Unpatched streams at the last position of every prompt, (prompts, L + 1, d) float32 on the CPU; in all processes.
+
+    Raises UserError where they are not finite.
+    """
+    engines = patched_prompts(model, tokenizer, prompts, [()] * len(prompts), batch)
+    parts = runs.gathered({rows.start: patcher.streams.float().cpu() for rows, patcher in engines})
+    streams = torch.cat(list(parts.values()))
+    if not torch.isfinite(streams).all():
+        raise runs.UserError("activations are not finite: try --dtype float32")
+    return streams

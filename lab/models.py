@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 
 import torch
 from safetensors import SafetensorError
@@ -124,38 +125,59 @@ def first_text_line(text: str) -> str:
 
 
 class _LastSiteReached(Exception):
-    """Ends a forward pass once every wanted site has been captured."""
+    """Ends a forward pass at the last wanted site."""
+
+
+@contextmanager
+def edited_stream(model, edits: dict[int, Callable], scope: str = "prefill", stop: bool = False):
+    """Hooks at the sites of `edits`: each edit gets the stream there, and what it returns (unless None) takes its place.
+
+    The first forward pass inside is the prompts'. Scopes: `last` hands an edit their last position, (b, 1, d); `prefill`
+    all prompt positions, (b, T, d); `all` these and, in later passes, every new token's. Pads on the left may be edited:
+    nothing attends to them. With `stop` the pass ends at the last site. Site s is what module s reads, s = 0..L.
+
+    with edited_stream(model, {5: lambda stream: 0 * stream}, "last"):
+        model.generate(**inputs)
+    """
+    modules = [*model.model.layers, model.model.norm]
+
+    def visitor(site: int, edit: Callable):
+        passes = iter(["prompts"])
+
+        def visit(_, args, kwargs):
+            if next(passes, None) or scope == "all":
+                stream = args[0] if args else kwargs["hidden_states"]
+                places = stream[:, -1:] if scope == "last" else stream
+                edited = edit(places)
+                if edited is not None:
+                    places.copy_(edited)
+            if stop and site == max(edits):
+                raise _LastSiteReached
+
+        return visit
+
+    hooks = []
+    try:
+        for site, edit in edits.items():
+            hooks.append(modules[site].register_forward_pre_hook(visitor(site, edit), with_kwargs=True))
+        with suppress(_LastSiteReached):
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager
 def captured_sites(model, sites: Sequence[int]):
-    """Hooks that fill the yielded dict, site -> residual stream (b, T, d), and end the pass after the last site.
+    """Fills the yielded dict, site -> residual stream (b, T, d), in one pass that ends at the last site.
 
     with captured_sites(model, (0, 5)) as streams:
         model(**inputs)
     streams[5]
     """
-    streams, layers = {}, model.model.layers
-
-    def keep(site: int, stream) -> None:
-        streams[site] = stream[0] if isinstance(stream, tuple) else stream
-        if site == max(sites):
-            raise _LastSiteReached
-
-    hooks = [
-        layers[0].register_forward_pre_hook(
-            lambda _, args, kwargs: keep(0, args or kwargs["hidden_states"]), with_kwargs=True
-        )
-        if site == 0
-        else layers[site - 1].register_forward_hook(lambda _, args, output, site=site: keep(site, output))
-        for site in sorted(set(sites))
-    ]
-    try:
-        with suppress(_LastSiteReached):
-            yield streams
-    finally:
-        for hook in hooks:
-            hook.remove()
+    streams = {}
+    with edited_stream(model, {site: partial(streams.__setitem__, site) for site in sites}, stop=True):
+        yield streams
 
 
 def padded_batch(tokenizer, prompts: Sequence[str], device) -> dict[str, torch.Tensor]:
@@ -196,24 +218,3 @@ def spaced(keep: torch.Tensor, size: int) -> torch.Tensor:
     """`size` evenly spaced positions among those kept, the last included."""
     positions = keep.nonzero().flatten()
     return positions[torch.linspace(0, len(positions) - 1, size).round().long()]
-
-
-@contextmanager
-def replaced_stream(model, site: int, vectors: torch.Tensor):
-    """The first forward pass inside gets `vectors` (b, d) as its stream at the last position of the site; later ones run freely.
-
-    For generation under a patch: the first pass is the prompt's, the later ones are those of the new tokens.
-    """
-    waiting = [vectors]
-
-    def replace(_, args, kwargs):
-        if waiting:
-            stream = args[0] if args else kwargs["hidden_states"]
-            stream[:, -1] = waiting.pop().to(stream)
-
-    modules = [*model.model.layers, model.model.norm]
-    hook = modules[site].register_forward_pre_hook(replace, with_kwargs=True)
-    try:
-        yield
-    finally:
-        hook.remove()

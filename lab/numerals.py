@@ -80,6 +80,7 @@ def extract_number(text: str) -> Fraction | None:
 
 
 def find_numbers(text: str) -> Iterator[Fraction]:
+    """Every number in the text, in order."""
     return (number_value(match) for match in NUMBER.finditer(text))
 
 
@@ -91,6 +92,7 @@ def number_value(match: re.Match) -> Fraction:
 
 
 def digits_value(text: str) -> Fraction:
+    """The value of digits with sign, currency, fraction or scale word: -$1,200.5, 1 3/4, 3 million, 2万."""
     sign = -1 if "-" in text else 1
     body = re.sub(r"[-$¥€£,]", "", text).strip().lower()
     if "/" in body:
@@ -104,6 +106,7 @@ def digits_value(text: str) -> Fraction:
 
 
 def english_value(text: str) -> Fraction:
+    """The value of a number in English words."""
     text, _, decimals = text.partition(" point ")
     sign = -1 if text.startswith(("minus", "negative")) else 1
     total = current = 0
@@ -119,6 +122,7 @@ def english_value(text: str) -> Fraction:
 
 
 def chinese_value(text: str) -> Fraction:
+    """The value of a number in Chinese numerals, fractions and percentages included."""
     if text.startswith("负"):
         return -chinese_value(text[1:])
     if "分之" in text:

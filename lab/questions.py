@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -76,6 +76,7 @@ def load_problems(files: Sequence[Path], languages: Sequence[str], limit: int | 
 
 
 def read_lines(file: Path) -> list[str]:
+    """Lines of a UTF-8 file; UserError where it is none."""
     try:
         return file.read_text(encoding="utf-8").split("\n")  # splitlines would break at U+2028 inside a string
     except (UnicodeDecodeError, OSError) as error:
@@ -166,6 +167,44 @@ def prompt_text(problem: Problem, language: str, languages: dict, exemplars: Seq
     """Exemplars, then the question, up to the answer."""
     question = languages[language]["prompt"].format(question=problem.question[language])
     return exemplar_text(language, languages, exemplars) + question
+
+
+@dataclass
+class Asking(checkpoints.Opening):
+    """The opening of a script that asks problems."""
+
+    languages: dict  # name -> template
+    files: list[Path]
+    problems: list[Problem]
+    exemplars: list[Problem]
+
+
+def begin(
+    report: runs.Report, arguments, problems: str, few_shot: bool = True, in_words: bool = False
+) -> Asking | None:
+    """`checkpoints.begin`, and what is asked: the problems given, the model folder's own, or data/<problems>.
+
+    Exemplars come likewise where `few_shot`, else only where --exemplars gives some. `in_words`: every problem and exemplar
+    must have its answer in words (UserError), and exemplars show that answer and no worked solution.
+    """
+    opening = checkpoints.begin(report, arguments)
+    if opening is None:
+        return None
+    folder, languages = opening.folder, load_languages(arguments.languages)
+    files = problem_files(arguments.problems, folder, "problems.jsonl", runs.ROOT / "data" / problems)
+    asked, exemplars = load_problems(files, list(languages), arguments.limit), []
+    settings = problem_settings(arguments, opening.device, opening.dtype, files, languages)
+    if few_shot:
+        exemplars, file = load_exemplars(arguments.exemplars, folder, languages, asked)
+        settings["exemplars"] = [file.name, runs.file_hash(file)[:16]]
+    elif arguments.exemplars:
+        exemplars = load_problems([arguments.exemplars], list(languages))
+    if in_words:
+        for problem in [*asked, *exemplars]:
+            check_words(problem, languages)
+        exemplars = [replace(exemplar, solution={}) for exemplar in exemplars]
+    parts = vars(opening) | {"settings": settings}
+    return Asking(**parts, languages=languages, files=files, problems=asked, exemplars=exemplars)
 
 
 def problem_settings(

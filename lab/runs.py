@@ -1,6 +1,7 @@
 """What every script does around its measurement: flags, one-line errors, processes, fingerprints, saving and loading."""
 
 import argparse
+import ast
 import hashlib
 import io
 import json
@@ -11,7 +12,10 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -28,7 +32,6 @@ SCRIPTS = {  # by the stem of what they write
     "hunt": "hunt.py",
 }
 DEFAULT_MODEL = "Qwen/Qwen2.5-3B"
-NARROW = 512  # up to this width the matrices are so small that a second CPU thread costs more than it brings
 
 
 class UserError(Exception):
@@ -42,11 +45,18 @@ class OneLineParser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
+class DefaultsHelp(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the default of every flag that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default not in (None, False) else action.help
+
+
 def command_line(description: str, asks_problems: bool = False) -> argparse.ArgumentParser:
     """The flags that every script shares; with `asks_problems` also those about problems."""
     title = description.strip().split("\n")[0]
-    parser = OneLineParser(description=title, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="hub name or local folder")
+    parser = OneLineParser(description=title, formatter_class=DefaultsHelp)
+    parser.add_argument("--model", help=f"hub name or local folder (default: {DEFAULT_MODEL})")
     parser.add_argument("--revision", help="branch, tag or commit on the hub")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument(
@@ -57,7 +67,7 @@ def command_line(description: str, asks_problems: bool = False) -> argparse.Argu
         "float16 overflows in Qwen2.5",
     )
     parser.add_argument("--out", type=Path, default=Path("output"), help="folder for reports and arrays")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of every random draw")
     parser.add_argument("--fresh", action="store_true", help="measure again even if results are up to date")
     parser.add_argument("--report-only", action="store_true", help="write the report again from saved results")
     if asks_problems:
@@ -99,6 +109,7 @@ def run_script(main: Callable[[], None]) -> None:
 
 
 def first_line(error: BaseException) -> str:
+    """An error's message cut to one line."""
     return (str(error).strip() or type(error).__name__).split("\n")[0][:200]
 
 
@@ -169,6 +180,12 @@ def short_hash(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def array_hash(array: np.ndarray) -> str:
+    """First 16 hex digits of the SHA-256 of an array's shape, type and bytes."""
+    head = f"{array.shape} {array.dtype.str} ".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
+
+
 def check_range(flag: str, value: int, low: int, high: int) -> int:
     """The value, or UserError if it lies outside low..high."""
     if not low <= value <= high:
@@ -194,66 +211,105 @@ def significant(value: object, digits: int = 4) -> object:
 
 
 def array_bytes(array: np.ndarray) -> bytes:
+    """An array as the bytes of a .npy file."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
 
 
+@dataclass(frozen=True)
+class Report:
+    """What a script writes beside its measurement, and what judges and words it.
+
+    `judge(results)` returns verdict, tests ({name: bool}), holds ({claim: bool or None}) and whatever else follows from the
+    numbers. `page` is the script's module in reports/: `claims(results)` gives its claim rows without `holds`,
+    `render(results, arrays)` file names and bytes, `summary(results)` the numbers that decided, on one line.
+    """
+
+    script: str  # the script's __file__
+    stem: str
+    arrays: tuple[str, ...]  # the files that hold the measurement beside the JSON
+    judge: Callable[[dict], dict]
+    page: ModuleType
+
+    def judged(self, results: dict) -> dict:
+        """The results with the verdict, tests and claims that today's rules and words give them."""
+        judgement = dict(self.judge(results))
+        holds = judgement.pop("holds")
+        results = results | judgement
+        rows = self.page.claims(results)
+        return significant(results | {"claims": [row | {"holds": holds[row["id"]]} for row in rows]})
+
+    def write(self, out: Path, results: dict, arrays: dict) -> None:
+        """Judge, render and write all files; the JSON, which says that the rest is there, last."""
+        results = self.judged(significant(results))
+        content = json_bytes(results)
+        files = {name: value if isinstance(value, bytes) else array_bytes(value) for name, value in arrays.items()}
+        files |= self.page.render(
+            json.loads(content), arrays
+        )  # from what is saved: --report-only writes the same bytes
+        write_files(out, files | {f"{self.stem}_results.json": content})
+        self.print_verdict(out, results)
+
+    def again(self, out: Path, results: dict) -> None:
+        """Judge and render saved results once more, without a model."""
+        results = self.judged(results)
+        content = json_bytes(results)
+        files = self.page.render(json.loads(content), {name: load_array(out, name) for name in self.arrays})
+        write_files(out, files | {f"{self.stem}_results.json": content})
+        self.print_verdict(out, results)
+
+    def print_verdict(self, out: Path, results: dict) -> None:
+        """The last line that a script prints."""
+        if processes()[0] == 0:
+            print(f"{results['verdict']}: {self.page.summary(results)} -> {out / f'{self.stem}_output.md'}")
+
+
 class Run:
     """One run of one script: its fingerprint, whether the work is done already, and saving all files together."""
 
-    def __init__(self, script: str, stem: str, arguments: argparse.Namespace, folder, settings: dict):
-        """`script` is the caller's __file__; `settings` are those that change results."""
-        self.stem, self.out, self.started = stem, arguments.out, time.monotonic()
-        prepare_folder(self.out)
-        self.model, self.settings = folder.identity, significant(settings)
-        code = [
-            file_hash(Path(script)),
-            file_hash(ROOT / "utils.py"),
-            *map(file_hash, sorted((ROOT / "lab").glob("*.py"))),
-        ]
-        self.fingerprint = short_hash([self.model, self.settings, code])
-        if settings["device"] == "cpu" and folder.width <= NARROW:
-            torch.set_num_threads(1)
-        if arguments.device == "auto" and settings["device"] == "cpu" and processes()[0] == 0:
-            print("warning: no CUDA device here, running on the CPU")
+    def __init__(self, report: Report, arguments: argparse.Namespace, model: dict, settings: dict):
+        """`model` is the model's identity; `settings` are those that change results, files among them by content.
 
-    def finished(self, arrays: Sequence[str]) -> bool:
-        """Whether results with this fingerprint and all their arrays are there; says so if they are."""
-        path = self.out / f"{self.stem}_results.json"
-        names = [path.name, f"{self.stem}_output.md", *arrays]
-        if not all((self.out / name).exists() for name in names):
+        Raises UserError where the output folder is not writable or holds another model's results.
+        """
+        self.report, self.out, self.fresh, self.started = report, arguments.out, arguments.fresh, time.monotonic()
+        check_owner(self.out, model)
+        prepare_folder(self.out)
+        self.model, self.settings = model, significant(settings)
+        self.fingerprint = short_hash([self.model, self.settings, code_hash(Path(report.script))])
+
+    def finished(self) -> bool:
+        """Whether results with this fingerprint and all their arrays are there; then only judged and worded again."""
+        path = self.out / f"{self.report.stem}_results.json"
+        if self.fresh or not all((self.out / name).exists() for name in (path.name, *self.report.arrays)):
             return False
         results = read_json(path)
         if not isinstance(results, dict) or results.get("fingerprint") != self.fingerprint:
             return False
         if processes()[0] == 0:
             print("results with these settings are there already; --fresh measures again")
-        print_verdict(self.out, self.stem, results)
+            self.report.again(self.out, results)
         return True
 
-    def save(self, results: dict, arrays: dict, render: Callable[[dict, dict], dict[str, bytes]]) -> None:
-        """Write arrays, report and figures, and last the JSON: all to temporary names, then all renamed; by one process.
+    def save(self, results: dict, arrays: dict) -> None:
+        """Write results, arrays, report and figures: all to temporary names, then all renamed; by one process.
 
-        `arrays` maps file names to arrays (or to bytes, for JSONL); `render` makes report and figures from both.
+        `arrays` maps file names to arrays (or to bytes, for JSONL).
         """
         if processes()[0] > 0:
             return
-        head = {"script": self.stem, "model": self.model, "settings": self.settings, "fingerprint": self.fingerprint}
-        results = head | significant(results)
-        files = {name: value if isinstance(value, bytes) else array_bytes(value) for name, value in arrays.items()}
-        content = json_bytes(results)
-        files |= render(json.loads(content), arrays)  # from what is saved, so that --report-only writes the same bytes
-        files[f"{self.stem}_results.json"] = content
-        write_files(self.out, files)
+        head = {"script": self.report.stem, "model": self.model, "settings": self.settings}
+        self.report.write(self.out, head | {"fingerprint": self.fingerprint} | results, arrays)
         self.log()
-        print_verdict(self.out, self.stem, results)
 
     def log(self) -> None:
         """Append what must not be in reproducible files: duration, host and versions."""
         import transformers
 
-        line = f"{self.stem} {self.model['name']}: {time.monotonic() - self.started:.1f} s, {platform.machine()}, "
+        line = (
+            f"{self.report.stem} {self.model['name']}: {time.monotonic() - self.started:.1f} s, {platform.machine()}, "
+        )
         line += (
             f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}"
         )
@@ -261,19 +317,80 @@ class Run:
             file.write(line + "\n")
 
 
-def save_plain(out: Path, stem: str, results: dict, render: Callable[[dict, dict], dict[str, bytes]]) -> None:
-    """Save results that belong to no single model, with their report."""
-    prepare_folder(out)
-    content = json_bytes(significant(results))
-    write_files(out, render(json.loads(content), {}) | {f"{stem}_results.json": content})
-    print_verdict(out, stem, results)
+def render_again(arguments: argparse.Namespace, report: Report) -> None:
+    """--report-only: saved results judged and rendered again, without a model; UserError if --model names another one."""
+    results = load_results(arguments.out, report.stem)
+    name = results["model"]["name"] if "model" in results else "several models"
+    if arguments.model is not None and shown_name(arguments.model) != name:
+        path = arguments.out / f"{report.stem}_results.json"
+        raise UserError(
+            f"{path} is about {name}, not about {shown_name(arguments.model)}: give the --out of that model"
+        )
+    report.again(arguments.out, results)
 
 
-def render_again(out: Path, stem: str, arrays: Sequence[str], render: Callable[[dict, dict], dict[str, bytes]]) -> None:
-    """--report-only: the report and its figures from saved results and arrays, without a model."""
-    results = load_results(out, stem)
-    write_files(out, render(results, {name: load_array(out, name) for name in arrays}))
-    print_verdict(out, stem, results)
+def shown_name(model: str) -> str:
+    """A model's name as reports show it: the hub's, or a local folder's own name."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
+
+
+def check_owner(out: Path, model: dict | None) -> None:
+    """UserError if the folder holds results of another model (None: of any one model, for a comparison of several)."""
+    for stem in SCRIPTS:
+        path = out / f"{stem}_results.json"
+        found = read_json(path) if path.exists() else None
+        owner = found.get("model") if isinstance(found, dict) else model
+        if found and owner != model:
+            name = f"{owner['name']} (weights {owner['weights_hash']})" if owner else "a comparison of several models"
+            raise UserError(f"{out} holds results of {name}: a folder belongs to one model, give another --out")
+
+
+def code_hash(script: Path) -> str:
+    """Hash of the code that measures: the script and what it imports of this project, but not its rules and words.
+
+    Comments and docstrings do not count: neither can change a number.
+    """
+    sources = []
+    for path in import_closure(script):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if (
+                isinstance(body, list)
+                and body
+                and isinstance(body[0], ast.Expr)
+                and isinstance(body[0].value, ast.Constant)
+            ):
+                del body[0]
+        sources.append([path.name, ast.dump(tree)])
+    return short_hash(sources)
+
+
+@cache
+def import_closure(script: Path) -> list[Path]:
+    """The script and the project's modules that it imports, directly or not, without verdicts.py and reports/."""
+    found, waiting = [], [script.resolve()]
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found.append(path)
+        for name in imported_names(path):
+            file = ROOT / f"{name.replace('.', '/')}.py"
+            if file.is_file() and name.split(".")[0] not in ("verdicts", "reports"):
+                waiting.append(file)
+    return [found[0], *sorted(found[1:])]
+
+
+def imported_names(path: Path) -> set[str]:
+    """Every module that a file names in an import, wherever in it; for `from a import b` both a and a.b."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
 
 
 def load_results(out: Path, stem: str, model: dict | None = None) -> dict:
@@ -290,21 +407,6 @@ def load_results(out: Path, stem: str, model: dict | None = None) -> dict:
             f"now {model['name']}, weights {model['weights_hash']}): use another --out or run that phase again"
         )
     return results
-
-
-def bottleneck_layer(arguments: argparse.Namespace, folder) -> int:
-    """--layer: a number in range, or with `auto` the bottleneck that 1.py found for this model with the same --fold-norm."""
-    if arguments.layer != "auto":
-        try:
-            return check_range("--layer", int(arguments.layer), 0, folder.layers - 1)
-        except ValueError:
-            raise UserError(f"--layer {arguments.layer} is neither auto nor a number") from None
-    results = load_results(arguments.out, "one", folder.identity)
-    if results["settings"]["fold_norm"] != arguments.fold_norm:
-        raise UserError(
-            f"{arguments.out / 'one_results.json'} has another --fold-norm: run 1.py alike, or give --layer"
-        )
-    return results["bottleneck"]["layer"]
 
 
 def load_array(out: Path, name: str, shape: tuple[int, ...] | None = None) -> np.ndarray | bytes:
@@ -326,6 +428,7 @@ def load_array(out: Path, name: str, shape: tuple[int, ...] | None = None) -> np
 
 
 def read_json(path: Path) -> dict:
+    """A JSON file's content; UserError where it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
@@ -333,10 +436,12 @@ def read_json(path: Path) -> dict:
 
 
 def json_bytes(value: object) -> bytes:
+    """JSON with sorted keys, the same bytes each time; NaN is refused."""
     return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def json_lines(records: Sequence[dict]) -> bytes:
+    """Records as JSONL."""
     lines = [json.dumps(record, ensure_ascii=False, sort_keys=True) for record in records]
     return ("\n".join(lines) + "\n").encode()
 
@@ -353,12 +458,14 @@ def prepare_folder(out: Path) -> None:
 
 
 def write_files(out: Path, files: dict[str, bytes]) -> None:
-    """Write every file under a temporary name in the same folder, then rename them all, in the order given."""
+    """Write every file that changes under a temporary name in the same folder, then rename them all, in the order given."""
     staged = {}
     try:
         for name, content in files.items():
             for left in out.glob(f".{name}.*.new"):  # of a run that was killed while it wrote
                 left.unlink()
+            if (out / name).is_file() and (out / name).read_bytes() == content:
+                continue
             staged[name] = out / f".{name}.{os.getpid()}.new"
             staged[name].write_bytes(content)
         for name in list(staged):
@@ -369,9 +476,3 @@ def write_files(out: Path, files: dict[str, bytes]) -> None:
     finally:
         for path in staged.values():
             path.unlink(missing_ok=True)
-
-
-def print_verdict(out: Path, stem: str, results: dict) -> None:
-    """The last line that a script prints."""
-    if processes()[0] == 0:
-        print(f"{results['verdict']}: {out / f'{stem}_output.md'}")

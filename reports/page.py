@@ -2,12 +2,39 @@
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from matplotlib.figure import Figure
+
+HOLDS = {True: "yes", False: "**no**", None: "not testable here"}
+METHODS = {  # how a Z was made, by the name that phase 2 gives it
+    "weight": "weight-based, multi-head",
+    "weight_head0": "weight-based, head 0",
+    "centroid": "fitted on activations: language centroids removed (arXiv 2505.15257)",
+    "ard_mmd": "fitted on activations: ARD-MMD",
+    "sweep": "weight-based, best layer of the sweep",
+    "previous_layer": "weight-based, previous layer",
+}
 
 
-def claim(identifier: str, text: str, recipe: str, measured: str, null: str, holds: bool | None) -> dict:
-    """One row of a report's claims table; `holds` None = cannot be judged on this model."""
-    return {"id": identifier, "claim": text, "recipe": recipe, "measured": measured, "null": null, "holds": holds}
+def claim(identifier: str, text: str, recipe: str, measured: str, null: str) -> dict:
+    """One row of a report's claims table, before verdicts.py says whether it holds."""
+    return {"id": identifier, "claim": text, "recipe": recipe, "measured": measured, "null": null}
+
+
+def prose(text: str) -> str:
+    """Wrapped prose as Markdown: soft line breaks fold into spaces; headings, tables, lists and images keep their lines.
+
+    Meant for triple-quoted f-strings, indented as the code is; blank lines part paragraphs.
+    """
+    blocks = []
+    for block in re.split(r"\n\s*\n", text.strip()):
+        first, *lines = (line.strip() for line in block.split("\n"))
+        for line in lines:
+            first += ("\n" if line.startswith(("|", "#", "- ", "![")) else " ") + line
+        blocks.append(first)
+    return "\n\n".join(blocks)
 
 
 def show(value: float | None, digits: int = 4) -> str:
@@ -34,20 +61,32 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def report(
     title: str, verdict: str, claims: Sequence[dict], sections: Sequence[str], limitations: Sequence[str]
-) -> str:
+) -> bytes:
     """The report's fixed order: verdict, claims, sections, limitations."""
-    words = {True: "yes", False: "**no**", None: "not testable here"}
     columns = ("claim", "recipe", "measured", "null")
-    rows = [[*(row[column] for column in columns), words[row["holds"]]] for row in claims]
+    rows = [[*(row[column] for column in columns), HOLDS[row["holds"]]] for row in claims]
     parts = [f"# {title}", f"**Verdict.** {verdict}"]
     if rows:
         parts += ["## Claims", table(["claim", "recipe", "measured", "null or chance", "holds"], rows)]
     parts += [*sections, "## Limitations", "\n".join(f"- {line}" for line in limitations)]
-    return "\n\n".join(parts) + "\n"
+    return ("\n\n".join(parts) + "\n").encode()
 
 
-def png(figure) -> bytes:
+@contextmanager
+def figure(width: float, height: float, rows: int = 1, columns: int = 1, **options) -> Iterator[tuple]:
+    """A figure of that size in inches and its panel or panels, laid out at the end.
+
+    with page.figure(6, 4) as (figure, panel):
+        panel.plot(values)
+    return page.png(figure)
+    """
+    drawing = Figure(figsize=(width, height))
+    yield drawing, drawing.subplots(rows, columns, **options)
+    drawing.tight_layout()
+
+
+def png(drawing: Figure) -> bytes:
     """A matplotlib Figure as PNG bytes, the same bytes each time."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
+    drawing.savefig(buffer, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
     return buffer.getvalue()

@@ -10,7 +10,8 @@ from conftest import random_model
 from controls import BOTTLENECK, LAYERS, write_control
 
 import utils
-from lab import checkpoints, models, questions, runs, statistics
+import verdicts
+from lab import checkpoints, models, questions, runs, statistics, subspaces
 
 SITES = (2, 3)
 PROMPTS = ["Question: Max has 7 eggs.\nAnswer:", "问题：小杰有7个鸡蛋，然后卖掉3个鸡蛋。\n答案："]
@@ -35,7 +36,9 @@ def edits_of(ablation, width: int, strength: float = 0.7, complement: bool = Fal
     return {site: ablation.Edit(basis, strength, complement) for site, basis in zip(SITES, bases)}
 
 
-# ---- edits against a forward pass by hand ---------------------------------------------------------------------------
+def edited(model, edits: dict, scope: str | None):
+    """The stream edited as the script edits it."""
+    return models.edited_stream(model, {site: edit.of for site, edit in edits.items()}, scope)
 
 
 def by_hand(model, ids: torch.Tensor, edits: dict, places: torch.Tensor) -> torch.Tensor:
@@ -51,8 +54,8 @@ def by_hand(model, ids: torch.Tensor, edits: dict, places: torch.Tensor) -> torc
             projector = (edit.basis.T @ edit.basis).double()
             if edit.complement:
                 projector = torch.eye(len(projector)).double() - projector
-            edited = hidden.double() - edit.strength * hidden.double() @ projector
-            hidden = torch.where(places[None, :, None], edited.float(), hidden)
+            changed = hidden.double() - edit.strength * hidden.double() @ projector
+            hidden = torch.where(places[None, :, None], changed.float(), hidden)
         if site < len(model.model.layers):
             hidden = model.model.layers[site](
                 hidden, attention_mask=mask, position_ids=positions, position_embeddings=rotary
@@ -74,7 +77,7 @@ def test_every_scope_equals_a_forward_pass_by_hand(ablation, loaded, scope, fami
     assert lengths[0] != lengths[1]
     new = torch.tensor([[5, 77, 130], [400, 9, 12]])
     steps = []
-    with ablation.edited_streams(model, edits, scope):
+    with edited(model, edits, scope):
         mask, positions = inputs["attention_mask"], inputs["position_ids"]
         output = model(**inputs, use_cache=True)
         steps.append(output.logits[:, -1])
@@ -89,10 +92,10 @@ def test_every_scope_equals_a_forward_pass_by_hand(ablation, loaded, scope, fami
         ids = torch.tensor(tokenizer(prompt)["input_ids"])
         ids, length = torch.cat([ids, new[row]]), len(ids)
         places = {"last": [length - 1], "prefill": range(length), "all": range(length + 3)}[scope]
-        edited = torch.tensor([place in places for place in range(length + 3)])
-        expected = by_hand(model, ids, edits, edited)[length - 1 :]
+        chosen = torch.tensor([place in places for place in range(length + 3)])
+        expected = by_hand(model, ids, edits, chosen)[length - 1 :]
         torch.testing.assert_close(found[row], expected, atol=1e-4, rtol=1e-4)
-    assert (found - by_hand(model, ids, {}, edited)[length - 1 :]).abs().max() > 0.01  # the edit does something
+    assert (found - by_hand(model, ids, {}, chosen)[length - 1 :]).abs().max() > 0.01  # the edit does something
 
 
 @pytest.mark.parametrize("scope", ["last", "prefill", "all"])
@@ -102,7 +105,7 @@ def test_complete_removal_leaves_nothing_at_the_scoped_positions_and_touches_no_
     edits = edits_of(ablation, model.config.hidden_size, strength=1.0)
     inputs = models.padded_batch(tokenizer, PROMPTS[:1], model.device)
     seen = {site: [] for site in SITES}
-    with ablation.edited_streams(model, edits, scope):
+    with edited(model, edits, scope):
         hooks = [
             model.model.layers[site].register_forward_pre_hook(
                 lambda _, args, site=site: seen[site].append((args[0] @ edits[site].basis.T).norm(dim=-1)[0])
@@ -127,10 +130,10 @@ def test_strength_zero_changes_no_bit(ablation, loaded):
         inputs = models.padded_batch(tokenizer, PROMPTS, model.device)
         with torch.inference_mode():
             plain = model(**inputs).logits
-            with ablation.edited_streams(model, edits, "all"):
+            with edited(model, edits, "all"):
                 assert torch.equal(model(**inputs).logits, plain)
         outputs = models.generate(model, tokenizer, PROMPTS, 6, 2)
-        during = lambda _, edits=edits: ablation.edited_streams(model, edits, "all")  # noqa: E731
+        during = lambda _, edits=edits: edited(model, edits, "all")  # noqa: E731
         assert models.generate(model, tokenizer, PROMPTS, 6, 2, during) == outputs
 
 
@@ -139,7 +142,7 @@ def test_every_batch_of_a_generation_is_edited_alike(ablation, loaded):
     model, tokenizer = loaded["qwen2"]
     edits = edits_of(ablation, model.config.hidden_size, strength=1.5)
     prompts = PROMPTS * 3
-    during = lambda _: ablation.edited_streams(model, edits, "last")  # noqa: E731
+    during = lambda _: edited(model, edits, "last")  # noqa: E731
     alone = [models.generate(model, tokenizer, [prompt], 6, 1, during)[0] for prompt in prompts]
     assert models.generate(model, tokenizer, prompts, 6, 2, during) == alone
     assert models.generate(model, tokenizer, prompts, 6, 6, during) == alone
@@ -149,22 +152,19 @@ def test_hooks_are_gone_after_use_and_after_an_error(ablation, loaded):
     model, tokenizer = loaded["qwen2"]
     modules = [*model.model.layers, model.model.norm]
     good = edits_of(ablation, model.config.hidden_size)
-    with ablation.edited_streams(model, good, "all"):
+    with edited(model, good, "all"):
         assert sum(len(module._forward_pre_hooks) for module in modules) == len(SITES)
     assert not any(module._forward_pre_hooks for module in modules)
-    with pytest.raises(KeyError), ablation.edited_streams(model, good, "all"):
+    with pytest.raises(KeyError), edited(model, good, "all"):
         raise KeyError
     assert not any(module._forward_pre_hooks for module in modules)
     wrong = {2: ablation.Edit(torch.eye(3, 7), 1.0)}
     with pytest.raises(RuntimeError):
-        models.generate(model, tokenizer, PROMPTS, 3, 2, lambda _: ablation.edited_streams(model, wrong, "all"))
+        models.generate(model, tokenizer, PROMPTS, 3, 2, lambda _: edited(model, wrong, "all"))
     assert not any(module._forward_pre_hooks for module in modules)
-    with pytest.raises(IndexError), ablation.edited_streams(model, good | {99: good[2]}, "all"):
+    with pytest.raises(IndexError), edited(model, good | {99: good[2]}, "all"):
         pass
     assert not any(module._forward_pre_hooks for module in modules)
-
-
-# ---- subspaces ------------------------------------------------------------------------------------------------------
 
 
 def clouds(languages: int = 3, problems: int = 24, width: int = 20, apart: float = 5.0) -> torch.Tensor:
@@ -218,9 +218,16 @@ def write_phase2(path, out, basis: torch.Tensor, site: int, fitted_on: tuple = (
     """The files of phase 2 that the script reads, with a Z of our own."""
     out.mkdir(parents=True, exist_ok=True)
     z = {"method": "weight", "layer": site - 1, "site": site, "k": len(basis), "holds": True, "fitted_on": [*fitted_on]}
-    results = {"script": "phase2", "model": checkpoints.find_model(str(path)).identity, "settings": {"layer": site - 1}}
+    folder = checkpoints.find_model(str(path))
+    results = {
+        "script": "phase2",
+        "model": folder.identity,
+        "settings": {"layer": site - 1},
+        "z_dimensions": [len(basis)],
+    }
     (out / "phase2_results.json").write_text(json.dumps(results | {"z": z, "fingerprint": "0" * 16}))
     np.save(out / "phase2_z_basis.npy", basis.float().numpy())
+    np.save(out / "phase2_layer_subspaces.npy", np.zeros((folder.layers, len(basis), folder.width), np.float32))
 
 
 def study_of(ablation, path, batch: int = 16):
@@ -242,14 +249,14 @@ def planted(tmp_path_factory):
 
 def test_the_planted_language_direction_is_found_behind_every_layer(ablation, planted):
     study, problems = study_of(ablation, planted.path)
-    bases = ablation.language_bases(ablation.last_streams(study, problems[:20]))
+    bases = ablation.language_bases(study.last_streams(problems[:20]))
     cosines = bases[1:, 0] @ planted.language
     assert cosines.abs().min() > 0.98
 
 
 def test_edits_lie_behind_the_middle_and_upper_layers(ablation):
     bases = utils.random_subspaces(torch.Generator().manual_seed(0), 10, 1, 12).float()
-    z = ablation.HandedZ(bases[0], 4, set(), {})
+    z = subspaces.HandedZ(bases[0], bases, 4, 3, set(), {})
     spaces = ablation.Subspaces(z, bases, [3, 4, 5], [6, 7, 8])
     removed = spaces.edits(ablation.Setting("language", "all", 0.4))
     assert {site: edit.strength for site, edit in removed.items()} == {4: 0.4, 5: 0.4, 6: 0.4}
@@ -265,9 +272,6 @@ def test_edits_lie_behind_the_middle_and_upper_layers(ablation):
         assert torch.equal(null.language, spaces.null(name, 0, streams, 0).language)
         assert not torch.equal(null.language, spaces.null(name, 1, streams, 0).language)
     assert spaces.null("random_perp", 0, streams, 0).z.basis.shape == z.basis.shape
-
-
-# ---- halves and strengths -------------------------------------------------------------------------------------------
 
 
 def problem(index: int):
@@ -295,9 +299,6 @@ def test_the_best_strength_wins_and_of_equals_the_weakest(ablation):
     assert list(ablation.REINJECTIONS) == sorted(ablation.REINJECTIONS)
     for right, best in (((3, 5, 4), 1), ((5, 5, 4), 0), ((0, 0, 0), 0), ((1, 2, 2), 1)):
         assert ablation.choose(dict(zip(settings, right))) == settings[best]
-
-
-# ---- statistics and verdict -----------------------------------------------------------------------------------------
 
 
 def test_differences_are_paired_by_problem(ablation):
@@ -329,24 +330,64 @@ def test_differences_are_paired_by_problem(ablation):
         (0.0, 1.0, (19, 19), "no_effect"),
     ],
 )
-def test_verdict_by_the_rule(ablation, difference, p, reached, verdict):
-    def row(condition, scope, chosen, **values):
-        return {"condition": condition, "scope": scope, "chosen": chosen, "strength": 0.4 if chosen else 1.0} | values
+def test_verdict_by_the_rule(difference, p, reached, verdict):
+    assert verdicts.ablation(results_with(difference, p, reached))["verdict"] == verdict
+
+
+def results_with(difference: float, p: float, reached: tuple = (0, 0), **changes) -> dict:
+    """What the rule reads, with a primary row of that difference and p, and nulls with so many draws that reach it."""
+
+    def row(*roles, **values):
+        return {"roles": roles, "kept_difference_interval": [0.0, 0.0], "difference_interval": [-0.1, 0.0]} | values
 
     other = {"difference": 0.9, "p": 1e-6}  # what else is significant does not count
-    rows = [row("language", "prefill", False, **other), row("language", "last", True, **other)]
-    rows += [row("language", "prefill", True, difference=difference, p=p), row("z_perp", "prefill", True, **other)]
-    nulls = [{"primary": True, "reached": count} for count in reached] + [{"primary": False, "reached": 3}]
-    assert ablation.decide({"rows": rows, "nulls": nulls}) == verdict
+    rows = [row("complete", **other), row(**other), row("reinjected", **other), row("z_perp", **other)]
+    rows += [row("primary", difference=difference, p=p)]
+    nulls = [{"roles": ["primary"], "reached": count} for count in reached]
+    nulls += [{"roles": ["complete"], "reached": 3}, {"roles": [], "reached": 3}, {"roles": ["z_perp"], "reached": 0}]
+    return {"rows": rows, "nulls": nulls, "room": 10, "solved": 10} | changes
+
+
+def test_what_holds_and_what_is_not_testable():
+    def holds(*arguments, **changes) -> list:
+        judgement = verdicts.ablation(results_with(*arguments, **changes))
+        return [judgement["holds"][identifier] for identifier in ("language", "reinjected", "z_perp")]
+
+    assert holds(0.2, 0.01) == [True, True, True]
+    assert holds(-0.2, 0.01) == [False, True, True]
+    assert holds(0.1, 0.2) == [False, True, True]
+    assert holds(0.1, 0.2, room=5) == [None, True, True]  # five that gain are not enough to see an improvement
+    assert holds(-0.2, 0.01, room=5) == [False, True, True]
+    assert holds(0.2, 0.01, solved=5) == [True, None, None]  # nor five that are lost
+    assert holds(0.0, 1.0, solved=0) == [None, None, None]
+    lost = results_with(0.2, 0.01)
+    lost["rows"][2]["kept_difference_interval"] = [-0.11, 0.0]
+    assert verdicts.ablation(lost)["holds"] == {"language": True, "reinjected": False, "z_perp": True}
+    random_does_as_well = results_with(0.2, 0.01)
+    random_does_as_well["nulls"][-1]["reached"] = 1
+    assert verdicts.ablation(random_does_as_well)["holds"]["z_perp"] is False
+
+
+def test_the_margin_stands_in_the_verdicts(monkeypatch):
+    monkeypatch.setattr(verdicts, "INTACT_MARGIN", 0.05)
+    assert verdicts.ablation(results_with(0.2, 0.01))["holds"]["z_perp"] is False
 
 
 def test_the_nulls_can_reach_the_level(ablation):
-    assert statistics.permutation_p(0, ablation.DRAWS) <= ablation.LEVEL
-    assert ablation.needed() == 6
-    assert statistics.mcnemar_p(6, 0) < ablation.LEVEL <= statistics.mcnemar_p(5, 0)
+    assert statistics.permutation_p(0, ablation.DRAWS) <= verdicts.LEVEL
+    assert verdicts.ablation(results_with(0.2, 0.01))["needed"] == 6
+    assert statistics.mcnemar_p(6, 0) < verdicts.LEVEL <= statistics.mcnemar_p(5, 0)
 
 
-# ---- end to end -----------------------------------------------------------------------------------------------------
+def test_every_role_is_played_by_one_row(ablation):
+    """Also where the chosen strength is complete removal, which is then scored once."""
+    for best in ablation.STRENGTHS:
+        played = []
+        for condition in ablation.CONDITIONS:
+            for scope in ablation.SCOPES:
+                for strength in sorted({best, ablation.COMPLETE}):
+                    played += ablation.roles(ablation.Setting(condition, scope, strength), strength == best)
+        assert sorted(played) == sorted(ablation.ROLES)
 
 
 @pytest.fixture
@@ -358,6 +399,10 @@ def few_draws(ablation, monkeypatch):
 def run(ablation, path, out, *flags) -> dict:
     ablation.main(["--model", str(path), "--out", str(out), "--device", "cpu", *flags])
     return json.loads((out / "ablation_results.json").read_text())
+
+
+def row_of(results: dict, role: str) -> dict:
+    return next(row for row in results["rows"] if role in row["roles"])
 
 
 def test_nothing_solved_is_a_result(ablation, few_draws, small, tmp_path, monkeypatch, capsys):
@@ -379,6 +424,34 @@ def test_nothing_solved_is_a_result(ablation, few_draws, small, tmp_path, monkey
     run(ablation, small, tmp_path, "--limit", "10")
     assert "there already" in capsys.readouterr().out
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != "run.log"} == files
+    judged_again_from_the_file(ablation, tmp_path, results, monkeypatch)
+
+
+def judged_again_from_the_file(ablation, out, results: dict, monkeypatch) -> None:
+    """Verdict and page follow the saved numbers and today's thresholds, not the script's constants."""
+
+    def again() -> tuple[dict, str, bytes]:
+        ablation.main(["--out", str(out), "--report-only"])
+        found = json.loads((out / "ablation_results.json").read_text())
+        return found, (out / "ablation_output.md").read_text(), (out / "ablation_test.png").read_bytes()
+
+    row_of(results, "primary").update(difference=0.2, accuracy=0.2, p=0.01)
+    results["none"]["accuracy"], results["solved"] = 0.1, 10
+    for null in results["nulls"]:
+        null["reached"] = 0
+    results["draws"]["side"] = 77
+    (out / "ablation_results.json").write_text(json.dumps(results))
+    monkeypatch.setattr(ablation, "SCOPES", ())
+    found, text, figure = again()
+    assert found["verdict"] == "ablation_helps"
+    assert "`ablation_helps`" in text
+    assert "only 77 draws" in text
+    monkeypatch.setattr(verdicts, "LEVEL", 0.001)
+    found, text, _ = again()
+    assert (found["verdict"], found["needed"]) == ("no_effect", 11)
+    assert "`no_effect`" in text
+    (out / "ablation_results.json").write_text(json.dumps(found | {"scopes": found["scopes"][::-1]}))
+    assert again()[2] != figure  # from top to bottom in the file's order
 
 
 def test_on_a_planted_model_z_alone_carries_the_answer(ablation, planted, tmp_path, monkeypatch):
@@ -391,18 +464,18 @@ def test_on_a_planted_model_z_alone_carries_the_answer(ablation, planted, tmp_pa
     assert results["none"]["kept"] == 1
     assert (results["settings"]["middle"], results["settings"]["upper"]) == ([2, 3], [4, 5])
     assert all(layer["stability"] > 0.9 for layer in results["subspaces"])
-    bare = ablation.find(results["rows"], "language", 1.0)
+    bare = row_of(results, "complete")
     assert bare["accuracy"] > solved - 0.1  # without the strongest direction, noise counts for more
     assert 0.2 < bare["kept"] < 0.8  # what is left decides by noise
-    assert ablation.find(results["rows"], "z_perp", 1.0)["accuracy"] >= solved
+    assert row_of(results, "z_perp")["accuracy"] >= solved
     nulls = [null for null in results["nulls"] if null["null"] == "random_perp" and null["scope"] != "all"]
     assert all(max(null["differences"]) < -0.3 for null in nulls)
     holds = {claim["id"]: claim["holds"] for claim in results["claims"]}
     assert (holds["language"], holds["z_perp"]) == (None, True)  # too little room to improve
     assert "the ceiling" in (tmp_path / "ablation_output.md").read_text()
-    others = [row for row in results["rows"] if not ablation.is_primary(row)]
+    others = [row for row in results["rows"] if "primary" not in row["roles"]]
     assert [row["p_holm"] for row in others] == pytest.approx(statistics.holm([row["p"] for row in others]), rel=1e-3)
-    assert "p_holm" not in ablation.find(results["rows"], "language")
+    assert "p_holm" not in row_of(results, "primary")
     assert len(results["rows"]) == sum(1 if row["strength"] == 1 else 2 for row in results["rows"] if row["chosen"])
 
 
@@ -428,9 +501,6 @@ def test_the_test_half_has_no_say_in_the_choice(ablation, planted, few_draws, tm
     assert first["none"]["accuracy"] != second["none"]["accuracy"]
     chosen = [[row["strength"] for row in results["rows"] if row["chosen"]] for results in (first, second)]
     assert chosen[0] == chosen[1]
-
-
-# ---- bad input ------------------------------------------------------------------------------------------------------
 
 
 def test_bad_input_is_named(ablation, small, tmp_path):

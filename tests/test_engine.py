@@ -183,7 +183,8 @@ def test_generation_under_a_patch_follows_the_patched_logits(loaded):
     patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS)
     vectors = patches(patcher, 3)[:, 1]
     inputs = models.padded_batch(tokenizer, PROMPTS, "cpu")
-    with torch.inference_mode(), models.replaced_stream(model, 3, vectors):
+    edits = {3: lambda _: vectors[:, None]}
+    with torch.inference_mode(), models.edited_stream(model, edits, "last"):
         tokens = model.generate(
             input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=2
         )

@@ -10,10 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT, random_model
 from controls import BOTTLENECK, write_control
 
-from lab import runs
+import verdicts
+from lab import checkpoints, runs
+from reports import hunt as page
 
 
 @pytest.fixture
@@ -51,10 +54,13 @@ def control(path: Path, kind: str) -> Path:
 
 
 def branches(results: dict) -> dict:
-    return {node["node"]: node["branch"] for node in results["path"]}
+    return {node["node"]: node["taken"] for node in results["path"]}
 
 
-# ---- models with a known answer -------------------------------------------------------------------------------------
+def held(results: dict) -> list[str]:
+    """The contingencies of the path that hold."""
+    (node,) = (node for node in results["path"] if node["node"] == "contingencies")
+    return [row["z"] for row in node["candidates"] if row["holds"]]
 
 
 @pytest.mark.slow
@@ -82,7 +88,7 @@ def test_a_decoy_is_refuted_and_the_contingency_named(script, tmp_path, in_proce
     results = hunt(script, tmp_path / "out", "--model", control(tmp_path / "decoy", "decoy"))
     assert results["weight_based"] == {"separates": "none", "causal": "none", "handed_on": "centroid"}
     assert branches(results)["separation"] == "no"
-    assert "(a) language centroids" in branches(results)["contingencies"]
+    assert "centroid" in held(results)
     assert results["verdict"] == "causal_z"  # by the rule, of the Z that the contingency found
     text = (tmp_path / "out" / "hunt_output.md").read_text()
     assert "language centroids removed" in text.splitlines()[2]
@@ -95,7 +101,7 @@ def test_a_decoy_is_refuted_and_the_contingency_named(script, tmp_path, in_proce
 def test_random_weights_have_no_z(script, tmp_path, in_process):
     results = hunt(script, tmp_path / "out", "--model", control(tmp_path / "random", "random"))
     assert results["verdict"] == "no_z"
-    assert branches(results)["contingencies"] == "none holds"
+    assert branches(results)["contingencies"] == "no"
     assert all(row["holds"] is not True for row in results["claims"] if row["id"] not in ("comparison",))
 
 
@@ -129,12 +135,10 @@ def test_every_family_runs_end_to_end_and_is_compared(script, families, tmp_path
     assert (tmp_path / "out" / "hunt_output.md").read_text() == before
 
 
-# ---- rules ----------------------------------------------------------------------------------------------------------
-
-
 def parts(separates: str = "none", holds: bool = False, patched: str = "none", p: float = 0.005, **tried) -> dict:
-    """What `decide` reads of the scripts' results, as the scripts write them."""
+    """What the hunt reads of the scripts' results, as the scripts write them."""
     success = dict.fromkeys(("z", "z_perp", "full", "full_wrong_donor", "random", "random_matched"), 0.5)
+    method = "weight" if separates != "none" else "centroid"
     phase3 = {
         "verdict": patched,
         "pairs": 10,
@@ -142,32 +146,34 @@ def parts(separates: str = "none", holds: bool = False, patched: str = "none", p
         "null": {name: {"p": p} for name in ("random", "random_matched")},
         "causal_site": {"site": None},
         "paired": {"z": {"full": 0.01}},
-        "fingerprint": "c",
     }
-    candidates = {"centroid": {"contrast": 0.5, "p": 0.01, "p_holm": 0.01, "holds": holds, "layer": 1, "k": 3}}
+    candidate = {"contrast": 0.5, "p": 0.01, "p_holm": 0.01, "holds": holds, "layer": 1, "k": 3}
     phase2 = {
         "verdict": separates,
+        "tests": {"centred": True},
+        "settings": {"layer": 1},
         "primary": {"ratio_z": 1.0, "ratio_z_perp": 1.0, "p": 0.5, "contrast": 1.0},
-        "z": {"method": "weight" if separates != "none" else "centroid", "holds": separates == "clear" or holds},
+        "rivals": {name: {"contrast": 1.0} for name in ("weight", "centroid", "random")},
+        "plane": dict.fromkeys(("language_in_z", "problem_in_z", "problem_shuffled"), [0.5, 0.5, 0.5]),
+        "chance": {"language": 0.5},
+        "z": {"method": method, "holds": separates == "clear" or holds, "layer": 1, "site": 2},
         "claims": [{"id": "centred", "holds": True}],
         "problems": 10,
-    } | ({"contingencies": {"candidates": candidates}} if separates == "none" else {})
+    } | ({"contingencies": {"candidates": {"centroid": candidate}}} if separates == "none" else {})
+    transfer = {"id": "transfer", "claim": "a", "measured": "b", "null": "c", "holds": False}
     bridge = {
         "verdict": "no_bridge",
-        "claims": [],
+        "claims": [transfer],
         "held_out_r2": {"ridge": 0.0, "mean_shift": 0.0},
         "transfer": {"success": {"ridge": 0.0, "identity": 0.0}},
     }
     one = {"layer": 1, "mean": 3.0, "support": 0.5, "support_groups": 0.5}
+    asked = {"settings": {"languages": ["zh", "en"]}, "right": {"en": 1, "zh": 2}, "n": 2, "mcnemar_p": 1.0}
+    two = {"settings": {"layer": 1}, "ffn_alignment_over_chance": [1.0, 1.0, 1.0]}
     result = {
         "one": {"verdict": "no_bottleneck", "bottleneck": one},
-        "phase0": {
-            "verdict": "no_asymmetry",
-            "settings": {"languages": ["en", "zh"]},
-            "right": {"en": 1, "zh": 1},
-            "n": 2,
-            "mcnemar_p": 1.0,
-        },
+        "two": {"verdict": "ffn_at_chance", **two},
+        "phase0": {"verdict": "no_asymmetry", **asked},
         "phase2": phase2,
         "phase3": phase3,
         "phase3b": bridge,
@@ -176,11 +182,16 @@ def parts(separates: str = "none", holds: bool = False, patched: str = "none", p
         "reasoning/phase3": phase3,
         "reasoning/phase3b": bridge,
     }
-    return result | {f"{name}/phase3": phase3 | {"verdict": verdict} for name, verdict in tried.items()}
+    for name, verdict in tried.items():
+        z = phase2["z"] | {"method": name}
+        result |= {f"{name}/phase2": phase2 | {"z": z}, f"{name}/phase3": phase3 | {"verdict": verdict}}
+    return result
 
 
-class Folder:
-    layers = 8
+@pytest.fixture
+def judged(script):
+    """Parts -> what their hunt in a model of 8 layers saves of them."""
+    return lambda given: script("hunt.py").REPORT.judged(runs.significant(script("hunt.py").gather(given, 8)))
 
 
 @pytest.mark.parametrize(
@@ -200,22 +211,24 @@ class Folder:
         ({"separates": "none", "patched": "none"}, "no_z"),
     ],
 )
-def test_verdicts_follow_from_the_rule(script, given, verdict):
-    results = script("hunt.py").decide(parts(**given), Folder)
+def test_verdicts_follow_from_the_rule(judged, given, verdict):
+    results = judged(parts(**given))
     assert results["verdict"] == verdict
-    assert results["path"][-1]["branch"] == verdict
+    assert results["path"][-1]["taken"] == verdict
     assert ("contingencies" in [node["node"] for node in results["path"]]) == (given["separates"] == "none")
+    found_by = "ard_mmd" if verdict == "causal_z" and "ard_mmd" in given else parts(**given)["phase2"]["z"]["method"]
+    assert results["weight_based"]["handed_on"] == found_by
 
 
 @pytest.mark.parametrize("layer, agree", [(0, True), (1, True), (2, True), (3, False)])
-def test_prediction_and_cause_agree_within_a_layer(script, layer, agree):
+def test_prediction_and_cause_agree_within_a_layer(judged, layer, agree):
     given = parts()
     given["phase3"]["causal_site"] = {"site": layer + 1, "layer": layer, "p_holm": 0.01}
-    found = script("hunt.py").decide(given, Folder)["layers"]
+    found = judged(given)["layers"]
     assert found["agree"] is agree
     assert found["chance"] == 3 / 8
     given["phase3"]["causal_site"]["p_holm"] = 0.2
-    assert script("hunt.py").decide(given, Folder)["layers"]["agree"] is None
+    assert judged(given)["layers"]["agree"] is None
 
 
 def test_every_contingency_that_holds_is_patched_before_the_hunt_says_no(script):
@@ -230,7 +243,115 @@ def test_every_contingency_that_holds_is_patched_before_the_hunt_says_no(script)
     assert module.untried(parts("clear")) == []
 
 
-# ---- running --------------------------------------------------------------------------------------------------------
+def test_a_separation_by_the_offset_alone_is_said(judged):
+    given = parts("clear")
+    assert not judged(given)["offset_only"]
+    for centred, said in ((False, True), (None, False)):
+        given["phase2"]["tests"]["centred"] = centred
+        results = judged(given)
+        assert results["offset_only"] is said
+        assert ("once the constant offset" in page.verdict_sentence(results)) is said
+    given = parts("none")
+    given["phase2"]["tests"]["centred"] = False
+    assert not judged(given)["offset_only"]
+
+
+def test_the_page_has_its_words_of_its_own_and_its_orders_from_the_file(judged):
+    given = parts(holds=True, patched="partial", ard_mmd="none")
+    candidates = given["phase2"]["contingencies"]["candidates"]
+    candidates["ard_mmd"] = candidates["centroid"]
+    results = judged(given)
+    behaviour, separation, contingencies, patching, again, end = results["path"]
+    assert page.measured(behaviour)[0] == "zh 2/2, en 1/2"
+    words = [page.branch(node) for node in (behaviour, separation, contingencies, patching, again, end)]
+    held = "(a) language centroids, (c) ARD-MMD hold"
+    assert words == ["no: limitation flagged", "no", held, "in part", "no", "correlational_z"]
+    contingencies["candidates"].reverse()
+    assert page.branch(contingencies) == "(c) ARD-MMD, (a) language centroids hold"
+    assert page.contingency_table(results["path"]).splitlines()[2].startswith("| (c) ARD-MMD")
+    assert "| patching: (c) ARD-MMD | no |" in page.tree_table(results["path"])
+
+
+class Succeeded:
+    """A script that ended well."""
+
+    returncode = 0
+
+
+def write_parts(out: Path, folder: Path, given: dict) -> None:
+    """The scripts' results files as they would lie there for this model."""
+    model = checkpoints.find_model(str(folder)).identity
+    for key, part in given.items():
+        path = out / f"{key}_results.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(part | {"script": path.name.removesuffix("_results.json"), "model": model}))
+
+
+def test_a_changed_threshold_is_judged_again_without_a_model(script, small, tmp_path, monkeypatch, capsys):
+    given = parts("clear", patched="double_dissociation", p=0.01)
+    given["phase3"]["causal_site"] = {"site": 3, "layer": 2, "p_holm": 0.004, "gain": 0.5, "support": 0.9}
+    write_parts(tmp_path, small, given)
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: Succeeded)
+    results = hunt(script, tmp_path, "--model", small)
+    assert results["verdict"] == "causal_z" and results["layers"]["agree"]
+    assert "causal_z: Z from the weights at L1: 50.0% of 10 pairs (random 50.0%) -> " in capsys.readouterr().out
+    before = snapshot(tmp_path)
+    monkeypatch.setattr(checkpoints, "find_model", None)  # nothing but the files is read from here on
+    again = ["--report-only", "--out", str(tmp_path)]
+    script("hunt.py").main(again)
+    assert snapshot(tmp_path) == before
+    monkeypatch.setattr(verdicts, "NEAR", 0)
+    monkeypatch.setattr(verdicts, "LEVEL", 0.005)
+    script("hunt.py").main(again)
+    results = json.loads((tmp_path / "hunt_results.json").read_text())
+    assert results["verdict"] == "correlational_z" and not results["tests"]["causal"]
+    assert results["layers"]["agree"] is False
+    report = (tmp_path / "hunt_output.md").read_text()
+    assert "They do not agree (distance 1; within 0 by chance" in report
+    with pytest.raises(runs.UserError, match="is about small"):
+        script("hunt.py").main([*again, "--model", "other/model"])
+
+
+def test_a_hunt_is_judged_and_worded_anew_each_time(script, small, tmp_path, monkeypatch, capsys):
+    write_parts(tmp_path, small, parts("clear"))
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: Succeeded)
+    first = hunt(script, tmp_path, "--model", small)
+    before = snapshot(tmp_path)
+    assert hunt(script, tmp_path, "--model", small) == first
+    assert snapshot(tmp_path) == before
+    assert "there already" not in capsys.readouterr().out
+    write_parts(tmp_path, small, parts("partial"))
+    other = hunt(script, tmp_path, "--model", small)
+    assert other["fingerprint"] != first["fingerprint"]
+    assert other["settings"]["parts"]["phase0"] == first["settings"]["parts"]["phase0"]
+
+
+def test_several_models_are_compared_and_judged_again(script, small, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: Succeeded)
+    names = [str(shutil.copytree(small, tmp_path / name)) for name in ("b", "a")]
+    out = tmp_path / "out"
+    for name in names:
+        given = parts("clear", patched="double_dissociation")
+        given["phase3"]["causal_site"] = {"site": 3, "layer": 2, "p_holm": 0.01, "gain": 0.5, "support": 0.9}
+        write_parts(out / name.strip("./").replace("/", "--"), Path(name), given)
+    results = hunt(script, out, "--models", *names)
+    assert results["verdict"] == "generalises"
+    assert results["causal"] == sorted(names)
+    assert {row["id"]: row["holds"] for row in results["claims"]} == {"second_model": True, "universal": True}
+    assert "generalises: causal Z in 2 of 2 models -> " in capsys.readouterr().out
+    before = snapshot(out)
+    script("hunt.py").main(["--report-only", "--out", str(out)])
+    assert snapshot(out) == before
+    monkeypatch.setattr(verdicts, "NEAR", 0)
+    script("hunt.py").main(["--report-only", "--out", str(out)])
+    again = json.loads((out / "hunt_results.json").read_text())
+    assert {row["id"]: row["holds"] for row in again["claims"]} == {"second_model": True, "universal": False}
+    with pytest.raises(runs.UserError, match="is about several models"):
+        script("hunt.py").main(["--report-only", "--out", str(out), "--model", names[0]])
+    with pytest.raises(runs.UserError, match="comparison of several models"):
+        hunt(script, out, "--model", small)
+    with pytest.raises(runs.UserError, match="holds results of a"):  # before any step: it would end in a refusal
+        hunt(script, out / names[1].strip("./").replace("/", "--"), "--models", *names)
 
 
 def snapshot(out: Path) -> dict[str, bytes]:
@@ -284,29 +405,17 @@ def test_a_failing_step_is_named_and_other_models_go_on(script, small, tmp_path,
         module.main(["--models", "tiny", "./tiny", "--out", str(tmp_path / "three")])
 
 
-def test_steps_get_the_users_flags(script, small, tmp_path, monkeypatch):
+def test_steps_get_the_users_flags(script, small, tmp_path, monkeypatch, capsys):
     commands = []
 
     class Failed:
         returncode = 1
 
     monkeypatch.setattr(subprocess, "run", lambda command, **_: commands.append(command) or Failed)
-    flags = [
-        "--model",
-        str(small),
-        "--out",
-        str(tmp_path),
-        "--device",
-        "cpu",
-        "--dtype",
-        "float32",
-        "--seed",
-        "7",
-        "--fresh",
-    ]
+    flags = ["--model", str(small), "--out", str(tmp_path), "--dtype", "float32", "--seed", "7", "--fresh"]
     module = script("hunt.py")
     with pytest.raises(runs.UserError):
-        module.main([*flags, "--fold-norm"])
+        module.main([*flags, "--fold-norm", "--device", "cpu"])
     (command,) = commands
     assert command[1].endswith("1.py")
     for flag in ("--fold-norm", "--fresh"):
@@ -315,6 +424,14 @@ def test_steps_get_the_users_flags(script, small, tmp_path, monkeypatch):
     arguments = module.parse_arguments([*flags, "--processes", "2"])
     commands.clear()
     with pytest.raises(runs.UserError):
-        module.run_step(module.Step("phase0_behavioral.py", "phase0"), "tiny", arguments, tmp_path)
+        module.run_step(module.Step("phase0_behavioral.py", "phase0"), arguments)
     assert commands[0][1:3] == ["-m", "accelerate.commands.launch"]
     assert commands[0][commands[0].index("--num_processes") + 1] == "2"
+
+
+@pytest.mark.parametrize("chosen, named", [("cpu", "cpu"), ("cuda", "auto")])
+def test_only_the_hunt_warns_of_the_cpu(script, monkeypatch, chosen, named):
+    """With a GPU `auto` is handed on: the processes of a launch must each find their own."""
+    module = script("hunt.py")
+    monkeypatch.setattr(runs, "choose_device", lambda name: torch.device(chosen))
+    assert module.children_device(module.parse_arguments([])) == named

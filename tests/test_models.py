@@ -192,3 +192,53 @@ def test_cuda_generates_what_the_cpu_does_in_float32(small):
         model, tokenizer = models.load_model(folder, torch.device(device), torch.float32)
         outputs.append(models.generate(model, tokenizer, ["Question: 5 + 5 = ?\nAnswer:"] * 3, 6, batch=2))
     assert outputs[0] == outputs[1]
+
+
+@pytest.mark.parametrize("scope", ["last", "prefill", "all"])
+def test_an_edit_reaches_its_scope_and_leaves_no_hook(small, scope):
+    """Passes of a prompt of five tokens and of one new token, against the same edit written as a plain hook."""
+    model, _ = models.load_model(checkpoints.find_model(str(small)), torch.device("cpu"), torch.float32)
+    prompt, new = torch.tensor([[5, 6, 7, 8, 9]]), torch.tensor([[4]])
+    seen = []
+
+    def doubled(stream):
+        seen.append(stream.shape[1])
+        return 2 * stream
+
+    with torch.no_grad(), models.edited_stream(model, {2: doubled}, scope):
+        edited = model(prompt, use_cache=False).logits
+        again = model(new, use_cache=False).logits
+    assert seen == {"last": [1], "prefill": [5], "all": [5, 1]}[scope]
+    plain = []
+
+    def double(_, args):
+        plain.append(0)
+        stream = args[0].clone()
+        if len(plain) == 1:
+            stream[:, -1 if scope == "last" else 0 :] *= 2
+        elif scope == "all":
+            stream *= 2
+        return (stream, *args[1:])
+
+    hook = model.model.layers[2].register_forward_pre_hook(double)
+    with torch.no_grad():
+        assert torch.equal(edited, model(prompt, use_cache=False).logits)
+        assert torch.equal(again, model(new, use_cache=False).logits)
+    hook.remove()
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_pass_ends_at_the_last_captured_site(small):
+    model, _ = models.load_model(checkpoints.find_model(str(small)), torch.device("cpu"), torch.float32)
+    ids, ran = torch.tensor([[5, 6, 7]]), []
+    hook = model.model.layers[3].register_forward_hook(lambda *_: ran.append(3))
+    with torch.no_grad():
+        with models.captured_sites(model, (0, 3)) as streams:
+            model(ids, use_cache=False)
+        assert not ran and sorted(streams) == [0, 3]
+        whole = model(ids, use_cache=False, output_hidden_states=True).hidden_states
+    hook.remove()
+    assert ran and torch.equal(streams[0], whole[0]) and torch.equal(streams[3], whole[3])
+    with pytest.raises(LookupError), models.captured_sites(model, (2,)):
+        raise LookupError  # only the pass's own end is swallowed
+    assert not any(module._forward_pre_hooks for module in model.modules())

@@ -9,7 +9,9 @@ from conftest import ROOT, random_model
 from safetensors.torch import load_file, save_file
 
 import utils
-from lab import checkpoints
+import verdicts
+from lab import checkpoints, runs
+from reports import one as page
 
 
 def dense_reference(path):
@@ -109,6 +111,15 @@ def test_eigen_structure_of_symmetric_and_antisymmetric_kernels(script):
     assert zero["asymmetry"] == 0
 
 
+def verdict(low: dict, layers: int) -> str:
+    """The verdict of a bottleneck alone; what else the rules read is of no matter here."""
+    flat = dict.fromkeys(("attention", "ffn", "critical"), 0.0)
+    trends = {name: {"steps_down": 0, "steps_up": 0, "cv": 0} for name in ("W_V", "heads")}
+    results = {"shape": {"layers": layers}, "is_qwen25_3b": False, "bottleneck": low, "trends": trends}
+    types = {"attention": ["W_V"], "ffn": []}
+    return verdicts.one(results | {"opposite": flat, "weight_types": types, "phases": [0, layers, 0]})["verdict"]
+
+
 def planted_ranks(layers: int, heads: int, low: int, seed: int = 0) -> np.ndarray:
     ranks = np.random.default_rng(seed).normal(100, 2, (layers, heads))
     ranks[low] = 80 + np.random.default_rng(seed + 1).normal(0, 2, heads)
@@ -121,23 +132,23 @@ def test_a_planted_bottleneck_is_clear(script):
     assert (low["layer"], low["layers_after"]) == (33, 2)
     assert low["support"] == low["support_groups"] == 1
     assert low["p"] < 0.001
-    assert one.decide(low, 36) == "clear_bottleneck"
+    assert verdict(low, 36) == "clear_bottleneck"
 
 
 def test_random_kernels_rarely_have_a_bottleneck(script):
     """Gaussian queries and keys with shared KV groups: heads of a group are not independent, and must not count so."""
     one = script("1.py")
     generator = torch.Generator().manual_seed(0)
-    verdicts, ps = [], []
+    found, ps = [], []
     for _ in range(150):
         query = torch.randn(10, 8, 8, 48, generator=generator, dtype=torch.float64)
         key = torch.randn(10, 2, 8, 48, generator=generator, dtype=torch.float64)
         ranks = np.stack([utils.effective_rank(utils.kernel_svd(q, k)[0]).numpy() for q, k in zip(query, key)])
         low = one.find_bottleneck(ranks, groups=2, seed=0)
-        verdicts.append(one.decide(low, 10))
+        found.append(verdict(low, 10))
         ps.append(low["p"])
-    assert verdicts.count("no_bottleneck") >= 135  # 5 % of 150 is 7.5
-    assert verdicts.count("clear_bottleneck") <= 4
+    assert found.count("no_bottleneck") >= 135  # 5 % of 150 is 7.5
+    assert found.count("clear_bottleneck") <= 4
     assert 0.4 < np.mean(ps) < 0.6
 
 
@@ -145,7 +156,7 @@ def test_one_kv_group_cannot_show_a_bottleneck(script):
     one = script("1.py")
     low = one.find_bottleneck(planted_ranks(12, 8, 5), groups=1, seed=0)
     assert (low["layer"], low["p"], low["support_groups"]) == (5, None, None)
-    assert one.decide(low, 12) == "no_bottleneck"
+    assert verdict(low, 12) == "no_bottleneck"
 
 
 def test_a_minimum_on_the_edge_is_not_a_clear_bottleneck(script):
@@ -153,7 +164,7 @@ def test_a_minimum_on_the_edge_is_not_a_clear_bottleneck(script):
     for layer in (0, 11):
         low = one.find_bottleneck(planted_ranks(12, 8, layer), groups=2, seed=0)
         assert low["layer"] == layer
-        assert one.decide(low, 12) == "weak_bottleneck"
+        assert verdict(low, 12) == "weak_bottleneck"
 
 
 def recipe_like_ranks(layers: int = 36) -> tuple[np.ndarray, np.ndarray]:
@@ -189,6 +200,9 @@ def test_trends_of_known_series(script):
     falling = np.linspace(50, 10, 12)
     weight_ranks = np.stack([falling] * 4 + [falling[::-1]] * 3, 1)
     trends = one.find_trends(weight_ranks, np.repeat(falling[:, None], 4, 1))
+    opposite = one.opposite_trends(trends, 12)
+    assert (opposite["attention"], opposite["ffn"]) == pytest.approx((-1, 1))
+    assert opposite["critical"] == pytest.approx(0.640, abs=0.001)  # t with 10 degrees of freedom at 0.0125 is 2.634
     assert trends["W_Q"]["rho"] == pytest.approx(-1)
     assert trends["W_Q"]["steps_down"] == 1
     assert trends["W_gate"]["rho"] == pytest.approx(1)
@@ -203,15 +217,19 @@ def test_the_recipes_numbers_are_judged_on_its_own_model_only(script):
     weight_ranks, head_ranks = recipe_like_ranks()
     head_ranks[33] = 80.4
     weight_ranks[:, 2] = 250
+    trends = one.find_trends(weight_ranks, head_ranks)
     results = {
+        "shape": {"layers": 36},
+        "weight_types": {"attention": one.ATTENTION_TYPES, "ffn": one.FFN_TYPES},
         "bottleneck": one.find_bottleneck(head_ranks, 2, 0),
-        "trends": one.find_trends(weight_ranks, head_ranks),
+        "trends": trends,
+        "opposite": one.opposite_trends(trends, 36),
         "null": {"kernel": {"mean": 120.0}, "weights": dict.fromkeys(one.WEIGHT_TYPES, 251.8)},
         **one.find_phases(weight_ranks, head_ranks),
     }
-    results["verdict"] = one.decide(results["bottleneck"], 36)
-    on_qwen = {row["id"]: row["holds"] for row in one.claims(results, weight_ranks, head_ranks, True)}
-    elsewhere = {row["id"]: row["holds"] for row in one.claims(results, weight_ranks, head_ranks, False)}
+    results = runs.significant(results)
+    on_qwen, elsewhere = (verdicts.one(results | {"is_qwen25_3b": own})["holds"] for own in (True, False))
+    assert [row["id"] for row in page.claims(results)] == list(on_qwen) == list(elsewhere)
     assert on_qwen["bottleneck_rank"] is True
     assert on_qwen["phases"] is True
     assert elsewhere["bottleneck_rank"] is None
@@ -227,3 +245,45 @@ def test_fold_norm_changes_kernels_and_nothing_else(script, small, tmp_path):
     assert np.abs(raw - folded).max() > 1e-3
     raw, folded = (np.load(tmp_path / name / "one_weight_eff_rank.npy") for name in ("raw", "folded"))
     np.testing.assert_array_equal(raw, folded)
+
+
+def test_the_tests_of_the_verdict_are_named_and_decide_it(script, small, tmp_path):
+    results = run(script, small, tmp_path)
+    assert results["verdict"] != "clear_bottleneck"
+    assert not all(results["tests"].values())
+    assert {row["id"]: row["holds"] for row in results["claims"]} == verdicts.one(results)["holds"]
+
+
+def test_a_changed_threshold_judges_again_without_a_model(script, tmp_path, capsys, monkeypatch):
+    run(script, ROOT / "tiny", tmp_path)
+    capsys.readouterr()
+    again = ["--report-only", "--out", str(tmp_path)]
+    for name, value, verdict in (("LEVEL", 1.1, "weak_bottleneck"), ("SUPPORT_NEEDED", 0.3, "clear_bottleneck")):
+        monkeypatch.setattr(verdicts, name, value)
+        script("1.py").main(again)
+        results = json.loads((tmp_path / "one_results.json").read_text())
+        assert results["verdict"] == verdict
+        assert capsys.readouterr().out.startswith(f"{verdict}: L1, mean effective rank 20.28 (random ")
+        assert f"`{verdict}`" in (tmp_path / "one_output.md").read_text()
+    held = {row["id"]: row["holds"] for row in results["claims"]}
+    assert held["bottleneck_exists"] is True
+
+
+def test_the_page_takes_orders_and_counts_from_the_file(script, small, tmp_path):
+    results = run(script, small, tmp_path)
+    results["weight_types"]["ffn"].reverse()
+    results["energy_shares"][0] = 0.37
+    results["bottleneck"]["resamples"] = 1234
+    results["null"]["kernel"]["draws"] = 7
+    (tmp_path / "one_results.json").write_text(json.dumps(results))
+    script("1.py").main(["--report-only", "--out", str(tmp_path)])
+    text = (tmp_path / "one_output.md").read_text()
+    assert "| W_O | W_down | W_up | W_gate | heads (mean) |" in text
+    for part in ("37% of energy", "1,234 resamples", "over 7 draws"):
+        assert part in text
+
+
+def test_the_page_can_be_written_with_one_kv_group(script, tmp_path):
+    path = random_model(tmp_path / "model", num_hidden_layers=3, num_key_value_heads=1)
+    run(script, path, tmp_path / "out")
+    assert "one KV group: none over groups" in (tmp_path / "out" / "one_output.md").read_text()

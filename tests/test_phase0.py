@@ -5,9 +5,10 @@ import json
 import pytest
 from conftest import ROOT
 
+import verdicts
 from lab import models, questions, runs, statistics
 
-LANGUAGES = questions.load_languages(["en", "zh"])
+PAIR = {"reference": "en", "candidate": "zh"}
 
 
 def run(script, model, out, *flags) -> dict:
@@ -23,27 +24,65 @@ def samples_with(english: list[bool], chinese: list[bool]) -> list[dict]:
     ]
 
 
+def judged(difference: int, pair: dict = PAIR, n: int = 15, **changes) -> dict:
+    """What follows from one side winning that many problems and the other none."""
+    names = {"en": "English", "zh": "Chinese", "fr": "French"}
+    results = {"compared": pair, "names": names, "difference": difference, "n": n, "accuracy": {"en": 0.5, "zh": 0.6}}
+    p = statistics.mcnemar_p(max(difference, 0), max(-difference, 0))
+    return verdicts.phase0(results | {"mcnemar_p": p, "identity": {"coverage": {}}} | changes)
+
+
 @pytest.mark.parametrize(
     ("difference", "verdict"),
     [(5, "chinese_advantage"), (3, "chinese_advantage"), (2, "no_asymmetry"), (1, "no_asymmetry"), (0, "no_asymmetry")]
     + [(-1, "no_asymmetry"), (-2, "english_advantage"), (-9, "english_advantage")],
 )
-def test_the_rule(script, difference, verdict):
-    assert script("phase0_behavioral.py").decide(difference, LANGUAGES) == verdict
+def test_the_rule(difference, verdict):
+    assert judged(difference)["verdict"] == verdict
+
+
+def test_the_claim_needs_the_margin_and_the_exact_test():
+    assert judged(6)["holds"]["behaviour"] is True
+    assert judged(5)["verdict"] == "chinese_advantage"
+    assert judged(5)["holds"]["behaviour"] is False  # 5 to 0 has p .0625
+    assert judged(-9)["holds"]["behaviour"] is False
+
+
+def test_thresholds_stand_in_the_verdicts(monkeypatch):
+    monkeypatch.setitem(verdicts.RECIPE, "chinese_ahead", 5)
+    monkeypatch.setitem(verdicts.RECIPE, "equal_within", 4)
+    assert [judged(lead)["verdict"] for lead in (5, 4, -4)] == ["chinese_advantage", "no_asymmetry", "no_asymmetry"]
+    assert judged(-5)["verdict"] == "english_advantage"
+    assert judged(0)["p_of_advantage"] == statistics.mcnemar_p(5, 0)
+
+
+def test_what_cannot_show_an_asymmetry_is_said():
+    for accuracy, uninformative in ((0.99, True), (0.95, False), (0.5, False), (0.05, False), (0.01, True)):
+        assert judged(0, accuracy={"en": accuracy, "zh": accuracy})["uninformative"] is uninformative
+    assert not judged(0, accuracy={"en": 1.0, "zh": 0.0})["uninformative"]
+
+
+def test_a_language_in_bytes_is_not_covered():
+    coverage = {
+        "en": {"tokens_per_character": 0.3, "round_trips": 1.0},
+        "zh": {"tokens_per_character": 2.5, "round_trips": 1.0},
+        "fr": {"tokens_per_character": 0.3, "round_trips": 0.9},
+    }
+    assert judged(0, identity={"coverage": coverage})["covered"] == {"en": True, "zh": False, "fr": False}
 
 
 def test_other_languages_get_their_own_names(script):
-    phase0 = script("phase0_behavioral.py")
-    reversed_flags = {"zh": LANGUAGES["zh"], "en": LANGUAGES["en"]}
-    assert phase0.decide(3, reversed_flags) == "chinese_advantage"  # the order of --languages does not matter
-    assert phase0.decide(-2, reversed_flags) == "english_advantage"
-    others = {"fr": {"name": "French"}, "zh": LANGUAGES["zh"]}
-    assert phase0.decide(-4, others) == "french_advantage"
+    compared = script("phase0_behavioral.py").compared
+    assert compared(["zh", "en"]) == compared(["fr", "zh", "en"]) == PAIR  # the order of --languages does not matter
+    others = compared(["fr", "zh"])
+    assert others == {"reference": "fr", "candidate": "zh"}
+    assert judged(-4, others)["verdict"] == "french_advantage"
+    assert judged(4, others)["verdict"] == "chinese_advantage"
 
 
 def test_paired_statistics_of_known_samples(script):
     phase0 = script("phase0_behavioral.py")
-    results = phase0.compare(samples_with([True] * 4 + [False] * 11, [False] + [True] * 13 + [False]), LANGUAGES, 0)
+    results = phase0.compare(samples_with([True] * 4 + [False] * 11, [False] + [True] * 13 + [False]), PAIR, 0)
     assert results["right"] == {"en": 4, "zh": 13}
     assert results["accuracy"] == {"en": 4 / 15, "zh": 13 / 15}
     assert (results["only_candidate"], results["only_reference"], results["difference"]) == (10, 1, 9)
@@ -52,14 +91,15 @@ def test_paired_statistics_of_known_samples(script):
     low, high = results["difference_interval"]
     assert low < 9 / 15 < high
     assert results["unanswered"] == {"en": 11, "zh": 2}
-    assert results["smallest_significant"] == 6
-    assert results["p_of_advantage"] == pytest.approx(0.25)
+    assert judged(9)["smallest_significant"] == 6
+    assert judged(9)["p_of_advantage"] == pytest.approx(0.25)
 
 
-def test_smallest_significant_difference(script):
-    phase0 = script("phase0_behavioral.py")
-    assert phase0.smallest_significant(5) is None
-    assert phase0.smallest_significant(6) == phase0.smallest_significant(250) == 6
+def test_smallest_significant_difference():
+    assert judged(0, n=5)["smallest_significant"] is None
+    assert judged(0, n=6)["smallest_significant"] == judged(0, n=250)["smallest_significant"] == 6
+    for wins in range(1, 20):
+        assert verdicts.p_of_wins(wins) == pytest.approx(statistics.mcnemar_p(wins, 0))
 
 
 def test_run_on_the_embedded_model(script, tmp_path):
@@ -78,13 +118,12 @@ def test_run_on_the_embedded_model(script, tmp_path):
     assert results["identity"]["coverage"]["zh"]["round_trips"] == 1
 
 
-@pytest.mark.parametrize(("zero_shot", "survives"), [(False, False), (True, True)])
-def test_english_ahead_reruns_without_exemplars(script, small, tmp_path, monkeypatch, zero_shot, survives):
-    """Only the model's answers are replaced: English right with exemplars, and without them where `zero_shot`."""
+def english_only(small, zero_shot: bool):
+    """In place of models.generate: English right with exemplars, and without them where `zero_shot`; no other answer."""
+    problems = questions.load_problems([small / "problems.jsonl"], ["en", "zh"])
+    right = {problem.question["en"]: str(problem.answer) for problem in problems}
 
     def answers(model, tokenizer, prompts, max_new_tokens, batch):
-        problems = questions.load_problems([small / "problems.jsonl"], ["en", "zh"])
-        right = {problem.question["en"]: str(problem.answer) for problem in problems}
         outputs = []
         for prompt in prompts:
             question = prompt.split("Question: ")[-1].removesuffix("\nAnswer:")
@@ -92,7 +131,12 @@ def test_english_ahead_reruns_without_exemplars(script, small, tmp_path, monkeyp
             outputs.append(right.get(question, "") if few_shot or zero_shot else "")
         return outputs
 
-    monkeypatch.setattr(models, "generate", answers)
+    return answers
+
+
+@pytest.mark.parametrize(("zero_shot", "survives"), [(False, False), (True, True)])
+def test_english_ahead_reruns_without_exemplars(script, small, tmp_path, monkeypatch, zero_shot, survives):
+    monkeypatch.setattr(models, "generate", english_only(small, zero_shot))
     results = run(script, small, tmp_path)
     assert results["verdict"] == "english_advantage"
     assert results["accuracy"] == {"en": 1.0, "zh": 0.0}
@@ -102,6 +146,35 @@ def test_english_ahead_reruns_without_exemplars(script, small, tmp_path, monkeyp
     assert ("leads without exemplars too" in report) is survives
     settings = [json.loads(line)["setting"] for line in (tmp_path / "phase0_samples.jsonl").read_text().splitlines()]
     assert settings.count("zero_shot") == settings.count("few_shot") == 2 * results["n"]
+
+
+def test_a_changed_threshold_judges_again_without_a_model(script, small, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(models, "generate", english_only(small, False))
+    results = run(script, small, tmp_path)
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != "run.log"}
+    monkeypatch.setattr(models, "load_model", None)
+    main = script("phase0_behavioral.py").main
+    main(["--out", str(tmp_path), "--report-only"])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != "run.log"} == files
+    monkeypatch.setitem(verdicts.RECIPE, "equal_within", results["n"])
+    assert run(script, small, tmp_path)["verdict"] == "no_asymmetry"  # nor does a threshold count as another setting
+    assert "zh 0/" in capsys.readouterr().out.splitlines()[-1]
+    assert "There is no asymmetry" in (tmp_path / "phase0_output.md").read_text()
+
+
+def test_the_page_reads_names_and_order_from_the_file(script, small, tmp_path, monkeypatch):
+    run(script, small, tmp_path, "--limit", "4", "--max-new-tokens", "2")
+    path = tmp_path / "phase0_results.json"
+    results = json.loads(path.read_text())
+    results["names"], results["settings"]["languages"] = {"en": "Anglish", "zh": "Zhongwen"}, ["zh", "en"]
+    path.write_text(json.dumps(results))
+    monkeypatch.setattr(questions, "load_languages", None)
+    script("phase0_behavioral.py").main(["--out", str(tmp_path), "--report-only"])
+    report = (tmp_path / "phase0_output.md").read_text()
+    assert "| Zhongwen | 0/4 |" in report
+    assert report.index("| Zhongwen |") < report.index("| Anglish |")
+    assert "in Zhongwen than in Anglish" in report
+    assert "English" not in report
 
 
 def test_mgsm_files_run_through_the_script(script, small, tmp_path):

@@ -13,7 +13,9 @@ from controls import BOTTLENECK, WIDTH, write_control
 from scipy.linalg import sqrtm
 
 import utils
-from lab import checkpoints, models, questions, runs, statistics
+import verdicts
+from lab import checkpoints, models, questions, runs, statistics, subspaces
+from reports import phase3 as page
 
 PATCHING = {"problems": 40, "noise": 0.5, "language_share": 0.1}  # of write_control
 RANK = 6
@@ -52,9 +54,6 @@ def hand_on(model, out, basis, *, site, method="weight", bottleneck=2, fitted_on
 
 def random_basis(k: int, width: int, seed: int = 0) -> torch.Tensor:
     return utils.random_subspaces(torch.Generator().manual_seed(seed), 1, k, width)[0]
-
-
-# ---- models with a known answer --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -195,8 +194,67 @@ def test_a_fresh_run_and_report_only_write_the_same_bytes(script, planted, tmp_p
     for path in [*out.glob("phase3*.md"), *out.glob("phase3*.png")]:
         path.unlink()
     monkeypatch.setattr(checkpoints, "find_model", None)
-    run(script, "phase3_patching.py", "gone", out, "--report-only")
+    run(script, "phase3_patching.py", planted.model, out, "--report-only")
     assert {path.name: path.read_bytes() for path in out.glob("phase3*")} == before
+
+
+@pytest.fixture
+def saved(script, planted, tmp_path, monkeypatch):
+    """A copy of the planted run that is judged and rendered again, without a model, from results changed as told."""
+    out = shutil.copytree(planted.out, tmp_path / "out")
+    monkeypatch.setattr(checkpoints, "find_model", None)
+
+    def again(**changes) -> tuple[dict, str]:
+        results = json.loads((out / "phase3_results.json").read_text()) | changes
+        (out / "phase3_results.json").write_text(json.dumps(results))
+        script("phase3_patching.py").main(["--out", str(out), "--report-only"])
+        return json.loads((out / "phase3_results.json").read_text()), (out / "phase3_output.md").read_text()
+
+    return again
+
+
+def test_another_threshold_is_another_verdict_without_a_model(saved, monkeypatch, capsys):
+    results, report = saved()
+    assert results["verdict"] == "double_dissociation"
+    assert all(results["tests"].values()) and results["answer_is_here"]
+    assert capsys.readouterr().out.startswith("double_dissociation: Z 100.0%, Z⊥ 100.0% of ")
+    monkeypatch.setattr(verdicts, "MAJORITY", 1.5)
+    results, report = saved()
+    assert results["verdict"] == "partial"
+    assert [name for name, passed in results["tests"].items() if not passed] == [
+        "z in at least half of the pairs",
+        "z_perp in at least half of the pairs",
+    ]
+    assert {row["id"]: row["holds"] for row in results["claims"]}["weights"] is False
+    assert "no double dissociation (`partial`)" in report
+    monkeypatch.setattr(verdicts, "LEVEL", 1e-9)
+    monkeypatch.setattr(verdicts, "FEW_PAIRS", 1000)
+    results, report = saved()
+    assert (results["verdict"], results["answer_is_here"]) == ("none", False)
+    assert "Z does not beat: Haar-random k, covariance-matched random k, no swap, Z of a wrong donor." in report
+    assert "These are too few pairs to tell." in report and "With fewer than 1000 pairs" in report
+    assert "At this site even the whole stream does no better" in report
+
+
+def test_the_page_takes_orders_and_sizes_from_the_file(planted, saved):
+    backwards = {key: planted.results[key][::-1] for key in ("generated_conditions", "same_problem_conditions")}
+    backwards |= {key: planted.results[key][::-1] for key in ("conditions", "site_swaps")}
+    _, report = saved(**backwards, sweep_draws=77)
+    lines = report.split("\n")
+
+    def column(heading: str, first: str) -> list[str]:
+        """First cells of the first table below a heading."""
+        start = lines.index(next(line for line in lines[lines.index(heading) :] if line.startswith(f"| {first} |")))
+        rows = lines[start + 2 :]
+        return [row.split(" | ")[0][2:] for row in rows[: rows.index("")]]
+
+    for heading, key in (("2 Conditions", "conditions"), ("7 Free generation", "generated_conditions")):
+        assert column(f"## {heading}", "swapped") == [page.NAMES[label] for label in backwards[key]]
+    assert column("## 8 Same problem", "swapped") == [
+        page.NAMES[label] for label in backwards["same_problem_conditions"]
+    ]
+    assert "| site | random | layer's own Z, wrong donor | layer's own Z | Z⊥ | Z |" in report
+    assert "beside 77 random bases" in report and "the mean of 77 Haar-random subspaces" in report
 
 
 @pytest.fixture(scope="module")
@@ -294,9 +352,6 @@ def test_exactly_one_solved_problem_makes_no_pair(script, planted, tmp_path):
     assert results["same_problem"]["z"]["right_before"] == 2
     assert {row["design"] for row in samples if "design" in row} == {"same_problem"}
     assert "1 of 7 problems are solved unpatched" in (out / "phase3_output.md").read_text()
-
-
-# ---- scores against full passes --------------------------------------------------------------------------------------
 
 
 NUMBERS = """40|forty|四十, 42|forty-two|四十二, 20|twenty|二十, 21|twenty-one|二十一, 7|seven|七, 8|eight|八, 30|thirty|三十,
@@ -417,7 +472,7 @@ def test_scores_of_every_pair_are_those_of_full_hooked_passes(phase3, patched):
     basis = torch.from_numpy(np.load(patched.out / "phase2_z_basis.npy"))
     weight = torch.from_numpy(np.load(patched.out / "phase2_layer_subspaces.npy"))[WEIGHT_LAYER]
     order = patched.results["conditions"]
-    assert order == list(phase3.TARGETS)
+    assert order == list(phase3.CONDITIONS)
     assert patched.scores.shape == (len(order), len(patched.rows), 4)
     assert patched.scores.dtype == np.float32
     lengths = {len(patched.tokenizer(words[0])["input_ids"]) for words in NUMBERS.values()}
@@ -448,8 +503,9 @@ def some(patched) -> list[int]:
 def test_every_draw_is_the_swap_of_its_subspace(patched):
     assert patched.draws.shape == (6, 200, len(patched.rows), 4)
     for place in some(patched):
-        for first, (site, spaces) in zip((0, 3), (patched.tested["z"], patched.tested["weight"])):
-            space, whole = spaces[patched.pairs[place].fold], difference(patched, place, site)
+        for first, tested in zip((0, 3), (patched.tested["z"], patched.tested["weight"])):
+            site, space = tested.site, tested.folds[patched.pairs[place].fold]
+            whole = difference(patched, place, site)
             for draw in (0, 199):
                 haar, matched = (part[draw].T @ (part[draw] @ whole) for part in (space.random, space.random_matched))
                 for null, change in enumerate((haar, matched, whole - haar), first):
@@ -461,9 +517,12 @@ def test_doses_sites_and_same_language_are_those_of_full_hooked_passes(phase3, p
     bases, sizes = phase3.nested_bases(study), phase3.doses(SIZE, 48)
     layers = torch.from_numpy(np.load(patched.out / "phase2_layer_subspaces.npy"))
     assert measured["dose"].shape == (11, len(sizes), len(patched.rows), 4)
-    assert measured["sites"].shape == (6, 16, len(patched.rows), 4)
+    rows = dict.fromkeys(phase3.SITES, 1) | {"random": 10}
+    assert {name: scores.shape for name, scores in measured["sites"].items()} == {
+        name: (6, count, len(patched.rows), 4) for name, count in rows.items()
+    }
     for place in some(patched):
-        space = patched.tested["z"][1][patched.pairs[place].fold]
+        space = patched.tested["z"].folds[patched.pairs[place].fold]
         whole = difference(patched, place, SITE)
         for start, index in ((0, 0), (0, sizes.index(SIZE)), (3, 2), (10, len(sizes) - 1)):
             rows = bases[start, : sizes[index]]
@@ -475,9 +534,10 @@ def test_doses_sites_and_same_language_are_those_of_full_hooked_passes(phase3, p
             layer = layers[max(site - 1, 0)]
             inside, own, wrong = basis.T @ (basis @ gap), layer.T @ (layer @ gap), layer.T @ (layer @ third)
             last = space.random[9].T @ (space.random[9] @ gap)
-            for index, change in enumerate((gap, third, inside, gap - inside, own, wrong)):
-                agree(patched, measured["sites"][site, index, place], place, site, change)
-            agree(patched, measured["sites"][site, 15, place], place, site, last)
+            changes = {"full": gap, "full_wrong_donor": third, "z": inside, "z_perp": gap - inside}
+            changes |= {"layer_z": own, "layer_z_wrong_donor": wrong, "random": last}
+            for name, change in changes.items():
+                agree(patched, measured["sites"][name][site, -1, place], place, site, change)
         name, language, donor, _ = patched.rows[place]
         alike = last_stream(patched, donor, language, SITE) - last_stream(patched, name, language, SITE)
         for condition, change in (("z", basis.T @ (basis @ alike)), ("full", alike)):
@@ -560,9 +620,6 @@ def test_generation_under_a_patch_begins_with_the_patched_argmax(patched):
     assert checked
 
 
-# ---- who meets whom --------------------------------------------------------------------------------------------------
-
-
 class LetterTokenizer:
     """A token per character."""
 
@@ -591,7 +648,7 @@ def study_of(phase3, languages=("en", "zh"), words=WORDS, solved=None, seed=0, k
     generator = torch.Generator().manual_seed(seed)
     layers = utils.random_subspaces(generator, 3, k, width).float()
     basis = layers[0] if z is None else z
-    handed = phase3.HandedZ(basis, layers, site, 2, [], {"method": "weight"})
+    handed = subspaces.HandedZ(basis, layers, site, 2, set(), {"method": "weight"})
     model = SimpleNamespace(device=torch.device("cpu"))
     templates = {name: TEMPLATES[name] for name in languages}
     study = phase3.Study(model, LetterTokenizer(), templates, problems, [], handed, 4, seed)
@@ -676,7 +733,9 @@ def test_the_prediction_is_the_bottlenecks_whole_z_at_its_output(phase3):
     found = []
     for change in ({}, {"method": "centroid"}, {"method": "sweep"}, {"layer": 1, "site": 2}, {"site": 2}, {"k": 2}):
         summary = primary | change
-        handed = phase3.HandedZ(torch.eye(summary["k"], 12), torch.zeros(4, 3, 12), summary["site"], 2, [], summary)
+        handed = subspaces.HandedZ(
+            torch.eye(summary["k"], 12), torch.zeros(4, 3, 12), summary["site"], 2, set(), summary
+        )
         found.append(handed.predicted)
     assert found == [True, False, False, False, False, False]
 
@@ -697,9 +756,6 @@ def test_an_answer_keeps_its_tokens_where_the_prompts_end_would_merge_with_it(ph
     study = study_of(phase3)
     study.tokenizer = lambda text, **_: {"input_ids": [ord(letter) for letter in text.replace(": ", "+")]}
     assert study.answer(0, 0) == tuple(map(ord, " cat"))
-
-
-# ---- subspaces and swaps ---------------------------------------------------------------------------------------------
 
 
 def test_what_is_fitted_for_a_fold_depends_on_the_other_fold_alone(phase3):
@@ -784,12 +840,11 @@ def spaces_of(phase3, seed: int = 5) -> object:
 def test_swaps_are_projections_that_add_up(phase3):
     space = spaces_of(phase3)
     gap, third = torch.randn(2, 7, 12, generator=torch.Generator().manual_seed(1))
-    labels = [*phase3.SINGLE, *phase3.CONTROLS]
-    assert labels[:7] == ["none", "z", "z_perp", "full", "pca", "centroid", "centroid_perp"]
-    assert labels[7:] == ["z_wrong_donor", "z_perp_erased", "full_wrong_donor"]
     swaps = space.swaps(gap, 20, third)
-    assert swaps.shape == (7, 10 + 3 * 20, 12)
-    row = {label: swaps[:, index] for index, label in enumerate(labels)}
+    single, controls = phase3.SINGLE, phase3.CONTROLS
+    counts = dict.fromkeys((*single, *controls), 1) | dict.fromkeys(phase3.NULLS, 20)
+    assert {name: rows.shape for name, rows in swaps.items()} == {name: (7, n, 12) for name, n in counts.items()}
+    row = {name: rows[:, 0] for name, rows in swaps.items()}
     assert torch.count_nonzero(row["none"]) == 0
     assert torch.equal(row["full"], gap)
     assert torch.equal(row["full_wrong_donor"], third)
@@ -803,15 +858,34 @@ def test_swaps_are_projections_that_add_up(phase3):
     # Z's part of the third problem, the rest of the donor
     torch.testing.assert_close(row["z_perp_erased"] @ space.z.T, third @ space.z.T, atol=1e-5, rtol=0)
     torch.testing.assert_close(row["z_perp_erased"] - row["z_wrong_donor"], row["z_perp"], atol=1e-5, rtol=0)
-    haar, matched, rest = swaps[:, 10:].unflatten(1, (3, 20)).unbind(1)
+    haar, matched, rest = (swaps[name] for name in ("random", "random_matched", "random_perp"))
     torch.testing.assert_close(haar + rest, gap[:, None].expand_as(haar), atol=1e-6, rtol=1e-6)
     for drawn, bases in ((haar, space.random), (matched, space.random_matched)):
         torch.testing.assert_close(drawn[:, 7], gap @ bases[7].T @ bases[7], atol=1e-5, rtol=0)
-    assert torch.count_nonzero(space.swaps(0 * gap, 20)) == 0  # donor = recipient: exactly nothing is added
-    torch.testing.assert_close(space.swaps(gap, 20), torch.cat([swaps[:, :7], swaps[:, 10:]], 1))
-    torch.testing.assert_close(space.swaps(gap), swaps[:, :7])
-    same = space.swaps(gap, third=gap)[:, [7, 8, 9, 1, 3, 3]]  # no third problem: the controls equal the swap
-    torch.testing.assert_close(same[:, :3], same[:, 3:], atol=1e-6, rtol=1e-6)
+    for rows in space.swaps(0 * gap, 20).values():  # donor = recipient: exactly nothing is added
+        assert torch.count_nonzero(rows) == 0
+    without = {name: rows for name, rows in swaps.items() if name not in controls}
+    torch.testing.assert_close(space.swaps(gap, 20), without)
+    torch.testing.assert_close(space.swaps(gap), {name: swaps[name] for name in single})
+    same = space.swaps(gap, third=gap)  # no third problem: the controls equal the swap
+    for control, swap in (("z_wrong_donor", "z"), ("z_perp_erased", "full"), ("full_wrong_donor", "full")):
+        torch.testing.assert_close(same[control], same[swap], atol=1e-6, rtol=1e-6)
+
+
+def test_every_condition_names_its_partners(phase3):
+    """Control and nulls of the weight-based Z are what Z's are, and every swap is one that is made."""
+    conditions, made = phase3.CONDITIONS, {*phase3.SINGLE, *phase3.CONTROLS, *phase3.NULLS}
+    for condition in conditions.values():
+        assert (condition.swap or condition.name) in made
+        assert condition.control is None or conditions[condition.control].target == condition.target
+        if condition.subspace == "weight":
+            own = conditions[condition.swap]
+            assert (own.target, own.nulls) == (condition.target, condition.nulls)
+            control = condition.control and conditions[condition.control]
+            assert (control and control.swap) == own.control
+    assert [conditions[name].subspace for names in phase3.TESTED.values() for name in names] == ["z"] * 2 + [
+        "weight"
+    ] * 2
 
 
 def test_energies_are_shares_of_the_swapped_differences(phase3):
@@ -894,9 +968,6 @@ def test_doses(phase3, k, width):
     assert all(later <= 2 * earlier for earlier, later in zip(sizes, sizes[1:]))
 
 
-# ---- summing up and deciding -----------------------------------------------------------------------------------------
-
-
 WINS = np.eye(4)  # scores in which one candidate wins
 
 
@@ -914,11 +985,23 @@ def measured_of(
     rows = {"none": scores(none, 2), "z": scores(z, 2), "z_perp": scores(z_perp, 1), "full": scores(pairs, 3)}
     rows |= {"z_wrong_donor": scores(wrong, 2), "z_perp_erased": scores(erased, 1)}
     idle = scores(0, 0)
-    labels = [label for label in phase3.TARGETS if "weight" not in label]
+    labels = [label for label in phase3.CONDITIONS if "weight" not in label]
     draws = np.tile(idle, (3, phase3.DRAWS, 1, 1))
     draws[0, :as_good], draws[1, :matched], draws[2, :perp] = rows["z"], rows["z"], rows["z_perp"]
     stacked = np.stack([rows.get(label, idle) for label in labels])
-    return {"labels": labels, "scores": stacked, "draws": draws, "same_language": {"z": idle}}
+    return {
+        "labels": labels,
+        "scores": stacked,
+        "draws": {"z": dict(zip(phase3.NULLS, draws))},
+        "same_language": {"z": idle},
+    }
+
+
+def summed_up(phase3, measured: dict, pairs: list) -> dict:
+    """What a verdict is given about, from scores; nothing was rescued."""
+    idle = dict.fromkeys(phase3.SAME_PROBLEM, {"rescued": 0, "wrong_before": 0}) | {"p_rescue": 1.0}
+    orders = phase3.orders(measured["labels"])
+    return {"pairs": len(pairs), "same_problem": idle} | orders | phase3.summarise(measured, pairs, ["en", "zh"])
 
 
 def alike_pairs(phase3, count: int) -> list:
@@ -934,16 +1017,17 @@ def test_the_weight_based_z_is_compared_as_z_is(phase3):
         both = [(label, row) for label, row in both if "weight" in label]
         labels, scores = own["labels"] + [label for label, _ in both], [*own["scores"], *(row for _, row in both)]
         measured = own | {"labels": labels, "scores": np.stack(scores)}
-        measured["draws"] = np.concatenate([own["draws"], better["draws"]])
-        results = phase3.summarise(measured, alike_pairs(phase3, 16), ["en", "zh"])
-        assert set(results["success"]) == set(phase3.TARGETS)
+        measured["draws"] = {"z": own["draws"]["z"], "weight": better["draws"]["z"]}
+        results = summed_up(phase3, measured, alike_pairs(phase3, 16))
+        assert set(results["success"]) == set(phase3.CONDITIONS)
         assert results["null"]["random"]["p"] == pytest.approx(31 / 201)
         assert results["weight_null"]["random"]["p"] == pytest.approx((1 + as_good) / 201)
         assert [row["tests"] for row in results["weight_null"].values()] == ["weight", "weight", "weight_perp"]
         assert results["paired"]["weight"]["wrong_donor"] == pytest.approx(2 * 0.5**9)
         assert results["paired"]["weight"]["lowest"] == pytest.approx(9 / 16)
-        assert phase3.decide(results, "z") == "none"
-        assert phase3.decide(results, "weight") == verdict
+        judged = verdicts.phase3(results)
+        assert (judged["verdict"], judged["weight_verdict"]) == ("none", verdict)
+        assert judged["holds"]["weights"] == (verdict == "double_dissociation")
 
 
 VERDICTS = [  # pairs, successes of Z and Z⊥; more; verdict
@@ -973,24 +1057,32 @@ VERDICTS = [  # pairs, successes of Z and Z⊥; more; verdict
 
 @pytest.mark.parametrize("counts, more, verdict", VERDICTS)
 def test_verdicts_from_scores(phase3, counts, more, verdict):
-    results = phase3.summarise(measured_of(phase3, *counts, **more), alike_pairs(phase3, counts[0]), ["en", "zh"])
-    assert phase3.decide(results, "z") == verdict
+    results = summed_up(phase3, measured_of(phase3, *counts, **more), alike_pairs(phase3, counts[0]))
+    judged = verdicts.phase3(results)
+    assert judged["verdict"] == verdict
+    assert "weight_verdict" not in judged
+    expected = None if not counts[0] else verdict == "double_dissociation"
+    assert judged["holds"]["weights"] == expected
+    assert all(judged["tests"].values()) == (verdict == "double_dissociation")
+    assert bool(judged["not_beaten"]) == (verdict == "none")
 
 
 @pytest.mark.parametrize("z, z_perp", [(47, 64), (64, 47), (48, 48)])
 def test_half_of_the_pairs_in_every_direction(phase3, z, z_perp):
     """The first 32 pairs run one way, the others the other: 47 of 64 are only 15 of the last 32."""
     pairs = [phase3.Pair(index, index, index // 32, 1 - index // 32, 0, index) for index in range(64)]
-    results = phase3.summarise(measured_of(phase3, 64, z, z_perp), pairs, ["en", "zh"])
+    results = summed_up(phase3, measured_of(phase3, 64, z, z_perp), pairs)
     lowest, lowest_perp = results["paired"]["z"]["lowest"], results["paired"]["z"]["lowest_perp"]
     assert (lowest, lowest_perp) == ((z - 32) / 32, (z_perp - 32) / 32)
-    assert phase3.decide(results, "z") == ("partial" if 47 in (z, z_perp) else "double_dissociation")
+    judged = verdicts.phase3(results)
+    assert judged["verdict"] == ("partial" if 47 in (z, z_perp) else "double_dissociation")
+    assert [judged["holds"][half] for half in ("z", "z_perp")] == [z != 47, z_perp != 47]
 
 
 def test_summary_of_known_scores(phase3):
     pairs = [phase3.Pair(index, index, index % 2, 1 - index % 2, 0, index) for index in range(8)]
     results = phase3.summarise(measured_of(phase3, 8, 6, 4, none=1, wrong=2, erased=1, as_good=30), pairs, ["en", "zh"])
-    expected = dict.fromkeys((label for label in phase3.TARGETS if "weight" not in label), 0)
+    expected = dict.fromkeys((label for label in phase3.CONDITIONS if "weight" not in label), 0)
     expected |= {"none": 1 / 8, "z": 0.75, "z_perp": 0.5, "full": 1, "random": 0.75 * 30 / 200}
     assert results["success"] == pytest.approx(expected | {"z_wrong_donor": 0.25, "z_perp_erased": 1 / 8})
     assert results["winners"]["z"] == [0.25, 0, 0.75, 0]
@@ -1040,24 +1132,49 @@ TABLE = [  # what differs; the tests that fail in moving the answer, in moving t
 @pytest.mark.parametrize("label, other", [("z", "weight"), ("weight", "z")])
 def test_the_verdict_rule(phase3, changes, answer, language, verdict, label, other):
     """For one Z, beside another of which everything says the opposite."""
-    results = {"success": {}, "paired": {}}
+    results = {"success": {}, "paired": {}, "controls": phase3.orders(list(phase3.CONDITIONS))["controls"]}
     for name, values in ((other, PASSING if verdict == "none" else FAILING), (label, PASSING | changes)):
         successes = ("none", "z", "z_perp", "z_wrong_donor", "z_perp_erased")
         results["success"] |= {key.replace("z", name): values[key] for key in successes}
-        results["null" if name == "z" else "weight_null"] = {null: {"p": values[null]} for null in phase3.NULLS}
+        tested = dict.fromkeys(phase3.RANDOM, name) | dict.fromkeys(phase3.COMPLEMENT, f"{name}_perp")
+        rows = {null: {"p": values[null], "tests": tested[null]} for null in phase3.NULLS}
+        results["null" if name == "z" else "weight_null"] = rows
         tests = ("unpatched", "wrong_donor", "erased", "lowest", "lowest_perp")
         results["paired"][name] = {key: values[key] for key in tests}
-    assert phase3.failed(results, label, "answer") == [name.replace("z", label) for name in answer]
-    assert phase3.failed(results, label, "language") == [name.replace("z", label) for name in language]
-    assert phase3.decide(results, label) == verdict
+    found = verdicts.swap_tests(results, label)
+    for half, failing in (("z", answer), ("z_perp", language)):
+        assert [rival for rival, won in found[half].items() if not won] == [
+            name.replace("z", label) for name in failing
+        ]
+    assert verdicts.dissociation(found) == verdict
 
 
-def site_scores(phase3, wins: dict, pairs: int = 20) -> np.ndarray:
-    """(sites, rows, pairs, 4) in which Z's target wins the first pairs of {(site, row): count} and no swap the others."""
-    measured = np.tile(WINS[0], (6, phase3.SITE_ROWS, pairs, 1))
-    for (site, row), count in wins.items():
-        rows = slice(len(phase3.SITES), None) if row == "random" else phase3.SITES.index(row)
-        measured[site, rows, :count] = WINS[2]
+@pytest.mark.parametrize(
+    "z, random, wrong, holds", [(6, 0, 6, True), (5, 0, 5, None), (6, 6, 6, False), (0, 6, 6, False)]
+)
+def test_a_rescue_needs_six_wrong_answers_and_more_than_chance(phase3, z, random, wrong, holds):
+    results = summed_up(phase3, measured_of(phase3, 16, 16, 16), alike_pairs(phase3, 16))
+    rescued = {"z": z, "random": random}
+    results["same_problem"] = {name: {"rescued": n, "wrong_before": wrong} for name, n in rescued.items()}
+    only = (max(0, z - random), max(0, random - z))
+    results["same_problem"]["p_rescue"] = statistics.mcnemar_p(*only)
+    assert verdicts.phase3(results)["holds"]["rescue"] is holds
+
+
+def test_the_last_line_has_the_deciding_numbers():
+    success = {"z": 0.125, "z_perp": 0.4, "random": 0.081}
+    results = {"success": success, "pairs": 96, "null": {"random": {"p": 0.4}}}
+    results["problems"] = {"asked": 40, "solved_everywhere": 3}
+    assert page.summary(results) == "Z 12.5%, Z⊥ 40.0% of 96 pairs; random 8.1% (p 0.4)"
+    assert page.summary(results | {"pairs": 0}) == "0 pairs: 3 of 40 problems solved in every language"
+
+
+def site_scores(phase3, wins: dict, pairs: int = 20) -> dict:
+    """{swap: (sites, rows, pairs, 4)} in which Z's target wins the first pairs of {(site, swap): count}, no swap the others."""
+    rows = dict.fromkeys(phase3.SITES, 1) | {"random": phase3.SWEEP_DRAWS}
+    measured = {name: np.tile(WINS[0], (6, count, pairs, 1)) for name, count in rows.items()}
+    for (site, name), count in wins.items():
+        measured[name][site, :, :count] = WINS[2]
     return measured
 
 
@@ -1117,9 +1234,6 @@ def test_counts_of_the_same_problem(phase3):
     wrong, right = ("en", None, False, "wrong"), ("en", "en", True, "wrong")
     samples = rows("z", [right] * 8 + [wrong]) + rows("random", [right, *[wrong] * 7, right])
     assert phase3.same_problem_counts(samples)["p_rescue"] == pytest.approx(statistics.mcnemar_p(7, 1))
-
-
-# ---- reading answers -------------------------------------------------------------------------------------------------
 
 
 WRITTEN = {
@@ -1185,9 +1299,6 @@ def test_solved_wants_the_language_that_was_asked_in(phase3):
     assert phase3.solved(samples, study_of(phase3, words=WORDS[:2])).tolist() == [[True, False], [False, True]]
 
 
-# ---- bad input -------------------------------------------------------------------------------------------------------
-
-
 def refused(script, model, out, *flags) -> str:
     """The one line of a UserError; nothing may be written."""
     before = {path: path.read_bytes() for path in out.iterdir()}
@@ -1243,7 +1354,7 @@ def test_phase2_missing_damaged_misshapen_or_foreign(script, small, families, tm
     hand_on(small, out, random_basis(4, 48), site=2)
     other = families["llama"]
     message = refused(script, other, out)
-    assert "phase2_results.json is about another model" in message
+    assert f"holds results of {small.name}" in message
     assert "--out" in message
 
 

@@ -1,6 +1,8 @@
 """Phase 3b: maps with a known answer, their leave-one-out by brute force, nulls, and the transfer on a planted model."""
 
 import json
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +10,8 @@ import torch
 from conftest import random_model
 from controls import write_control
 
-from lab import runs
+import verdicts
+from lab import models, runs
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +38,6 @@ def pairs(relation: str, n: int = 40, k: int = 6, noise: float = 0.05, seed: int
 
 def held_out(phase3b, source: np.ndarray, target: np.ndarray) -> dict:
     return phase3b.measure(phase3b.predict(source, target), source, target, seed=0)["held_out_r2"]
-
-
-# ---- relations with a known answer ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -90,9 +90,6 @@ def test_p_values_are_calibrated_on_unrelated_pairs(phase3b, monkeypatch):
         p = phase3b.nulls(wide, basis, held_out(phase3b, source, target), seed)["p"]["ridge"]
         low += p <= 0.05
     assert low <= 6  # 2 expected
-
-
-# ---- fits against brute force ---------------------------------------------------------------------------------------
 
 
 def test_predictions_leave_the_problem_out(phase3b):
@@ -192,9 +189,6 @@ def test_the_direction_is_chinese_to_english_whatever_the_order(phase3b):
     assert phase3b.direction(["de", "fr"]) == ("fr", "de")
 
 
-# ---- the verdict ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "relation, verdict",
     [
@@ -205,14 +199,32 @@ def test_the_direction_is_chinese_to_english_whatever_the_order(phase3b):
         ("none", "no_bridge"),
     ],
 )
-def test_verdict_by_the_rule(phase3b, relation, verdict):
+def test_verdict_by_the_rule(phase3b, relation, verdict, monkeypatch):
+    monkeypatch.setattr(phase3b, "SHUFFLES", 60)
+    monkeypatch.setattr(phase3b, "RANDOM_SUBSPACES", 2)
     source, target = pairs(relation)
     result = phase3b.measure(phase3b.predict(source, target), source, target, seed=0)
     result["null"] = phase3b.nulls((source, target), np.eye(6), result["held_out_r2"], seed=0)
-    assert phase3b.decide(result) == verdict
+    result["transfer"] = phase3b.transfer_rates(np.zeros((len(phase3b.CONDITIONS), 0, 4)), success=2)
+    judgement = verdicts.phase3b(result | {"settings": {"primary": phase3b.PRIMARY}})
+    assert judgement["verdict"] == verdict
+    assert judgement["tests"]["held_out"] == (relation != "none")
+    shrinks = relation == "none"  # ridge beats both shifts by predicting nothing: one test is not enough
+    assert judgement["tests"]["beyond_shift"] == (verdict == "bridge" or shrinks)
+    assert judgement["holds"]["transfer"] is None
 
 
-# ---- end to end -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (2, 0, 3, 1)])
+def test_success_is_the_donors_answer_in_the_recipients_language_wherever_it_stands(phase3b, order):
+    candidates = [[[0, 0], [0, 1], [1, 0], [1, 1]][place] for place in order]
+    scores = np.zeros((len(phase3b.CONDITIONS), 3, 4), np.float32)
+    scores[:, :, candidates.index([0, 0])] = 1
+    scores[phase3b.CONDITIONS.index("ridge"), :2, candidates.index([1, 0])] = 2
+    scores[phase3b.CONDITIONS.index("ols"), :2, candidates.index([1, 1])] = 2
+    move = phase3b.transfer_rates(scores, candidates.index([1, 0]))
+    assert move["success"]["ridge"] == pytest.approx(2 / 3)
+    assert [move["success"][name] for name in phase3b.CONDITIONS if name != "ridge"] == [0] * 7
+    assert move["winners"]["ols"][candidates.index([1, 1])] == pytest.approx(2 / 3)
 
 
 def run(script, path, out, *names) -> dict:
@@ -248,37 +260,88 @@ def test_on_a_planted_model_the_unmapped_vector_carries_the_answer(planted):
     assert scores.shape == (len(move["success"]), move["pairs"], 4)
 
 
-def test_identity_transfer_is_phase_3s_swap_of_z(planted, script):
+def test_identity_transfer_is_phase_3s_swap_of_z(planted):
     """The same condition, computed by two scripts from different files."""
     _, out, _ = planted
     phase3 = json.loads((out / "phase3_results.json").read_text())
     lines = [json.loads(line) for line in (out / "phase3_pairs.jsonl").read_text().splitlines()]
     chosen = [index for index, line in enumerate(lines) if line["donor_language"] == "zh"]
     swapped = np.load(out / "phase3_scores.npy")[phase3["conditions"].index("z"), chosen]
-    sent = np.load(out / "phase3b_transfer.npy")[script("phase3b_bridge.py").TRANSFER.index("identity")]
+    phase3b = json.loads((out / "phase3b_results.json").read_text())
+    sent = np.load(out / "phase3b_transfer.npy")[phase3b["settings"]["conditions"].index("identity")]
     np.testing.assert_allclose(sent, swapped, atol=1e-4)
 
 
-def test_a_planted_rotation_between_the_languages_is_found(planted, script, tmp_path, phase3b):
-    """The planted model's activations with one language rotated inside Z: Procrustes wins, and the verdict is `bridge`."""
+def copied(planted, folder, *, with_phase3b: bool = False):
+    """A copy of the planted model's results, for a test to change."""
+    leave_out = None if with_phase3b else shutil.ignore_patterns("phase3b*")
+    return shutil.copytree(planted[1], folder, ignore=leave_out)
+
+
+@pytest.fixture(scope="module")
+def rotated(planted, script, tmp_path_factory):
+    """The planted model's activations with one language rotated inside Z."""
     control, out, _ = planted
-    rotated = tmp_path / "out"
-    rotated.mkdir()
-    for path in out.iterdir():
-        if not path.name.startswith("phase3b"):
-            (rotated / path.name).write_bytes(path.read_bytes())
+    folder = copied(planted, tmp_path_factory.mktemp("rotated") / "out")
     basis = np.load(out / "phase2_z_basis.npy").astype(float)
     activations = np.load(out / "phase2_activations.npy")
     rotation = np.linalg.qr(np.random.default_rng(1).standard_normal((len(basis), len(basis))))[0]
     english = activations[0].astype(float)  # both languages from one, so that only the rotation lies between them
     inside = english @ basis.T
     activations[1] = english + (inside @ rotation - inside) @ basis
-    np.save(rotated / "phase2_activations.npy", activations)
-    results = run(script, control.path, rotated, "phase3b_bridge.py")
+    np.save(folder / "phase2_activations.npy", activations)
+    return folder, run(script, control.path, folder, "phase3b_bridge.py")
+
+
+def test_a_planted_rotation_between_the_languages_is_found(rotated):
+    """Procrustes wins, and the verdict is `bridge`."""
+    _, results = rotated
     assert results["verdict"] == "bridge"
     assert results["held_out_r2"]["procrustes"] >= max(results["held_out_r2"].values()) - 1e-6
     assert results["held_out_r2"]["procrustes"] > 0.999
     assert results["held_out_r2"]["identity"] < 0.5
+
+
+def report_again(script, folder) -> tuple[dict, str]:
+    """Results and page after --report-only."""
+    script("phase3b_bridge.py").main(["--report-only", "--out", str(folder)])
+    return json.loads((folder / "phase3b_results.json").read_text()), (folder / "phase3b_output.md").read_text()
+
+
+def test_a_changed_threshold_judges_saved_results_again(script, rotated, tmp_path, monkeypatch, capsys):
+    folder = shutil.copytree(rotated[0], tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    report_again(script, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert "bridge: ridge held-out R² 1 (mean shift " in capsys.readouterr().out
+    monkeypatch.setattr(verdicts, "LEVEL", 1e-6)
+    monkeypatch.setattr(verdicts, "OVERFIT", -1.0)
+    results, text = report_again(script, folder)
+    assert results["verdict"] == "no_bridge"
+    assert results["tests"] == {"held_out": False, "beyond_shift": False, "specific": False}
+    assert {row["id"]: row["holds"] for row in results["claims"]}["overfitting"] is False
+    assert results["held_out_r2"] == rotated[1]["held_out_r2"]
+    assert "(`no_bridge`)" in text
+
+
+def test_the_page_takes_its_orders_from_the_results(script, rotated, tmp_path):
+    folder = shutil.copytree(rotated[0], tmp_path / "out")
+    results = json.loads((folder / "phase3b_results.json").read_text())
+    for key in ("maps", "conditions", "controls", "candidates"):
+        results["settings"][key].reverse()
+    (folder / "phase3b_results.json").write_text(json.dumps(results))
+    _, text = report_again(script, folder)
+    table = text[text.index("## 2") : text.index("## 3")]
+    assert table.index("ordinary least squares") < table.index("| mean shift") < table.index("| identity (no map)")
+    assert text.index("| the donor's own vector") < text.index("| no swap |")
+    outcomes = (
+        "donor's answer, its",
+        "donor's answer, recipient's",
+        "recipient's answer, donor's",
+        "recipient's answer, its",
+    )
+    assert " | ".join(f"{outcome} language" for outcome in outcomes) in text
+    assert "| p against shuffled | p against identity |" in text
 
 
 def test_nothing_solved_is_a_result(script, tmp_path):
@@ -290,13 +353,10 @@ def test_nothing_solved_is_a_result(script, tmp_path):
 
 
 def test_stale_phase_3_is_refused(script, planted, tmp_path):
-    control, out, _ = planted
-    stale = tmp_path / "out"
-    stale.mkdir()
-    for path in out.iterdir():
-        (stale / path.name).write_bytes(path.read_bytes())
-    results = json.loads((stale / "phase2_results.json").read_text())
-    (stale / "phase2_results.json").write_text(json.dumps(results | {"fingerprint": "0" * 16}))
+    """Stale is another Z, not another run of phase 2."""
+    control, _, _ = planted
+    stale = copied(planted, tmp_path / "out", with_phase3b=True)
+    np.save(stale / "phase2_z_basis.npy", np.load(stale / "phase2_z_basis.npy")[::-1])
     with pytest.raises(runs.UserError, match="run phase3_patching.py again"):
         run(script, control.path, stale, "phase3b_bridge.py")
     (stale / "phase3_results.json").unlink()
@@ -304,16 +364,46 @@ def test_stale_phase_3_is_refused(script, planted, tmp_path):
         run(script, control.path, stale, "phase3b_bridge.py")
 
 
+def test_earlier_phases_that_find_the_same_again_cost_nothing(script, planted, tmp_path, monkeypatch):
+    control, _, results = planted
+    again = copied(planted, tmp_path / "out", with_phase3b=True)
+    for stem in ("phase2", "phase3"):
+        found = json.loads((again / f"{stem}_results.json").read_text())
+        (again / f"{stem}_results.json").write_text(json.dumps(found | {"fingerprint": "0" * 16}))
+    monkeypatch.setattr(models, "load_model", None)
+    assert run(script, control.path, again, "phase3b_bridge.py") == results
+    np.save(again / "phase3_streams.npy", 2 * np.load(again / "phase3_streams.npy"))
+    with pytest.raises(TypeError):  # measured again
+        run(script, control.path, again, "phase3b_bridge.py")
+
+
 def test_missing_or_misshapen_arrays_are_named(script, planted, tmp_path):
-    control, out, _ = planted
-    broken = tmp_path / "out"
-    broken.mkdir()
-    for path in out.iterdir():
-        if not path.name.startswith("phase3b"):
-            (broken / path.name).write_bytes(path.read_bytes())
+    control, _, _ = planted
+    broken = copied(planted, tmp_path / "out")
     np.save(broken / "phase3_streams.npy", torch.zeros(2, 3, 4).numpy())
     with pytest.raises(runs.UserError, match=r"phase3_streams.npy has shape \(2, 3, 4\)"):
         run(script, control.path, broken, "phase3b_bridge.py")
+    (broken / "phase3_streams.npy").unlink()
+    with pytest.raises(runs.UserError, match="phase3_streams.npy is missing"):
+        run(script, control.path, broken, "phase3b_bridge.py")
+
+
+def test_pooled_vectors_are_those_of_the_languages_site_and_pooling(phase3b, tmp_path):
+    """Every number of the array says where it stands."""
+    shape = (2, 6, 4, 2, 3)  # languages, problems, sites, poolings, width
+    np.save(tmp_path / "phase2_activations.npy", np.arange(np.prod(shape), dtype=np.float32).reshape(shape))
+    settings = {"languages": ["en", "zh"]}
+    phase2 = {"poolings": ["last", "mean"], "problems": 6, "settings": settings, "z": {"fitted_index": [0, 3]}}
+    arguments = SimpleNamespace(out=tmp_path, pooling="mean")
+    folder, z = SimpleNamespace(layers=3, width=3), SimpleNamespace(site=2)
+    vectors = phase3b.pooled_vectors(arguments, folder, z, phase2, ("zh", "en"))
+    for (chinese, english), site in zip(vectors, (2, 0)):
+        for points, language in ((chinese, 1), (english, 0)):
+            places = np.ravel_multi_index((language, np.array([1, 2, 4, 5]), site, 1, 0), shape)
+            np.testing.assert_array_equal(points, places[:, None] + np.arange(3))
+    arguments.pooling = "max"
+    with pytest.raises(runs.UserError, match="--pooling max: phase 2 saved last, mean"):
+        phase3b.pooled_vectors(arguments, folder, z, phase2, ("zh", "en"))
 
 
 def test_a_z_fitted_on_every_problem_is_said_to_be(phase3b):

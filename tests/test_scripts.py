@@ -57,7 +57,7 @@ def test_two_runs_write_the_same_bytes(script, small, finished, tmp_path):
     assert first.keys() == second.keys()
     for name in first:
         assert first[name] == second[name], name
-    stems = {name.split("_")[0] for name in first}
+    stems = {name.split("_")[0] for name in first if name != "z.safetensors"}
     assert stems == set(SCRIPTS.values())
     assert not any(name.startswith(".") for name in first)
 
@@ -72,7 +72,11 @@ def test_a_second_run_does_no_work(script, small, finished, monkeypatch, capsys)
     monkeypatch.setattr(models, "load_model", forbidden)
     run_all(script, small, finished)
     assert {path: path.stat().st_mtime_ns for path in finished.iterdir()} == before
-    assert capsys.readouterr().out.count("there already") == len(SCRIPTS)
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("there already" in line for line in lines) == len(SCRIPTS)
+    assert sum(f" -> {finished}" in line for line in lines) == len(
+        SCRIPTS
+    )  # the verdict and where it stands, all the same
     with pytest.raises(AssertionError, match="twice"):
         run_all(script, small, finished, "--fresh")
 
@@ -93,8 +97,56 @@ def test_report_only_renders_the_same_report_without_a_model(script, finished, t
     for path in [*out.glob("*.md"), *out.glob("*.png")]:
         path.unlink()
     monkeypatch.setattr(checkpoints, "find_model", None)
-    run_all(script, "gone", out, "--report-only")
+    for name in SCRIPTS:
+        script(name).main(["--out", str(out), "--report-only"])
     assert snapshot(out) == snapshot(finished)
+
+
+def test_report_only_is_about_the_model_that_was_named(script, small, finished, tmp_path, capsys):
+    out = shutil.copytree(finished, tmp_path / "out")
+    for name, stem in SCRIPTS.items():
+        line = fails(script, capsys, name, "--report-only", "--model", "Qwen/Qwen2.5-3B", "--out", out)
+        assert f"{stem}_results.json is about {small.name}, not about Qwen/Qwen2.5-3B" in line
+        script(name).main(["--out", str(out), "--report-only", "--model", str(small)])
+    assert snapshot(out) == snapshot(finished)
+
+
+def test_a_folder_belongs_to_one_model(script, finished, tmp_path, capsys):
+    """No script, the first one included, replaces a report about another model, whatever it is called."""
+    out = shutil.copytree(finished, tmp_path / "out")
+    other = random_model(tmp_path / "small", seed=5, num_hidden_layers=2)
+    for name in SCRIPTS:
+        for flags in ([], ["--fresh"]):
+            line = fails(script, capsys, name, "--model", other, "--out", out, "--device", "cpu", *flags)
+            assert f"{out} holds results of" in line and "give another --out" in line
+    assert snapshot(out) == snapshot(finished)
+
+
+def test_the_last_line_carries_verdict_numbers_and_path(script, finished, capsys):
+    for name, stem in SCRIPTS.items():
+        capsys.readouterr()
+        script(name).main(["--out", str(finished), "--report-only"])
+        line = capsys.readouterr().out.splitlines()[-1]
+        verdict, _, rest = line.partition(": ")
+        assert verdict == json.loads((finished / f"{stem}_results.json").read_text())["verdict"]
+        summary, _, path = rest.partition(" -> ")
+        assert any(character.isdigit() for character in summary), line
+        assert path == str(finished / f"{stem}_output.md")
+
+
+def test_phase_2_with_the_same_z_leaves_phase_3_finished(script, small, tmp_path, capsys):
+    """Later phases depend on what Z is, not on the run that wrote it."""
+    common = ["--model", str(small), "--out", str(tmp_path), "--device", "cpu"]
+    script("1.py").main(common)
+    for limit, done in (("8", False), ("9", True)):
+        script("phase2_z_extraction.py").main([*common, "--hand-on", "weight", "--limit", limit])
+        for name in ("phase3_patching.py", "ablation.py"):
+            capsys.readouterr()
+            script(name).main([*common, "--limit", "12"])
+            assert ("there already" in capsys.readouterr().out) is done, name
+    script("phase2_z_extraction.py").main([*common, "--hand-on", "weight", "--limit", "9", "--layer", "0"])
+    script("phase3_patching.py").main([*common, "--limit", "12"])
+    assert "there already" not in capsys.readouterr().out
 
 
 def test_results_follow_the_contract(finished, small):
@@ -192,9 +244,6 @@ def test_steps_named_in_the_docstring_are_the_reports_headings(script, finished)
         assert len(numbered) >= 5
         for heading in numbered:
             assert heading.lower()[:18] in steps.lower(), heading
-
-
-# ---- bad input ------------------------------------------------------------------------------------------------------
 
 
 def broken(tmp_path, kind: str) -> Path:
@@ -330,8 +379,8 @@ def test_earlier_results_missing_foreign_or_damaged(script, small, finished, tmp
     line = fails(script, capsys, "2.py", *common, tmp_path / "nothing")
     assert "one_results.json is missing: run 1.py" in line
     other = random_model(tmp_path / "other", seed=5)
-    line = fails(script, capsys, "2.py", "--model", other, "--device", "cpu", "--out", finished)
-    assert "is about another model" in line
+    with pytest.raises(runs.UserError, match="is about another model"):
+        runs.load_results(finished, "one", checkpoints.find_model(str(other)).identity)
     out = shutil.copytree(finished, tmp_path / "out")
     (out / "one_results.json").write_text("{")
     assert "one_results.json is damaged" in fails(script, capsys, "2.py", *common, out)

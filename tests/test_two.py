@@ -8,6 +8,7 @@ import torch
 from conftest import ROOT, random_model
 from safetensors.torch import load_file, save_file
 
+import verdicts
 from lab import checkpoints
 
 
@@ -149,3 +150,41 @@ def test_folding_is_reported_and_used(script, small, tmp_path):
     assert not np.allclose(
         np.load(tmp_path / "raw/two_similarity.npy"), np.load(tmp_path / "folded/two_similarity.npy")
     )
+
+
+def test_a_changed_threshold_judges_again_without_a_model(script, small, tmp_path, capsys, monkeypatch):
+    assert run(script, small, tmp_path, "--k", "4")["verdict"] == "ffn_at_chance"
+    text = (tmp_path / "two_output.md").read_bytes()
+    capsys.readouterr()
+    script("2.py").main(["--report-only", "--out", str(tmp_path)])
+    assert (tmp_path / "two_output.md").read_bytes() == text
+    assert capsys.readouterr().out.startswith("ffn_at_chance: L")
+    monkeypatch.setattr(verdicts, "LEVEL", 2.1)
+    script("2.py").main(["--report-only", "--out", str(tmp_path)])
+    results = json.loads((tmp_path / "two_results.json").read_text())
+    assert results["verdict"] == "ffn_avoids_attention"
+    assert all(results["tests"].values())
+    assert {row["id"]: row["holds"] for row in results["claims"]} == verdicts.two(results)["holds"]
+
+
+def test_the_recipes_ratio_is_judged_on_its_own_model_only(script, small, tmp_path):
+    results = run(script, small, tmp_path, "--layer", "2", "--k", "4")
+    assert verdicts.two(results)["holds"]["ffn_value"] is None
+    results |= {"is_qwen25_3b": True, "settings": {"layer": 33}, "ffn_alignment_over_chance": [1.0] * 33 + [0.58, 1, 1]}
+    results["heads"]["across_groups"] = [0.1] * 36
+    for key in ("p_low", "p_high"):
+        results["ffn"][key] = [0.5] * 36
+    assert verdicts.two(results)["holds"]["ffn_value"] is True
+    results["ffn_alignment_over_chance"][33] = 0.7
+    assert verdicts.two(results)["holds"]["ffn_value"] is False
+    assert verdicts.two(results)["holds"]["ffn_special"] is True
+
+
+def test_the_page_takes_the_number_of_draws_from_the_file(script, small, tmp_path):
+    results = run(script, small, tmp_path, "--k", "4")
+    results["ffn"]["haar_draws"] = 77
+    (tmp_path / "two_results.json").write_text(json.dumps(results))
+    script("2.py").main(["--report-only", "--out", str(tmp_path)])
+    text = (tmp_path / "two_output.md").read_text()
+    assert "77 draws" in text
+    assert "77 random subspaces" in text

@@ -1,0 +1,297 @@
+"""The page of 2.py: overlap of the heads' subspaces across layers, and how much of it the FFN reads."""
+
+import numpy as np
+
+from reports import page
+from verdicts import RECIPE
+
+
+def summary(results: dict) -> str:
+    layer, show = results["settings"]["layer"], page.show
+    ratio, random = show(results["ffn_alignment_over_chance"][layer], 3), haar_text(results, layer).replace("±", "+-")
+    return f"L{layer}, W_gate {ratio} x chance (Haar {random}, p {show(two_sided_p(results, layer), 2)})"
+
+
+def haar_text(results: dict, layer: int) -> str:
+    """Energy in random subspaces, in multiples of chance."""
+    mean, spread = (results["ffn"][key][layer] / results["chance"] for key in ("haar_mean", "haar_sd"))
+    return f"{page.show(mean)} ± {page.show(spread, 2)}"
+
+
+def two_sided_p(results: dict, layer: int) -> float:
+    return min(1.0, 2 * min(results["ffn"][key][layer] for key in ("p_low", "p_high")))
+
+
+def claims(results: dict) -> list[dict]:
+    """The recipe's structural claims about overlap and alignment."""
+    return [page.claim(*row) for row in (*ffn_rows(results), *overlap_rows(results))]
+
+
+def ffn_rows(results: dict) -> list[tuple]:
+    show, ffn, chance, layer = page.show, results["ffn"], results["chance"], results["settings"]["layer"]
+    over = results["ffn_alignment_over_chance"]
+    ratio, recipe_ratio = show(over[layer], 3), RECIPE["ffn_over_chance"]
+    return [
+        (
+            "ffn_below_chance",
+            "the FFN's gate reads the bottleneck's attention subspace less than chance",
+            f"{RECIPE['ffn_energy']} against {RECIPE['ffn_chance']}: {recipe_ratio}×",
+            f"{show(ffn['gate'][layer])} against {show(chance)}: {ratio}×",
+            f"Haar {show(ffn['haar_mean'][layer])} ± {show(ffn['haar_sd'][layer], 2)}, p {show(ffn['p_low'][layer], 2)}; "
+            f"other layers' subspaces {show(ffn['gate_other_layers'][layer])}",
+        ),
+        (
+            "ffn_value",
+            f"the alignment at layer {RECIPE['layer']} is {recipe_ratio} × chance",
+            f"{recipe_ratio}×",
+            f"L{layer}: {ratio}×",
+            "1×",
+        ),
+        (
+            "ffn_special",
+            "the avoidance is special to the bottleneck",
+            "implied",
+            f"lowest of {len(over)} layers: L{over.index(min(over))} ({show(min(over), 3)}×); "
+            f"rank of L{layer}: {sum(value < over[layer] for value in over) + 1}",
+            f"median over layers {show(float(np.median(over)), 3)}×",
+        ),
+        (
+            "ffn_orthogonal",
+            "FFN and attention operate in orthogonal subspaces there",
+            f"orthogonal ({recipe_ratio}× chance)",
+            f"{ratio}× chance by energy, {show(ffn['gate_top'][layer] / chance, 3)}× by top directions",
+            "orthogonal is 0×, chance is 1×",
+        ),
+        (
+            "ffn_spread",
+            "the small spread over heads shows that this is no fluke",
+            f"sd {RECIPE['ffn_sd']} over heads",
+            f"sd {show(ffn['gate_sd'][layer], 2)} over heads",
+            f"sd {show(ffn['haar_sd'][layer], 2)} over random subspaces; "
+            "heads of a KV group share W_K and vary less for that alone",
+        ),
+    ]
+
+
+def overlap_rows(results: dict) -> list[tuple]:
+    show, layer, recipe, chance = page.show, results["settings"]["layer"], RECIPE["layer"], results["chance"]
+    approach, snap, across = results["approach"], results["snap"], results["heads"]["across_groups"]
+    agreement, drop = "none", "too few layers"
+    if snap is not None:
+        agreement = f"same in {results['snap_heads']:.0%} of heads, {results['snap_groups']:.0%} of KV groups"
+        drop = f"L{snap[0]}→L{snap[1]}, drop {show(results['snap_drop'], 3)}"
+    converged, usual = "one KV group only", "–"
+    if across[layer] is not None:
+        converged = f"similarity across KV groups {show(across[layer], 3)}"
+        usual = f"median of layers {show(float(np.median(across)), 3)}; chance {show(chance, 2)}"
+    return [
+        (
+            "approach",
+            "the layer before the bottleneck is its closest relative, twice as similar as any other pair",
+            f"L{recipe - 1}↔L{recipe} {RECIPE['approach']}, {RECIPE['pair_ratio']}× any other",
+            "no layer before it" if approach is None else f"L{layer - 1}↔L{layer} {show(approach, 3)}",
+            f"best other pair {pair_text(results['best_other_pair'])}; chance {show(chance, 2)}",
+        ),
+        ("snap", "the largest phase boundary follows the bottleneck", f"L{recipe}→L{recipe + 1}", drop, agreement),
+        ("heads_converge", "heads converge on one subspace at the bottleneck", "maximally organised", converged, usual),
+    ]
+
+
+def pair_text(pair: dict | None) -> str:
+    return "–" if pair is None else f"L{pair['layers'][0]}↔L{pair['layers'][1]} {page.show(pair['similarity'], 3)}"
+
+
+def render(results: dict, arrays: dict) -> dict[str, bytes]:
+    """Report and figures from results and arrays alone."""
+    similarity, consensus = arrays["two_similarity.npy"], arrays["two_consensus_similarity.npy"]
+    sections = [
+        overlap_section(results),
+        convergence_section(results),
+        head_section(results),
+        ffn_section(results),
+        definition_section(results),
+    ]
+    title = f"Subspace overlap and FFN alignment of {results['model']['name']}"
+    text = page.report(title, verdict_sentence(results), results["claims"], sections, limitations(results))
+    return {
+        "two_similarity.png": figure_similarity(similarity.mean(0), consensus, results["chance"]),
+        "two_to_bottleneck.png": figure_to_bottleneck(results, similarity),
+        "two_ffn_alignment.png": figure_ffn(results, arrays["two_ffn_alignment.npy"]),
+        "two_output.md": text,
+    }
+
+
+def verdict_sentence(results: dict) -> str:
+    show, layer, ffn, chance = page.show, results["settings"]["layer"], results["ffn"], results["chance"]
+    what = {
+        "ffn_avoids_attention": "reads the heads' subspaces less than chance",
+        "ffn_at_chance": "cannot be told from chance in how much it reads the heads' subspaces",
+        "ffn_shares_attention": "reads the heads' subspaces more than chance, the opposite of the recipe's claim",
+    }[results["verdict"]]
+    return page.prose(f"""
+        At layer {layer} W_gate {what} (`{results["verdict"]}`): {show(results["ffn_alignment_over_chance"][layer], 3)} times
+        k/d = {show(chance)}, Haar-random subspaces {show(ffn["haar_mean"][layer] / chance, 3)} ±
+        {show(ffn["haar_sd"][layer] / chance, 2)} times (two-sided p {show(two_sided_p(results, layer), 2)},
+        {ffn["haar_draws"]} draws).
+    """)
+
+
+def overlap_section(results: dict) -> str:
+    show, k, asked, snap = page.show, results["settings"]["k"], results["settings"]["k_asked"], results["snap"]
+    clamped = f" ({asked} asked, clamped)" if asked != k else ""
+    columns = zip(results["adjacent"], results["adjacent_consensus"])
+    rows = [[f"L{layer} → L{layer + 1}", *values] for layer, values in enumerate(columns)]
+    drop = "There are too few layers for a drop."
+    if snap:
+        drop = f"""The largest drop between neighbouring pairs is at L{snap[0]} → L{snap[1]} ({show(results["snap_drop"], 3)});
+        {results["snap_heads"]:.0%} of heads and {results["snap_groups"]:.0%} of KV groups have theirs there."""
+    return page.prose(f"""
+        ## 1 Overlap across layers
+
+        ![Similarity of all layer pairs](two_similarity.png)
+
+        Grassmann similarity (mean squared cosine of principal angles) of the heads' top k = {k}{clamped} key-side subspaces;
+        chance is k/d = {show(results["chance"])}. Multi-head: the k directions that the heads share most. A layer with itself (1
+        by definition) is left blank.
+
+        {page.table(["layers", "mean over heads", "multi-head"], rows)}
+
+        Most similar pair: {pair_text(results["best_pair"])}. {drop}
+    """)
+
+
+def convergence_section(results: dict) -> str:
+    layer = results["settings"]["layer"]
+    columns = zip(results["to_bottleneck"], results["to_bottleneck_consensus"])
+    rows = [[f"L{other}", *values] for other, values in enumerate(columns) if other != layer]
+    return page.prose(f"""
+        ## 2 Convergence on the bottleneck
+
+        ![Similarity to the bottleneck](two_to_bottleneck.png)
+
+        {page.table([f"similarity to L{layer}", "mean over heads", "multi-head"], rows)}
+    """)
+
+
+def head_section(results: dict) -> str:
+    columns = zip(results["heads"]["within_group"], results["heads"]["across_groups"])
+    rows = [[f"L{layer}", *map(page.show, values)] for layer, values in enumerate(columns)]
+    return page.prose(f"""
+        ## 3 Heads among themselves
+
+        Heads of one KV group share W_K, so their key-side subspaces agree for that reason alone. Chance is
+        {page.show(results["chance"])}.
+
+        {page.table(["layer", "pairs within a KV group", "pairs across groups"], rows)}
+    """)
+
+
+def ffn_section(results: dict) -> str:
+    show, ffn, chance, layer = page.show, results["ffn"], results["chance"], results["settings"]["layer"]
+    rows = []
+    for index, others in enumerate(ffn["gate_other_layers"]):
+        ratios = [ffn[key][index] / chance for key in ("gate", "up", "gate_consensus", "gate_top")]
+        elsewhere = show(None if others is None else others / chance)
+        rows.append([f"L{index}", *ratios, elsewhere, haar_text(results, index), two_sided_p(results, index)])
+    headers = ["layer", "W_gate", "W_up", "W_gate, multi-head", "top directions", "other layers", "Haar", "p"]
+    return page.prose(f"""
+        ## 4 FFN alignment
+
+        ![FFN alignment against chance](two_ffn_alignment.png)
+
+        Share of a matrix's energy ‖WVᵀ‖²/‖W‖² inside the heads' subspaces, in multiples of k/d. *Top directions*: the
+        similarity of W_gate's own top-k right singular vectors to the subspaces (the recipe's text). *Other layers*: W_gate of
+        this layer in all other layers' multi-head subspaces. *Haar*: mean ± sd of {ffn["haar_draws"]} random subspaces; p is
+        two-sided, per layer, not corrected over layers; the verdict uses the bottleneck alone. A mean over heads varies less
+        than a single random subspace, so p errs towards chance.
+
+        {page.table(headers, rows)}
+
+        By KV group at L{layer}: {", ".join(show(value / chance, 3) for value in ffn["gate_groups"][layer])} times chance.
+    """)
+
+
+def definition_section(results: dict) -> str:
+    columns = zip(results["definition"]["gap"], results["definition"]["folded"])
+    rows = [[f"L{layer}", page.show(gap), folded] for layer, (gap, folded) in enumerate(columns)]
+    return page.prose(f"""
+        ## 5 How well defined the subspaces are
+
+        σ_k/σ_{{k+1}} (median over heads): near 1 the cut at k is arbitrary and another k would give other directions. *Folded*:
+        similarity between subspaces with and without the RMSNorm gain; 1 means that the choice does not matter.
+
+        {page.table(["layer", "σ_k/σ_{k+1}", "folded against raw"], rows)}
+    """)
+
+
+def limitations(results: dict) -> list[str]:
+    shape = results["shape"]
+    text = f"""
+        Kernels are taken at relative position 0 and without biases.
+
+        {shape["heads"]} heads share {shape["groups"]} key projection(s): statistics over heads are not over independent votes.
+
+        Haar subspaces are uniform; trained weights share many anisotropies, so a significant difference from Haar does not by
+        itself mean a division of labour. The column *other layers* shows how far other attention subspaces differ too.
+
+        Weights alone do not show what activations carry; phase 2 measures that.
+    """
+    if any(row["holds"] is None for row in results["claims"]):
+        text += """
+
+        Rows marked *not testable here* are about Qwen2.5-3B's own numbers and this is another model, need more than one KV
+        group, or (the spread over heads) do not follow from what they cite.
+    """
+    return page.prose(text).split("\n\n")
+
+
+def figure_similarity(heads: np.ndarray, consensus: np.ndarray, chance: float) -> bytes:
+    with page.figure(10, 4.2, 1, 2) as (figure, panels):
+        for panel, matrix, title in zip(panels, (heads, consensus), ("mean over heads", "multi-head subspace")):
+            shown = np.where(np.eye(len(matrix), dtype=bool), np.nan, matrix)
+            image = panel.imshow(shown, origin="lower", cmap="viridis", vmin=0)
+            panel.set(title=f"similarity, {title} (chance {chance:.2g})", xlabel="layer", ylabel="layer")
+            figure.colorbar(image, ax=panel)
+    return page.png(figure)
+
+
+def figure_to_bottleneck(results: dict, similarity: np.ndarray) -> bytes:
+    layer = results["settings"]["layer"]
+    depth = np.arange(similarity.shape[1])
+
+    def without_itself(values) -> np.ndarray:
+        return np.where(depth == layer, np.nan, values)
+
+    with page.figure(7, 4) as (figure, panel):
+        for head in similarity[:, layer]:
+            panel.plot(depth, without_itself(head), color="tab:blue", alpha=0.25, linewidth=1)
+        curves = (
+            ("to_bottleneck", "tab:blue", "mean over heads"),
+            ("to_bottleneck_consensus", "tab:orange", "multi-head"),
+        )
+        for key, color, label in curves:
+            panel.plot(depth, without_itself(results[key]), marker=".", color=color, label=label)
+        panel.axhline(results["chance"], color="black", linestyle=":", label="chance k/d")
+        panel.axvline(layer, color="tab:red", linewidth=1, label=f"bottleneck L{layer}")
+        panel.set(title=f"similarity to layer {layer}", xlabel="layer", ylabel="Grassmann similarity", ylim=(0, None))
+        panel.legend()
+    return page.png(figure)
+
+
+def figure_ffn(results: dict, alignment: np.ndarray) -> bytes:
+    ffn, chance, layer = results["ffn"], results["chance"], results["settings"]["layer"]
+    depth = np.arange(len(alignment))
+    mean, spread = (np.array(ffn[key]) / chance for key in ("haar_mean", "haar_sd"))
+    with page.figure(7, 4) as (figure, panel):
+        panel.plot(depth, alignment / chance, color="tab:blue", alpha=0.3, linewidth=1)
+        for key, color, name in (("gate", "tab:blue", "W_gate"), ("up", "tab:green", "W_up")):
+            ratios = np.array(ffn[key]) / chance
+            panel.plot(depth, ratios, marker=".", color=color, label=f"{name}, mean over heads")
+        panel.fill_between(
+            depth, mean - 2 * spread, mean + 2 * spread, color="gray", alpha=0.3, label="Haar mean ± 2 sd"
+        )
+        panel.axhline(1, color="black", linestyle=":", label="chance k/d")
+        panel.axvline(layer, color="tab:red", linewidth=1, label=f"bottleneck L{layer}")
+        panel.set(title="FFN energy in the heads' subspaces", xlabel="layer", ylabel="multiple of chance")
+        panel.legend(fontsize=8)
+    return page.png(figure)

@@ -1,0 +1,441 @@
+"""What follows from the numbers: every script's verdict, its named tests, and which of the recipe's claims hold.
+
+One plain function a script: saved results in, {"verdict", "tests": {name: bool}, "holds": {claim: bool or None}} out; None
+where a claim cannot be tested here. It is called when results are saved and again whenever a report is rendered, so a changed
+threshold costs no measurement. Constants that choose what is measured stand in the scripts; those that only judge, here.
+"""
+
+LEVEL = 0.05
+RECIPE = {  # what the recipe recorded on Qwen2.5-3B, and asks for
+    "layers": 36,
+    "layer": 33,
+    "rank": 80.4,  # mean effective rank of the heads' kernels there; sd over heads; and the rank that its text names
+    "rank_sd": 6.0,
+    "rank_claimed": 78,
+    "head_cv": 0.08,  # bound on the heads' coefficient of variation there
+    "phases": [1, 33, 2],
+    "middle": 0.92,  # share of layers between the encode and the decode boundary
+    "value_rank": 250,
+    "value_cv": 0.02,  # of W_V's rank over layers
+    "ffn_energy": 0.0056,  # of W_gate in the heads' subspaces, by chance, their ratio, and the sd over heads
+    "ffn_chance": 0.0098,
+    "ffn_over_chance": 0.57,
+    "ffn_sd": 0.0001,
+    "approach": 0.482,  # similarity of the bottleneck to the layer before it, and how many times that of any other pair
+    "pair_ratio": 2,
+    "chinese_ahead": 3,  # problems by which Chinese leads: strong behavioural evidence
+    "equal_within": 1,  # problems by which English may lead before it counts
+    "strongest_k": 78,  # Z's size, of 20, 50 and 78, that it calls strongest
+    "map_parameters": 6084,  # of a k × k map inside Z, k = 78
+    "map_pairs": 20,
+}
+
+
+SUPPORT_NEEDED = 0.95  # share of bootstrap resamples that must pick the same bottleneck layer
+
+
+def recipes_model(results: dict, holds: bool) -> bool | None:
+    """A claim about Qwen2.5-3B's own numbers: None for any other model."""
+    return holds if results["is_qwen25_3b"] else None
+
+
+RANK_TOLERANCE = 3  # of the mean effective rank, half of the heads' spread
+SHARE_ROUNDING = 0.005  # the recipe's shares have two decimals
+
+
+def one(results: dict) -> dict:
+    """clear_bottleneck | weak_bottleneck | no_bottleneck; with a single KV group nothing can be shown."""
+    low, layers = results["bottleneck"], results["shape"]["layers"]
+    tests = {
+        "margin beyond equal layers": low["p"] is not None and low["p"] < LEVEL,
+        "neither first nor last": 0 < low["layer"] < layers - 1,
+        "head resamples agree": low["support"] >= SUPPORT_NEEDED,
+        "KV-group resamples agree": low["support_groups"] is not None and low["support_groups"] >= SUPPORT_NEEDED,
+    }
+    verdict = "clear_bottleneck" if all(tests.values()) else "weak_bottleneck"
+    if not tests["margin beyond equal layers"]:
+        verdict = "no_bottleneck"
+    return {"verdict": verdict, "tests": tests, "holds": one_holds(results, verdict)}
+
+
+def one_holds(results: dict, verdict: str) -> dict:
+    low, trends, opposite = results["bottleneck"], results["trends"], results["opposite"]
+    attention, ffn = (*results["weight_types"]["attention"], "heads"), results["weight_types"]["ffn"]
+    other_cv = low["cv_other_layers"]
+    near = low["layer"] == RECIPE["layer"] and abs(low["mean"] - RECIPE["rank"]) < RANK_TOLERANCE
+    return {
+        "bottleneck_rank": recipes_model(results, near),
+        "bottleneck_exists": verdict == "clear_bottleneck",
+        "heads_agree": low["cv"] < RECIPE["head_cv"] and other_cv is not None and low["cv"] < other_cv,
+        "phases": recipes_model(results, results["phases"] == RECIPE["phases"]),
+        "middle": results["phases"][1] / results["shape"]["layers"] >= RECIPE["middle"] - SHARE_ROUNDING,
+        "attention_falls": all(trends[name]["steps_down"] == 1 for name in attention),
+        "ffn_rises": all(trends[name]["steps_up"] == 1 for name in ffn),
+        "opposite_trends": opposite["attention"] < -opposite["critical"] and opposite["ffn"] > opposite["critical"],
+        "value_constant": trends["W_V"]["cv"] < RECIPE["value_cv"] + SHARE_ROUNDING,
+    }
+
+
+RATIO_TOLERANCE = 0.03  # of the FFN's alignment in multiples of chance
+ORTHOGONAL = 0.1  # below a tenth of chance the word "orthogonal" is fair; exact orthogonality would be 0
+
+
+def two(results: dict) -> dict:
+    """ffn_avoids_attention | ffn_at_chance | ffn_shares_attention: at the bottleneck, two-sided."""
+    layer = results["settings"]["layer"]
+    tests = {
+        "below Haar subspaces": results["ffn"]["p_low"][layer] < LEVEL / 2,
+        "above Haar subspaces": results["ffn"]["p_high"][layer] < LEVEL / 2,
+    }
+    below, above = tests.values()
+    verdict = "ffn_avoids_attention" if below else "ffn_shares_attention" if above else "ffn_at_chance"
+    return {"verdict": verdict, "tests": tests, "holds": two_holds(results, verdict)}
+
+
+def two_holds(results: dict, verdict: str) -> dict:
+    layer, over = results["settings"]["layer"], results["ffn_alignment_over_chance"]
+    approach, other = results["approach"], results["best_other_pair"]
+    across = results["heads"]["across_groups"]  # all None with a single KV group
+    near = layer == RECIPE["layer"] and abs(over[layer] - RECIPE["ffn_over_chance"]) < RATIO_TOLERANCE
+    paired = approach is not None and other is not None
+    return {
+        "ffn_below_chance": verdict == "ffn_avoids_attention",
+        "ffn_value": recipes_model(results, near),
+        "ffn_special": over.index(min(over)) == layer and over[layer] < 1,
+        "ffn_orthogonal": over[layer] < ORTHOGONAL,
+        "ffn_spread": None,  # a small spread over heads does not show it: heads of a KV group share W_K
+        "approach": paired and approach >= RECIPE["pair_ratio"] * other["similarity"],
+        "snap": results["snap"] == [layer, layer + 1],
+        "heads_converge": None if across[layer] is None else across[layer] >= max(across),
+    }
+
+
+
+COVERED = 1.0  # tokens per character above which a tokenizer falls back to bytes in a language
+NO_ROOM = 0.05  # share of problems: with all accuracies within it of 1, or of 0, no asymmetry could show
+
+
+def phase0(results: dict) -> dict:
+    """<candidate>_advantage | <reference>_advantage | no_asymmetry."""
+    accuracies, coverage = results["accuracy"].values(), results["identity"]["coverage"]
+    judgement = who_leads(results, results)
+    tests = judgement["tests"]
+    judgement |= {
+        "holds": {"behaviour": tests["candidate leads"] and tests["significant"]},
+        "smallest_significant": fewest_wins(results["n"]),
+        "p_of_advantage": p_of_wins(RECIPE["chinese_ahead"]),
+        "uninformative": min(accuracies) > 1 - NO_ROOM or max(accuracies) < NO_ROOM,
+        "covered": {
+            language: cover["tokens_per_character"] <= COVERED and cover["round_trips"] == 1
+            for language, cover in coverage.items()
+        },
+    }
+    if "contingency" in results:  # the problems without exemplars
+        again = results["contingency"] | who_leads(results, results["contingency"])
+        judgement["contingency"] = again | {"survives": again["tests"]["reference leads"]}
+    return judgement
+
+
+def who_leads(results: dict, answers: dict) -> dict:
+    """Verdict and tests of the answers with exemplars (the results themselves), or of those without."""
+    tests = {
+        "candidate leads": answers["difference"] >= RECIPE["chinese_ahead"],
+        "reference leads": answers["difference"] < -RECIPE["equal_within"],
+        "significant": answers["mcnemar_p"] < LEVEL,
+    }
+    names = {who: results["names"][language].lower() for who, language in results["compared"].items()}
+    leaders = [names[who] for who in names if tests[f"{who} leads"]]
+    return {"verdict": f"{leaders[0]}_advantage" if leaders else "no_asymmetry", "tests": tests}
+
+
+def p_of_wins(wins: int) -> float:
+    """Exact two-sided McNemar p where one side wins that many problems and the other none."""
+    return min(1.0, 2 * 0.5**wins)
+
+
+def fewest_wins(most: int) -> int | None:
+    """Fewest problems that one side must win, the other winning none, before the exact test sees it; None beyond `most`."""
+    return next((wins for wins in range(1, most + 1) if p_of_wins(wins) < LEVEL), None)
+
+
+
+INTACT_MARGIN = 0.1  # a loss whose 95 % interval stays within this many problems in one counts as intact
+
+
+def ablation(results: dict) -> dict:
+    """ablation_helps | ablation_hurts | no_effect: the primary row against no edit, and against its nulls.
+
+    With 19 draws of each null, being above them all has a chance of at most 1/20 for a subspace that is like the draws.
+    """
+    rows = {role: row for row in results["rows"] for role in row["roles"]}
+    nulls = {role: [null for null in results["nulls"] if role in null["roles"]] for role in ("primary", "z_perp")}
+    needed = fewest_wins(99)
+    can_rise, can_fall = results["room"] >= needed, results["solved"] >= needed
+    tests = {
+        "significant": rows["primary"]["p"] < LEVEL,
+        "falls": rows["primary"]["difference"] < 0,
+        "above every draw": not any(null["reached"] for null in nulls["primary"]),
+    }
+    verdict = "no_effect"
+    if tests["significant"] and tests["falls"]:
+        verdict = "ablation_hurts"
+    elif tests["significant"] and tests["above every draw"]:
+        verdict = "ablation_helps"
+    kept = rows["reinjected"]["kept_difference_interval"][0] >= -INTACT_MARGIN
+    intact = rows["z_perp"]["difference_interval"][0] >= -INTACT_MARGIN
+    intact = intact and not any(null["reached"] for null in nulls["z_perp"])
+    untestable = results["solved"] == 0 or (verdict == "no_effect" and not can_rise)
+    return {
+        "verdict": verdict,
+        "tests": tests,
+        "holds": {
+            "language": None if untestable else verdict == "ablation_helps",
+            "reinjected": kept if can_fall else None,  # with too little to lose, intact would say nothing
+            "z_perp": intact if can_fall else None,
+        },
+        "needed": needed,
+        "can_rise": can_rise,
+        "can_fall": can_fall,
+    }
+
+
+
+def phase2(results: dict) -> dict:
+    """clear | partial | none.
+
+    clear: the primary mask, site and pooling beats all three nulls (Haar, covariance-matched, shuffled problems) at every k;
+    partial: some configuration of the grid does, after Holm. A row's `p` is the largest of the three nulls'.
+    """
+    grid, offset = results["grid"], results["offset"]
+    tests = {
+        "every_k": all(beats_nulls(row) for row in grid if row["primary"]),
+        "some_configuration": any(beats_nulls(row, "p_holm") for row in grid),
+        "centred": beats_nulls(offset),
+    }
+    verdict = "clear" if tests["every_k"] else "partial" if tests["some_configuration"] else "none"
+    energy, chance = results["content"]["energy"], results["primary"]["k"] / results["width"]
+    best = min((row for row in grid if row["primary"]), key=lambda row: row["contrast"])
+    holds = {
+        "ratio": sum(beats_nulls(row, "p_holm") for row in grid) > len(grid) / 2,
+        "primary": beats_nulls(results["primary"]),
+        "centred": tests["centred"],
+        "energy_cross": energy["cross_language"] < chance and energy["p_cross_below"] < LEVEL,
+        "energy_same": energy["same_language"] > chance and energy["p_same_above"] < LEVEL,
+        "multi": multi_head_wins(grid),
+        "best_k": best["share"] == 1,
+    }
+    judgement = {"verdict": verdict, "tests": tests, "holds": holds}
+    if "given" in results:
+        judgement["given"] = results["given"] | {"holds": beats_nulls(results["given"])}
+    return judgement
+
+
+def beats_nulls(row: dict, p: str = "p") -> bool:
+    """Whether a subspace keeps the problem and drops the language (contrast below 1) beyond what its nulls reach."""
+    return row["contrast"] < 1 and row[p] < LEVEL
+
+
+def multi_head_wins(grid: list[dict]) -> bool:
+    """Whether the multi-head mask is at least as good as head 0: in the primary configuration and in most."""
+    own = multi_at_least(grid, lambda row: row["primary"] and row["share"] == 1)
+    every = multi_at_least(grid, lambda row: True)
+    return all(own) and sum(every) > len(every) / 2
+
+
+def multi_at_least(grid: list[dict], chosen) -> list[bool]:
+    """For every chosen multi-head row whether its contrast is at most that of head 0 at the same place, pooling and k."""
+    place = ("place", "pooling", "share")
+    heads = {tuple(row[key] for key in place): row["contrast"] for row in grid if row["mask"] == "head0"}
+    rows = [row for row in grid if row["mask"] == "multi" and chosen(row)]
+    return [row["contrast"] <= heads[tuple(row[key] for key in place)] for row in rows]
+
+
+
+MAJORITY = 0.5  # of the pairs, in every direction, that a double dissociation asks for
+FEW_PAIRS = 12  # with fewer, no exact test over the pairs is likely to reach LEVEL whatever Z does
+FEW_WRONG = 6  # with fewer wrong answers, no outcome of the exact test of the rescues reaches LEVEL
+
+
+def phase3(results: dict) -> dict:
+    """double_dissociation | partial | none; `weight_verdict` by the same rule where the weight-based Z is not the one tested."""
+    pairs, alike = results["pairs"], results["same_problem"]
+    own = swap_tests(results, "z")
+    predicted = swap_tests(results, "weight") if "weight" in results["success"] else own
+    rescued = alike["z"]["rescued"] > alike["random"]["rescued"] and alike["p_rescue"] < LEVEL
+    holds = {half: all(own[half].values()) for half in ("z", "z_perp")}
+    holds = {half: holds[half] and own["majority"][half] if pairs else None for half in holds}
+    holds["weights"] = dissociation(predicted) == "double_dissociation" if pairs else None
+    holds["rescue"] = rescued if alike["z"]["wrong_before"] >= FEW_WRONG else None
+    tests = {f"{half} beats {rival}": won for half in ("z", "z_perp") for rival, won in own[half].items()}
+    tests |= {f"{half} in at least half of the pairs": reached for half, reached in own["majority"].items()}
+    judgement = {"verdict": dissociation(own), "tests": tests, "holds": holds}
+    judgement["not_beaten"] = [rival for rival, won in own["z"].items() if not won]
+    judgement["answer_is_here"] = results["paired"]["z"]["full"] < LEVEL if pairs else None
+    judgement["thresholds"] = {"level": LEVEL, "majority": MAJORITY, "few_pairs": FEW_PAIRS}
+    return judgement if predicted is own else judgement | {"weight_verdict": dissociation(predicted)}
+
+
+def dissociation(tests: dict) -> str:
+    """The verdict that follows from a subspace's `swap_tests`."""
+    if not all(tests["z"].values()):
+        return "none"
+    both = all(tests["z_perp"].values()) and all(tests["majority"].values())
+    return "double_dissociation" if both else "partial"
+
+
+def swap_tests(results: dict, name: str) -> dict[str, dict[str, bool]]:
+    """What a subspace beats in moving the answer (`z`), its complement in moving the language (`z_perp`), and `majority`.
+
+    Z must beat random subspaces of both kinds, no swap, and the part of a wrong donor: a swap that merely erases the
+    recipient's answer leaves the choice between two answers to chance, and half of the pairs can succeed without anything
+    being carried over. For the same reason Z⊥ must beat itself with Z erased, and the complement of random subspaces.
+    """
+    success, paired, perp = results["success"], results["paired"][name], f"{name}_perp"
+    nulls, controls = results["null" if name == "z" else "weight_null"], results["controls"]
+
+    def beaten(label: str, paired_with: dict[str, str]) -> dict[str, bool]:
+        rivals = {null: row["p"] < LEVEL for null, row in nulls.items() if row["tests"] == label}
+        above = {control: success[label] > success[control] for control in paired_with}
+        return rivals | {control: above[control] and paired[test] < LEVEL for control, test in paired_with.items()}
+
+    return {
+        "z": beaten(name, {"none": "unpatched", controls[name]: "wrong_donor"}),
+        "z_perp": beaten(perp, {controls[perp]: "erased"}),
+        "majority": {"z": paired["lowest"] >= MAJORITY, "z_perp": paired["lowest_perp"] >= MAJORITY},
+    }
+
+
+
+OVERFIT = 0.1  # an in-sample R² this far above the held-out one is overfitting, whatever it is called
+
+
+def phase3b(results: dict) -> dict:
+    """bridge | no_bridge: whether the primary map predicts held-out problems, and does so beyond a shift, scaled or not.
+
+    The scaled shift is there because ridge can beat the mean shift by shrinking alone.
+    """
+    name, null, move = results["settings"]["primary"], results["null"], results["transfer"]
+    r2 = results["held_out_r2"][name]
+    unlearned = results["held_out_r2"]["mean_shift"], results["scaled_shift_r2"]
+    ps = results["p_above_mean_shift"][name], results["p_above_scaled_shift"][name]
+    tests = {
+        "held_out": r2 > 0 and null["p"][name] < LEVEL,
+        "beyond_shift": r2 > max(unlearned) and max(ps) < LEVEL,
+        "specific": max(null[f"p_{kind}"][name] for kind in ("random", "matched")) < LEVEL,
+    }
+    transfers = all(
+        move["success"][name] > move["success"][control] and p[name] < LEVEL for control, p in move["p_against"].items()
+    )
+    holds = tests | {
+        "overfitting": results["in_sample_r2"]["ols"] - results["held_out_r2"]["ols"] < OVERFIT,
+        "transfer": transfers if move["pairs"] else None,
+    }
+    bridge = tests["held_out"] and tests["beyond_shift"]
+    return {"verdict": "bridge" if bridge else "no_bridge", "tests": tests, "holds": holds}
+
+
+
+NEAR = 1  # layers: the recipe speaks of L32 and L33 together, so prediction and cause agree within one
+WAYS = {"chinese_advantage": "yes", "clear": "yes", "double_dissociation": "yes", "partial": "partial"}  # else "no"
+
+
+def hunt(results: dict) -> dict:
+    """causal_z | correlational_z | no_z; of several models see `comparison`.
+
+    Beside verdict, tests and holds: which way the tree went at each node of `path`, how the predicted and the causal layer
+    lie (`layers`), which Z the verdict is about (`weight_based.handed_on`), and two warnings, `offset_only`, `site_moves`.
+    """
+    if "models" in results:
+        return comparison(results)
+    separation = next(node for node in results["path"] if node["node"] == "separation")
+    first, *others = (node for node in results["path"] if node["node"] == "patching")
+    causal = [node["z"] for node in others if causal_patching(node, subspaces=1 + len(others))]
+    tests = {
+        "separates": separation["verdict"] != "none",
+        "handed_on_separates": first["holds"],
+        "causal": causal_patching(first, subspaces=1),
+        "causal_contingency": bool(causal),
+        "moves_some": first["verdict"] == "partial",
+    }
+    if tests["causal"] or tests["causal_contingency"]:
+        verdict = "causal_z"
+    elif tests["separates"] or tests["handed_on_separates"] or tests["moves_some"]:
+        verdict = "correlational_z"
+    else:
+        verdict = "no_z"
+    layers = results["layers"] | distance_of_layers(results["layers"])
+    return {
+        "verdict": verdict,
+        "tests": tests,
+        "holds": hunt_claims(results, layers),
+        "path": [node | {"taken": way(node, verdict)} for node in results["path"]],
+        "layers": layers,
+        "weight_based": results["weight_based"] | {"handed_on": causal[0] if causal else first["z"]},
+        "offset_only": tests["separates"] and separation["centred"] is False,
+        "site_moves": results["site"]["p"] < LEVEL if first["pairs"] else None,
+    }
+
+
+def causal_patching(node: dict, subspaces: int) -> bool:
+    """Double dissociation, with p values multiplied by the number of subspaces tried (Bonferroni)."""
+    return node["verdict"] == "double_dissociation" and subspaces * max(node["p"].values()) < LEVEL
+
+
+def way(node: dict, verdict: str) -> str:
+    """yes | partial | no: the way out of a node of the tree; at its end the verdict."""
+    if node["node"] == "end":
+        return verdict
+    if node["node"] == "contingencies":
+        return "yes" if any(row["holds"] for row in node["candidates"]) else "no"
+    return WAYS.get(node["verdict"], "no")
+
+
+def distance_of_layers(found: dict) -> dict:
+    """The layer that the weights predict beside the one whose own Z works best when swapped, if any beats chance."""
+    causal, predicted = found["causal"], found["predicted"]
+    beats = causal["site"] is not None and causal["p_holm"] < LEVEL
+    distance = abs(predicted - causal["layer"]) if beats else None
+    within = sum(abs(layer - predicted) <= NEAR for layer in range(found["layers"]))
+    return {
+        "causal_found": beats,
+        "causal_layer": causal["layer"] if beats else None,
+        "distance": distance,
+        "agree": None if distance is None else distance <= NEAR,
+        "chance": within / found["layers"],
+    }
+
+
+def hunt_claims(results: dict, layers: dict) -> dict:
+    """The recipe's publishability list, ticked by what was measured."""
+    reports, rivals, tasks = results["reports"], results["rivals"], results["tasks"]
+    dissociates = {
+        task: row["patching"] == "double_dissociation" if row["pairs"] else None for task, row in tasks.items()
+    }
+    return {
+        "structure": reports["one"] == "clear_bottleneck" and reports["two"] == "ffn_avoids_attention",
+        "separation": reports["phase2"] != "none",
+        "comparison": rivals["weight"] < rivals["centroid"],
+        "causal": dissociates["math"],
+        "second_model": None,
+        "information": None,  # decodability is no mutual information: shown, not judged
+        "universal": layers["agree"],
+        "bridge": next(row["holds"] for row in results["bridge"] if row["id"] == "transfer"),
+        "not_just_math": dissociates["reasoning"],
+    }
+
+
+def comparison(results: dict) -> dict:
+    """generalises | does_not_generalise: whether a causal Z was found in more than one model."""
+    models = {name: row | distance_of_layers(row) for name, row in results["models"].items()}
+    causal = [name for name, row in models.items() if row["verdict"] == "causal_z"]
+    shared = len(causal) > 1
+    return {
+        "verdict": "generalises" if shared else "does_not_generalise",
+        "tests": {"second_model": shared},
+        "holds": {
+            "second_model": shared,
+            "universal": bool(models) and all(row["agree"] for row in models.values()),
+        },
+        "models": models,
+        "causal": causal,
+    }
