@@ -28,7 +28,6 @@ WEIGHT_TYPES = ("W_Q", "W_K", "W_V", "W_O", "W_gate", "W_up", "W_down")
 ATTENTION_TYPES, FFN_TYPES = WEIGHT_TYPES[:4], WEIGHT_TYPES[4:]
 ENERGY_SHARES = (0.5, 0.75, 0.9, 0.95, 0.99)
 RESAMPLES = 10_000
-TREND_LEVEL = 0.05  # shared by two trends, the attention's and the FFN's
 KERNEL_DRAWS = 20
 MATRIX_DRAWS, LARGE_MATRIX = 20, 2**18  # one draw suffices above this many entries: the spread is below 0.1 %
 ARRAYS = ("one_weight_eff_rank.npy", "one_head_eff_rank.npy", "one_kernel_spectra.npy")
@@ -46,18 +45,19 @@ def main(argv: list[str] | None = None) -> None:
     folder = opening.folder
     weight_ranks, spectra, eigen = measure(folder, opening.device, arguments.fold_norm)
     head_ranks = utils.effective_rank(torch.from_numpy(spectra)).numpy()
+    bottleneck = find_bottleneck(head_ranks, folder.groups, arguments.seed)
     trends = find_trends(weight_ranks, head_ranks)
     results = {
         "shape": {"layers": folder.layers, "heads": folder.heads, "groups": folder.groups},
         "is_qwen25_3b": folder.is_qwen25_3b,
         "weight_types": {"attention": ATTENTION_TYPES, "ffn": FFN_TYPES},
         "heads": over_heads(head_ranks),
-        "bottleneck": find_bottleneck(head_ranks, folder.groups, arguments.seed),
+        "bottleneck": bottleneck,
         "trends": trends,
         "opposite": opposite_trends(trends, folder.layers),
         "eigen": eigen,
         "energy_shares": ENERGY_SHARES,
-        "null": random_matrices(folder, arguments.seed),
+        "null": random_matrices(folder, bottleneck["mean"], arguments.seed),
         **find_phases(weight_ranks, head_ranks),
     }
     run.save(results, dict(zip(ARRAYS, (weight_ranks, head_ranks, spectra))))
@@ -108,8 +108,8 @@ def eigen_structure(query: torch.Tensor, key: torch.Tensor, values: torch.Tensor
     return means | {"components": components}
 
 
-def random_matrices(folder: checkpoints.ModelFolder, seed: int) -> dict:
-    """Effective rank of Gaussian matrices of each weight's shape, and the same for a head's kernel."""
+def random_matrices(folder: checkpoints.ModelFolder, lowest: float, seed: int) -> dict:
+    """Effective rank of Gaussian matrices of each weight's shape, and of a head's kernel against the `lowest` mean found."""
     wide, inner = folder.width, folder.config.intermediate_size
     queries, keys = folder.heads * folder.head_width, folder.groups * folder.head_width
     shapes = dict(zip(WEIGHT_TYPES, ((queries, wide), (keys, wide), (keys, wide), (wide, queries))))
@@ -118,9 +118,8 @@ def random_matrices(folder: checkpoints.ModelFolder, seed: int) -> dict:
     draw = statistics.seeded(seed, "one: random kernels")
     query, key = torch.randn(2, KERNEL_DRAWS, folder.head_width, wide, generator=draw, dtype=torch.float64)
     values, _ = utils.kernel_svd(query, key)
-    ranks = utils.effective_rank(values)
-    kernel = {"draws": KERNEL_DRAWS, "mean": ranks.mean().item(), "sd": ranks.std().item()}
-    return {"weights": weights, "kernel": kernel | eigen_structure(query, key, values)}
+    kernel = statistics.null_record(utils.effective_rank(values).numpy(), lowest, low_counts=True)
+    return {"weights": weights, "kernel": kernel, "kernel_eigen": eigen_structure(query, key, values)}
 
 
 @cache
@@ -144,7 +143,7 @@ def find_bottleneck(head_ranks: np.ndarray, groups: int, seed: int) -> dict:
     """The layer of lowest mean head rank, and how far that depends on the heads at hand. head_ranks (L, h)
 
     `support`: share of bootstrap resamples of heads that pick the same layer; `support_groups`: of whole KV groups,
-    since heads of a group share W_K and are no independent votes (None for a single group). `p`: see `margin_p`.
+    since heads of a group share W_K and are no independent votes (None for a single group).
     """
     layers = len(head_ranks)
     heads = over_heads(head_ranks)
@@ -162,9 +161,9 @@ def find_bottleneck(head_ranks: np.ndarray, groups: int, seed: int) -> dict:
         "group_means": per_group[layer],
         "support": bootstrap_support(head_ranks, layer, statistics.seeded(seed, "one: bootstrap heads")),
         "support_groups": bootstrap_support(per_group, layer, resample) if groups > 1 else None,
-        "p": margin_p(per_group, seed),
         "runner_up": int(order[1]) if layers > 1 else None,
         "margin": means[order[1]] - means[layer] if layers > 1 else None,
+        "margin_null": margin_null(per_group, seed),
         "layers_after": layers - 1 - layer,
         "resamples": RESAMPLES,
     }
@@ -177,8 +176,8 @@ def bootstrap_support(ranks: np.ndarray, layer: int, generator: torch.Generator)
     return float((np.argmin(ranks @ weights.T, axis=0) == layer).mean())
 
 
-def margin_p(per_group: np.ndarray, seed: int) -> float | None:
-    """P that the lowest of L equal layers leads the next by as much, by chance alone. per_group (L, g) mean ranks
+def margin_null(per_group: np.ndarray, seed: int) -> dict | None:
+    """By how much the lowest of L equal layers leads the next, by chance alone. per_group (L, g) mean ranks
 
     Layers that differ only by noise have means that are normal with the pooled variance between KV groups of a layer;
     its L(g - 1) degrees of freedom are allowed for. None where one group, or one layer, leaves no estimate of noise.
@@ -192,7 +191,7 @@ def margin_p(per_group: np.ndarray, seed: int) -> float | None:
     draw = statistics.numpy_generator(statistics.seeded(seed, "one: margin"))
     means = np.sort(draw.normal(size=(RESAMPLES, layers)), axis=1)
     scale = noise * np.sqrt(degrees / draw.chisquare(degrees, RESAMPLES))
-    return statistics.permutation_p(int(((means[:, 1] - means[:, 0]) * scale >= following - lowest).sum()), RESAMPLES)
+    return statistics.null_record((means[:, 1] - means[:, 0]) * scale, following - lowest)
 
 
 def find_phases(weight_ranks: np.ndarray, head_ranks: np.ndarray) -> dict:
@@ -241,18 +240,19 @@ def find_trends(weight_ranks: np.ndarray, head_ranks: np.ndarray) -> dict:
 
 
 def opposite_trends(trends: dict, layers: int) -> dict:
-    """Median ρ of the attention's and of the FFN's ranks, and the |ρ| that is significant for two trends."""
+    """Median ρ over the attention's and over the FFN's ranks, each with its two-sided p."""
     groups = ((*ATTENTION_TYPES, "heads"), FFN_TYPES)
     attention, ffn = (float(np.median([trends[name]["rho"] for name in names])) for names in groups)
-    return {"attention": attention, "ffn": ffn, "level": TREND_LEVEL, "critical": critical_rho(layers)}
+    ps = {"p_attention": rho_p(attention, layers), "p_ffn": rho_p(ffn, layers)}
+    return {"attention": attention, "ffn": ffn, **ps}
 
 
-def critical_rho(layers: int) -> float:
-    """|ρ| that is significant at TREND_LEVEL / 2, two-sided, by the t approximation."""
+def rho_p(rho: float, layers: int) -> float:
+    """Two-sided p of a rank correlation by the t approximation; 1 where fewer than four layers leave nothing to test."""
     if layers < 4:
         return 1.0
-    t = stats.t.ppf(1 - TREND_LEVEL / 4, layers - 2)
-    return float(t / np.sqrt(layers - 2 + t**2))
+    t = abs(rho) * np.sqrt((layers - 2) / max(1 - rho**2, 1e-12))
+    return float(2 * stats.t.sf(t, layers - 2))
 
 
 if __name__ == "__main__":

@@ -122,14 +122,14 @@ def ffn_alignment(
     draw = statistics.seeded(arguments.seed, "two: Haar subspaces")
     haar = utils.random_subspaces(draw, HAAR_DRAWS, k, width).to(device)
     alignment = np.zeros((layers, heads))
-    names = ("gate", "up", "gate_consensus", "gate_other_layers", "gate_top", "haar_mean", "haar_sd", "p_low", "p_high")
+    names = ("gate", "up", "gate_consensus", "gate_other_layers", "gate_top", "haar")
     ffn = {name: [] for name in names}
     for index, layer in enumerate(tqdm(checkpoints.stream_layers(folder), total=layers, desc="FFN", disable=None)):
         gain = layer.ffn_gain.to(device).double() if arguments.fold_norm else 1.0
         up, gate = (gram(matrix.to(device).double() * gain) for matrix in (layer.up, layer.gate))
         alignment[index] = energy(gate, subspaces[index]).cpu()
         others = torch.arange(layers) != index
-        random = energy(gate, haar).cpu()
+        random = energy(gate, haar).cpu().numpy()
         mean = float(alignment[index].mean())
         ffn["gate"].append(mean)
         ffn["up"].append(energy(up, subspaces[index]).mean().item())
@@ -137,12 +137,16 @@ def ffn_alignment(
         ffn["gate_other_layers"].append(energy(gate, consensus[others]).mean().item() if others.any() else None)
         top = top_eigenvectors(gate, k)
         ffn["gate_top"].append(utils.grassmann_similarity(top, subspaces[index]).mean().item())
-        ffn["haar_mean"].append(random.mean().item())
-        ffn["haar_sd"].append(random.std().item())
-        ffn["p_low"].append(statistics.permutation_p(int((random <= mean).sum()), HAAR_DRAWS))
-        ffn["p_high"].append(statistics.permutation_p(int((random >= mean).sum()), HAAR_DRAWS))
+        ffn["haar"].append(two_sided_null(random, mean))
     ffn["gate_sd"], ffn["gate_groups"] = alignment.std(1), alignment.reshape(layers, folder.groups, -1).mean(2)
-    return alignment, ffn | {"haar_draws": HAAR_DRAWS}
+    return alignment, ffn
+
+
+def two_sided_null(draws: np.ndarray, observed: float) -> dict:
+    """The null's record with a two-sided p, beside those of a value as low and of one as high. draws (n,)"""
+    record = statistics.null_record(draws, observed)
+    p_low, p_high = statistics.null_record(draws, observed, low_counts=True)["p"], record["p"]
+    return record | {"p": min(1.0, 2 * min(p_low, p_high)), "p_low": p_low, "p_high": p_high}
 
 
 def gram(matrix: torch.Tensor) -> torch.Tensor:

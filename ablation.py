@@ -43,6 +43,7 @@ ROLES = {  # what verdict and claims are about, named before looking: condition,
 THIRDS = 3  # middle third removed, last third re-injected; the paper's script has layers 10-19 and 20-27 of 28
 DRAWS = 19  # of each null of the primary: the fewest with which "above every draw" has p = 1/20
 SIDE_DRAWS = 3  # of the other nulls, which are descriptive
+TIE = 1e-9  # means of equal counts, summed in another order, differ by less
 MINIMUM_PROBLEMS = 4  # in a half; as many as languages are needed to shuffle those
 MAX_NEW_TOKENS = 12  # an answer in words
 
@@ -302,7 +303,7 @@ def score(study: Study, spaces: Subspaces, problems: list, chosen: dict) -> tupl
             setting = replace(best, strength=strength)
             answers = study.ask(problems, spaces.edits(setting), setting.scope)
             samples += [{"half": "test"} | asdict(setting) | answer for answer in answers]
-            compared = compare(study, study.outcome(answers), base, f"{setting.condition} {setting.scope} {strength}")
+            compared = compare(study, study.outcome(answers), base)
             labels = {"chosen": setting == best, "roles": roles(setting, setting == best)}
             rows.append(asdict(setting) | labels | compared)
     rows.sort(key=lambda row: CONDITIONS.index(row["condition"]))  # stable: by scope within a condition
@@ -327,7 +328,7 @@ def shares(study: Study, outcome: dict) -> dict:
     return result | {"accuracy_by_language": dict(zip(study.languages, outcome["right"].mean(1).tolist()))}
 
 
-def compare(study: Study, outcome: dict, base: dict, label: str) -> dict:
+def compare(study: Study, outcome: dict, base: dict) -> dict:
     """Shares of one condition and its paired differences from the unedited run.
 
     Problems are the units, since a problem's prompts in several languages are not independent: McNemar's test counts
@@ -336,8 +337,8 @@ def compare(study: Study, outcome: dict, base: dict, label: str) -> dict:
     result = shares(study, outcome)
     for name, measure in (("difference", "right"), ("kept_difference", "kept")):
         change = outcome[measure].mean(0) - base[measure].mean(0)
-        draw = statistics.seeded(study.seed, f"ablation: bootstrap of {measure}, {label}")
-        result |= {name: float(change.mean()), f"{name}_interval": statistics.bootstrap_interval(change, draw)}
+        draw = statistics.seeded(study.seed, "ablation: bootstrap")
+        result |= {name: float(change.mean()), f"{name}_interval": statistics.paired_interval([change], np.mean, draw)}
         if measure == "right":
             gained, lost = int((change > 0).sum()), int((change < 0).sum())
             result |= {"gained": gained, "lost": lost, "p": statistics.mcnemar_p(gained, lost)}
@@ -345,28 +346,22 @@ def compare(study: Study, outcome: dict, base: dict, label: str) -> dict:
 
 
 def nulls(study: Study, spaces: Subspaces, streams, problems: list, rows: list[dict], base: dict) -> list[dict]:
-    """A row per null, scope and strength: the differences of every draw, beside those of the row that it is a null of."""
+    """A row per null, scope and strength: what its draws do to the accuracy, beside the row that it is a null of."""
     result = []
     for row in rows:
         for name in null_names(row):
-            draws = DRAWS if "primary" in row["roles"] else SIDE_DRAWS
             setting = Setting(row["condition"], row["scope"], row["strength"])
             differences, kept = [], []
-            for draw in range(draws):
+            for draw in range(DRAWS if "primary" in row["roles"] else SIDE_DRAWS):
                 edits = spaces.null(name, draw, streams, study.seed).edits(setting)
                 outcome = study.outcome(study.ask(problems, edits, row["scope"]))
                 differences.append(share(outcome["right"]) - share(base["right"]))
                 kept.append(share(outcome["kept"]) - share(base["kept"]))
-            reached = sum(difference >= row["difference"] - 1e-9 for difference in differences)
-            labels = {
-                "null": name,
-                "primary": "primary" in row["roles"],
-                "roles": row["roles"],
-                "reached": reached,
-                "p": statistics.permutation_p(reached, draws),
-            }
-            labels |= {"tested": row["difference"], "kept_tested": row["kept_difference"]}
-            result.append(asdict(setting) | labels | {"differences": differences, "kept_differences": kept})
+            tested = row["difference"] - TIE
+            null = asdict(setting) | {"null": name, "roles": row["roles"]} | statistics.null_record(differences, tested)
+            null |= {"reached": sum(difference >= tested for difference in differences), "tested": row["difference"]}
+            null |= {"kept_tested": row["kept_difference"], "differences": differences, "kept_differences": kept}
+            result.append(null)
     return result
 
 

@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import verdicts
 from lab import checkpoints, questions, runs
@@ -25,7 +26,9 @@ from reports import hunt as page
 
 SHARDED = ("phase0_behavioral.py", "phase2_z_extraction.py", "phase3_patching.py", "phase3b_bridge.py", "ablation.py")
 REASONING = "reasoning"  # folder of the second kind of problem
+TASKS = {"math": "", "reasoning": f"{REASONING}/"}
 CANDIDATES = ("centroid", "previous_layer", "sweep", "ard_mmd")  # contingencies in the recipe's order: each is patched
+SCOPE = "prefill"  # where ablation.py named its primary removal before looking
 REPORT = runs.Report(__file__, "hunt", (), verdicts.hunt, page)
 
 
@@ -48,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.models and len(arguments.models) == 1:
         arguments.model, arguments.models = arguments.models[0], None
     if arguments.report_only:
-        runs.render_again(arguments, REPORT)  # of one model, or of a comparison
+        judge_again(arguments)
     elif arguments.models:
         hunt_each(arguments)
     else:
@@ -58,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = runs.command_line(__doc__)
     parser.add_argument("--models", nargs="+", help="several models: a folder each, and one comparison")
-    parser.add_argument("--languages", nargs="+", default=["en", "zh"])
+    parser.add_argument("--languages", nargs="+", default=["en", "zh"], help="rows of data/languages.json")
     parser.add_argument("--batch", type=runs.positive, default=16, help="prompts per forward pass")
     parser.add_argument(
         "--fold-norm", action="store_true", help="take kernels with the RMSNorm gains in 1.py, 2.py, phase 2"
@@ -101,6 +104,34 @@ def hunt(arguments: argparse.Namespace) -> None:
     settings = {"dtype": arguments.dtype, "parts": {key: runs.short_hash(part) for key, part in parts.items()}}
     run = runs.Run(REPORT, arguments, opening.folder.identity, opening.settings | settings)
     run.save(gather(parts, opening.folder.layers), {})
+
+
+def judge_again(arguments: argparse.Namespace) -> None:
+    """--report-only: every script's saved numbers judged by today's rules, then the hunt's own, without a model."""
+    results = runs.saved_results(arguments, REPORT)
+    if "models" in results:
+        folders = {name: row["folder"] for name, row in results["models"].items()}
+        found = {name: REPORT.judged(gathered_again(arguments.out / folder)) for name, folder in folders.items()}
+        results["models"] = {name: row_of(result, folders[name]) for name, result in found.items()}
+    else:
+        results = gathered_again(arguments.out)
+    REPORT.write(arguments.out, results, {})
+
+
+def gathered_again(out: Path) -> dict:
+    """A hunt's results from the scripts' results beside it, each judged anew."""
+    results, parts = runs.load_results(out, "hunt"), {}
+    for key in results["reports"]:
+        folder, _, stem = key.rpartition("/")
+        parts[key] = judged_again(runs.load_results(out / folder, stem))
+    head = select(results, ("script", "model", "settings", "fingerprint"))
+    return runs.significant(head | gather(parts, results["layers"]["layers"]))
+
+
+def judged_again(part: dict) -> dict:
+    """A script's results with the verdict that today's rules give its numbers."""
+    judgement = getattr(verdicts, part["script"])(part)
+    return part | {key: value for key, value in judgement.items() if key != "holds"}
 
 
 def steps(folder: checkpoints.ModelFolder, arguments: argparse.Namespace, parts: dict) -> Iterator[Step]:
@@ -201,10 +232,10 @@ def gather(parts: dict, layers: int) -> dict:
             "problem": plane["problem_in_z"][site],
             "problem_shuffled": plane["problem_shuffled"][site],
         },
-        "tasks": {task: task_row(parts, prefix) for task, prefix in (("math", ""), ("reasoning", f"{REASONING}/"))},
+        "tasks": {task: task_row(parts, folder) for task, folder in TASKS.items()},
         "reports": {key: part["verdict"] for key, part in parts.items()},
-        "ablation": parts["ablation"]["claims"],
-        "bridge": parts["phase3b"]["claims"],
+        "ablation": ablation(parts["ablation"]),
+        "bridge": {task: bridge(parts[f"{folder}phase3b"]) for task, folder in TASKS.items()},
         "site": {
             "full": phase3["success"]["full"],
             "wrong_donor": phase3["success"]["full_wrong_donor"],
@@ -218,7 +249,7 @@ def path(parts: dict) -> list[dict]:
     phase0, phase2 = parts["phase0"], parts["phase2"]
     languages = phase0["settings"]["languages"]
     behaviour = {"node": "behaviour", "languages": languages, **select(phase0, ("verdict", "right", "n", "mcnemar_p"))}
-    separation = {"node": "separation", "verdict": phase2["verdict"], "centred": centred(phase2)}
+    separation = {"node": "separation", "verdict": phase2["verdict"], "centred": phase2["tests"]["centred"]}
     nodes = [behaviour, separation | select(phase2["primary"], ("ratio_z", "ratio_z_perp", "p"))]
     if found := candidates(phase2):
         nodes.append({"node": "contingencies", "candidates": found})
@@ -249,16 +280,9 @@ def patching(parts: dict, prefix: str) -> dict:
     }
 
 
-def centred(phase2: dict) -> bool | None:
-    """Whether Z separates beyond missing the constant offset between the languages."""
-    if "centred" in phase2.get("tests", {}):
-        return phase2["tests"]["centred"]
-    return next(row["holds"] for row in phase2["claims"] if row["id"] == "centred")
-
-
 def task_row(parts: dict, prefix: str) -> dict:
     """What one kind of problem says about the same Z."""
-    phase2, phase3, phase3b = (parts[f"{prefix}{stem}"] for stem in ("phase2", "phase3", "phase3b"))
+    phase2, phase3 = parts[f"{prefix}phase2"], parts[f"{prefix}phase3"]
     held_out = phase2.get("contingencies", {}).get("candidates", {}).get(phase2["z"]["method"])
     scored = phase2.get("given") or held_out or phase2["primary"]
     return {
@@ -268,11 +292,28 @@ def task_row(parts: dict, prefix: str) -> dict:
         "success": select(phase3["success"], ("z", "z_perp", "full", "random", "random_matched")),
         "p_random": max(phase3["null"][name]["p"] for name in ("random", "random_matched")),
         "patching": phase3["verdict"],
-        "held_out_r2": phase3b["held_out_r2"]["ridge"],
-        "mean_shift_r2": phase3b["held_out_r2"]["mean_shift"],
-        "bridge": phase3b["verdict"],
-        "transfer": phase3b["transfer"]["success"]["ridge"],
-        "transfer_identity": phase3b["transfer"]["success"]["identity"],
+    }
+
+
+def ablation(found: dict) -> dict:
+    """The ablation's three claims in numbers: M_s and M_s re-injected as strongly as was chosen, and all of Z⊥."""
+    keys = ("condition", "strength", "reinjection", "accuracy", "difference", "difference_interval", "p", "kept")
+    rows = [row for row in found["rows"] if row["scope"] == SCOPE]
+    rows = [row for row in rows if (row["strength"] == 1 if row["condition"] == "z_perp" else row["chosen"])]
+    none = select(found["none"], ("accuracy", "kept"))
+    return {"verdict": found["verdict"], "scope": SCOPE, "none": none, "rows": [select(row, keys) for row in rows]}
+
+
+def bridge(phase3b: dict) -> dict:
+    """What phase 3b's primary map predicts, and what its vectors carry over."""
+    name, transfer = phase3b["settings"]["primary"], phase3b["transfer"]
+    return {
+        "verdict": phase3b["verdict"],
+        "map": name,
+        "held_out_r2": select(phase3b["held_out_r2"], (name, "mean_shift")),
+        "pairs": transfer["pairs"],
+        "success": select(transfer["success"], (name, "identity", "shuffled", "own_language")),
+        "p_against": {control: ps[name] for control, ps in transfer["p_against"].items()},
     }
 
 

@@ -95,7 +95,7 @@ def compare(samples: list[dict], pair: dict[str, str], seed: int) -> dict:
         "only_candidate": ahead,
         "only_reference": behind,
         "difference": ahead - behind,
-        "difference_interval": statistics.bootstrap_interval(difference, generator),
+        "difference_interval": statistics.paired_interval([difference], np.mean, generator),
         "mcnemar_p": statistics.mcnemar_p(ahead, behind),
     }
 

@@ -31,12 +31,14 @@ REPORT = runs.Report(__file__, "phase2", ARRAYS, verdicts.phase2, page)
 K_SHARES = (0.25, 0.64, 1.0)  # of the bottleneck's effective rank: the recipe's 20, 50 and 78 on Qwen2.5-3B
 POOLINGS = ("mean", "mean_without_sinks", "last")
 MASKS = ("multi", "head0")
+NULLS = ("haar", "matched", "pairing")  # random subspaces, those of the tokens' covariance, shuffled problems
 PRIMARY = {"place": "b at b.out", "mask": "multi", "pooling": "mean"}  # k: the effective rank; named before looking
 CLOUD_TOKENS, CLOUD_PROBLEMS = 24, 40  # tokens per prompt and problems kept for covariances and for ARD-MMD
 DRAWS = 2000  # Holm over the grid's 54 configurations needs p well below .05 / 54
 READ_DRAWS = 200  # Haar subspaces that language and problem are read from: each costs a nearest-neighbour search
 RETRIEVAL_SHUFFLES = 40
 FOLDS, MINIMUM_PROBLEMS = 5, 4
+EVIDENCE = ("contrast", "p_holm")  # what a Z that is not the primary one was chosen by
 HAND_ON_LEVEL = 0.05  # below this p a Z counts as holding: chooses what is measured next, and judges nothing
 CONTINGENCIES = ("centroid", "previous_layer", "sweep", "ard_mmd")  # the recipe's (a), (b), (b) and (c)
 ARD_LAYERS, ARD_STEPS = 10, 150
@@ -52,13 +54,15 @@ def main(argv: list[str] | None = None) -> None:
         raise runs.UserError(f"{len(opening.problems)} problem(s): phase 2 needs at least {MINIMUM_PROBLEMS}")
     given = load_given(opening)
     layer = checkpoints.bottleneck_layer(arguments, opening.folder) if given is None else given[0]["settings"]["layer"]
+    fitting = fitting_share(opening)
     settings = {"layer": layer, "contingencies": arguments.contingencies, "hand_on": arguments.hand_on}
+    settings |= {"fitting_share": fitting}
     run = opening.run(**settings, fold_norm=arguments.fold_norm, z_from=given and given_hash(*given))
     if run is None:
         return
     weights = weight_subspaces(opening.folder, layer, arguments.fold_norm, opening.device)
     activations, clouds, sinks = capture(opening)
-    study = Study(activations, clouds, layer, weights, arguments.seed, fitting_share(opening))
+    study = Study(activations, clouds, layer, weights, arguments.seed, fitting)
     results = {"sinks": sinks} | sizes(study)
     results["grid"] = measure_grid(study)
     results["primary"] = next(row for row in results["grid"] if row["primary"] and row["share"] == 1)
@@ -116,6 +120,10 @@ def load_given(opening: questions.Asking) -> tuple[dict, np.ndarray] | None:
         raise runs.UserError(
             f"--z-from {arguments.z_from} is --out itself: give the run on other problems another --out"
         )
+    if arguments.layer != "auto":
+        raise runs.UserError(
+            f"--layer {arguments.layer}: the Z of --z-from has a layer of its own; leave one of them out"
+        )
     results = runs.load_results(arguments.z_from, "phase2", folder.identity)
     if results["settings"]["fold_norm"] != arguments.fold_norm:
         raise runs.UserError(f"--z-from {arguments.z_from} was run with another --fold-norm: run this alike")
@@ -125,7 +133,7 @@ def load_given(opening: questions.Asking) -> tuple[dict, np.ndarray] | None:
 def given_hash(results: dict, basis: np.ndarray) -> str:
     """The content of another run's Z: what it is, on which problems it was fitted, and its bytes."""
     z = results["z"]
-    what = {key: z[key] for key in ("method", "layer", "site", "k", "holds")} | {"fitted_on": sorted(z["fitted_on"])}
+    what = {key: z[key] for key in ("method", "layer", "site", "k", "passed")} | {"fitted_on": sorted(z["fitted_on"])}
     return runs.short_hash([runs.array_hash(basis), what])
 
 
@@ -294,10 +302,13 @@ def measure_grid(study: Study) -> list[dict]:
 
 
 def score(paired: pairs.Pairs, inside, total, cross, nulls: list, seed: int, folds=None) -> dict:
-    """Ratios and energy fractions of one subspace, and p against Haar, matched and shuffled nulls; `p` is the largest."""
+    """Ratios and energy fractions of one subspace, its Haar, matched and shuffled nulls, and `p`, the largest of theirs.
+
+    `haar` and `matched` are about the contrast, `pairing` is about the distance of a problem's versions.
+    """
     contrast = paired.contrast(inside, total).item()
-    haar, matched = (statistics.permutation_p(int((null <= contrast).sum()), len(null)) for null in nulls)
-    pairing = pairs.pairing_p(cross, seed, folds, DRAWS)
+    records = [statistics.null_record(null.numpy(), contrast, low_counts=True) for null in nulls]
+    records = dict(zip(NULLS, [*records, pairs.pairing_null(cross, seed, folds, DRAWS)]))
     between_versions, between_problems = paired.energy_fraction(inside, total)
     return {
         "ratio_z": paired.ratio(inside).item(),
@@ -305,13 +316,10 @@ def score(paired: pairs.Pairs, inside, total, cross, nulls: list, seed: int, fol
         "contrast": contrast,
         "energy_cross_language": between_versions,
         "energy_same_language": between_problems,
-        "p_haar": haar,
-        "p_matched": matched,
-        "p_pairing": pairing,
-        "p": max(haar, matched, pairing),
+        "distance": cross.diagonal().mean().item(),
+        **records,
+        "p": max(record["p"] for record in records.values()),
         "haar_below_one": (nulls[0] < 1).double().mean().item(),
-        "null_haar": nulls[0].quantile(torch.tensor([0.05, 0.5], dtype=torch.float64)).tolist(),
-        "null_matched": nulls[1].quantile(torch.tensor([0.05, 0.5], dtype=torch.float64)).tolist(),
     }
 
 
@@ -348,10 +356,6 @@ def content(study: Study, basis: torch.Tensor) -> dict:
         "problem": pairs.retrieved,
         "problem_raw": lambda space: pairs.retrieved(space, remove_means=False),
     }
-    paired = pairs.all_pairs(*points.shape[:2])
-    total = paired.squares(points)
-    cut = paired.same_problem
-    fractions = paired.squares(points, haar)
     results = {
         name: {key: measure(space).mean().item() for key, measure in measures.items()} for name, space in spaces.items()
     }
@@ -361,25 +365,29 @@ def content(study: Study, basis: torch.Tensor) -> dict:
             "problem_shuffled": pairs.shuffled_retrieval(shown, study.seed, True, RETRIEVAL_SHUFFLES),
             "problem_raw_shuffled": pairs.shuffled_retrieval(shown, study.seed, False, RETRIEVAL_SHUFFLES),
         }
-    results["haar_interval"] = {
-        key: measure(spaces["haar"]).mean(-1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    results["haar_null"] = {
+        key: statistics.null_record(measure(spaces["haar"]).mean(-1).numpy(), results["z"][key], key == "language")
         for key, measure in measures.items()
     }
-    results["energy"] = {
-        "haar_cross_language": (fractions[:, :cut].sum(1) / total[:cut].sum()).tolist(),
-        "haar_same_language": (fractions[:, cut:].sum(1) / total[cut:].sum()).tolist(),
+    return results | {"energy": energy(points, basis, haar)}
+
+
+def energy(points: torch.Tensor, basis: torch.Tensor, haar: torch.Tensor) -> dict:
+    """Share of squared distance inside Z, between languages and between problems, each beside that of Haar subspaces.
+
+    points (l, n, d), basis (k, d), haar (m, k, d). The recipe expects little of the first and much of the second in Z.
+    """
+    paired = pairs.all_pairs(*points.shape[:2])
+    total, cut = paired.squares(points), paired.same_problem
+    fractions = paired.squares(points, haar)
+    cross, same = paired.energy_fraction(paired.squares(points, basis[None])[0], total)
+    haar_cross, haar_same = (fractions[:, part].sum(1) / total[part].sum() for part in (slice(cut), slice(cut, None)))
+    return {
+        "cross_language": cross,
+        "same_language": same,
+        "haar_cross_language": statistics.null_record(haar_cross.numpy(), cross, low_counts=True),
+        "haar_same_language": statistics.null_record(haar_same.numpy(), same),
     }
-    low, high = (sorted(values) for values in results["energy"].values())
-    observed = paired.energy_fraction(paired.squares(points, basis[None])[0], total)
-    results["energy"] = {
-        "cross_language": observed[0],
-        "same_language": observed[1],
-        "p_cross_below": statistics.permutation_p(sum(value <= observed[0] for value in low), READ_DRAWS),
-        "p_same_above": statistics.permutation_p(sum(value >= observed[1] for value in high), READ_DRAWS),
-        "haar_cross_language": [low[int(0.025 * READ_DRAWS)], low[int(0.975 * READ_DRAWS)]],
-        "haar_same_language": [high[int(0.025 * READ_DRAWS)], high[int(0.975 * READ_DRAWS)]],
-    }
-    return results
 
 
 def language_offset(study: Study, basis: torch.Tensor) -> dict:
@@ -502,7 +510,7 @@ def contingencies(study: Study, rival: dict, grid: list[dict]) -> dict:
         if (PRIMARY | {"place": "b-1 at b-1.out", "share": 1}).items() <= row.items():
             candidates["previous_layer"] = {"layer": study.layer - 1, **row}
     for candidate in candidates.values():
-        candidate["holds"] = held_after_holm(candidate)
+        candidate["passed"] = held_after_holm(candidate)
     return {"candidates": candidates, "sweep": sweep, "ard": ard_summary(relevances, study.weights["primary"])}
 
 
@@ -565,7 +573,7 @@ def choose_named(study: Study, results: dict, name: str) -> tuple[dict, torch.Te
         return fit_contingency(study, results["contingencies"]["candidates"], name)
     row = results["primary"]
     z = {"method": "weight", "layer": study.layer, "site": study.layer + 1, "k": row["k"]}
-    return z | {"holds": results["weight_z"] == "clear"}, study.weights["primary"]
+    return z | {"passed": results["weight_z"] == "clear", "stands_on": None}, study.weights["primary"]
 
 
 def choose_by_rule(study: Study, results: dict) -> tuple[dict, torch.Tensor]:
@@ -574,7 +582,7 @@ def choose_by_rule(study: Study, results: dict) -> tuple[dict, torch.Tensor]:
         return choose_named(study, results, "weight")
     if results["weight_z"] == "none":
         candidates = results["contingencies"]["candidates"]
-        best = min(candidates, key=lambda name: (not candidates[name]["holds"], candidates[name]["contrast"]))
+        best = min(candidates, key=lambda name: (not candidates[name]["passed"], candidates[name]["contrast"]))
         return fit_contingency(study, candidates, best)
     held = [row for row in results["grid"] if held_after_holm(row)]
     row = min(held, key=lambda row: (row["p_holm"], row["contrast"]))
@@ -582,7 +590,8 @@ def choose_by_rule(study: Study, results: dict) -> tuple[dict, torch.Tensor]:
     heads, k = study.weights["heads"][layer], row["k"]
     basis = utils.multi_head_subspace(heads[:, :k], k) if row["mask"] == "multi" else heads[0, :k]
     method = {"multi": "weight", "head0": "weight_head0"}[row["mask"]]
-    return {"method": method, "layer": layer, "site": site, "k": k, "holds": True}, basis
+    z = {"method": method, "layer": layer, "site": site, "k": k, "passed": True}
+    return z | {"stands_on": {key: row[key] for key in EVIDENCE}}, basis
 
 
 def fit_contingency(study: Study, candidates: dict, name: str) -> tuple[dict, torch.Tensor]:
@@ -599,7 +608,8 @@ def fit_contingency(study: Study, candidates: dict, name: str) -> tuple[dict, to
         basis = subspaces.axis_subspace(relevance(study, cloud[:, kept]), k)
     else:
         basis = study.weights["every_layer"][layer]
-    return {"method": name, "layer": layer, "site": layer + 1, "k": len(basis), "holds": chosen["holds"]}, basis
+    z = {"method": name, "layer": layer, "site": layer + 1, "k": len(basis), "passed": chosen["passed"]}
+    return z | {"stands_on": {key: chosen[key] for key in EVIDENCE}}, basis
 
 
 if __name__ == "__main__":

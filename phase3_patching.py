@@ -591,7 +591,10 @@ def summarise(measured: dict, pairs: list[Pair], names: list[str]) -> dict:
 
 
 def nulls_of(name: str, success: dict, moved: dict, base: np.ndarray, draws: dict) -> dict:
-    """Success and effect of a tested subspace and of its complement against draws of their nulls, {null: (draws, pairs, 4)}."""
+    """Success and effect of a tested subspace and of its complement against draws of their nulls, {null: (draws, pairs, 4)}.
+
+    {null: record of success, with which condition it tests, the mean, and the record of the effect}
+    """
     result = {}
     for condition in (CONDITIONS[label] for label in TESTED[name]):
         measure = 0 if condition.answer == DONOR else 1  # of `effects`: what the swap should move
@@ -600,14 +603,9 @@ def nulls_of(name: str, success: dict, moved: dict, base: np.ndarray, draws: dic
             rates = hits(rows, condition.target).mean(-1) if pairs else np.zeros(len(rows))
             nudged = (effects(rows) - base[:, None])[measure].mean(-1) if pairs else np.zeros(len(rows))
             own = moved[condition.name][measure].mean() if pairs else 0.0
-            result[null] = {
-                "tests": condition.name,
-                "mean": float(rates.mean()),
-                "quantiles": np.quantile(rates, (0.05, 0.5, 0.95), method="higher").tolist(),
-                "p": statistics.permutation_p(int((rates >= success[condition.name]).sum()), len(rows)),
-                "effect_quantiles": np.quantile(nudged, (0.05, 0.5, 0.95)).tolist(),
-                "p_effect": statistics.permutation_p(int((nudged >= own).sum()), len(rows)),
-            }
+            result[null] = statistics.null_record(rates, success[condition.name])
+            result[null] |= {"tests": condition.name, "mean": float(rates.mean())}
+            result[null]["effect"] = statistics.null_record(nudged, own)
     return result
 
 

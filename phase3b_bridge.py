@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     run = opening.run(
         dtype=str(opening.dtype).removeprefix("torch."), batch=arguments.batch, pooling=arguments.pooling,
         source=source, target=target, z=z.summary, inputs=contents(arguments.out, phase2, phase3),
-        candidates=phase3["candidates"], maps=MAPS, learned=LEARNED, primary=PRIMARY, conditions=CONDITIONS, controls=CONTROLS,
+        candidates=phase3["candidates"], conditions=CONDITIONS, controls=CONTROLS, maps=MAPS, learned=LEARNED, primary=PRIMARY,
         shuffles=SHUFFLES, random_subspaces=RANDOM_SUBSPACES,
     )  # fmt: skip
     if run is None:
@@ -60,8 +60,9 @@ def main(argv: list[str] | None = None) -> None:
     basis = z.basis.double().numpy()
     inside = coordinates(pooled, basis)
     predictions = predict(*inside)
-    results = {"data": {"problems": len(pooled[0]), "k": len(basis), "width": opening.folder.width}}
-    results["data"] |= of_fitted(phase2, len(pooled[0]))
+    left_out = phase2["problems"] - len(pooled[0])
+    fitted = {"left_out_as_fitted": left_out, "fitted_on_these": bool(phase2["z"]["fitted_index"]) and not left_out}
+    results = {"data": fitted | {"problems": len(pooled[0]), "k": len(basis), "width": opening.folder.width}}
     results |= measure(predictions, *inside, arguments.seed)
     results["null"] = nulls(pooled, basis, results["held_out_r2"], arguments.seed)
     results["embeddings"] = r2_of(*coordinates(embedded, basis))
@@ -87,7 +88,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def check_alike(out: Path, z: subspaces.HandedZ, phase2: dict, phase3: dict) -> tuple[str, str]:
     """(source, target) language; UserError unless phase 3 tested today's Z and asked in both languages."""
-    if phase3["settings"]["z"]["content"] != z.summary["content"]:
+    if phase3["settings"]["z"] != z.summary:
         raise runs.UserError(f"{out}: phase 2 has run again since phase 3: run phase3_patching.py again")
     languages, asked = phase2["settings"]["languages"], phase3["settings"]["languages"]
     source, target = direction(languages)
@@ -106,12 +107,6 @@ def bridge_problems(phase2: dict) -> np.ndarray:
     everything = np.arange(phase2["problems"])
     kept = np.setdiff1d(everything, phase2["z"]["fitted_index"])
     return kept if len(kept) >= MINIMUM_PROBLEMS else everything
-
-
-def of_fitted(phase2: dict, kept: int) -> dict:
-    """How many problems were left out because Z was fitted on them, and whether it was fitted on those kept."""
-    left_out = phase2["problems"] - kept
-    return {"left_out_as_fitted": left_out, "fitted_on_these": bool(phase2["z"]["fitted_index"]) and not left_out}
 
 
 def pooled_vectors(arguments, folder, z: subspaces.HandedZ, phase2: dict, order: tuple) -> list[tuple]:
@@ -170,8 +165,8 @@ def predict_many(source: np.ndarray, targets: np.ndarray, maps: tuple = MAPS) ->
     result = {name: np.empty_like(targets) for name in maps}
     for index in range(len(source)):
         rest = np.arange(len(source)) != index
-        for name, function in ((name, FITS[name]) for name in maps):
-            result[name][:, index] = function(source[rest], targets[:, rest], source[index])
+        for name in maps:
+            result[name][:, index] = FITS[name](source[rest], targets[:, rest], source[index])
     return result
 
 
@@ -234,13 +229,7 @@ def ridge_penalties(source: np.ndarray) -> np.ndarray:
     return PENALTIES * max(np.square(centred).sum() / min(centred.shape), 1e-300)
 
 
-FITS = {
-    "identity": fit_identity,
-    "mean_shift": fit_mean_shift,
-    "procrustes": fit_procrustes,
-    "ridge": fit_ridge,
-    "ols": fit_ols,
-}
+FITS = dict(zip(MAPS, (fit_identity, fit_mean_shift, fit_procrustes, fit_ridge, fit_ols)))
 
 
 def errors(predicted: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -254,9 +243,9 @@ def mean_errors(target: np.ndarray) -> np.ndarray:
     return np.square((target - target.mean(-2, keepdims=True)) * n / (n - 1)).sum(-1)
 
 
-def r_squared(error: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def r_squared(error: np.ndarray, reference: np.ndarray, axis: int = -1) -> np.ndarray:
     """1 − error / error of the training mean, summed over problems. (..., n) -> (...)"""
-    return 1 - error.sum(-1) / np.maximum(reference.sum(-1), 1e-300)
+    return 1 - error.sum(axis) / np.maximum(reference.sum(axis), 1e-300)
 
 
 def measure(predictions: dict, source: np.ndarray, target: np.ndarray, seed: int) -> dict:
@@ -264,23 +253,30 @@ def measure(predictions: dict, source: np.ndarray, target: np.ndarray, seed: int
     n, k = source.shape
     reference = mean_errors(target)
     error = {name: errors(predictions[name], target) for name in MAPS}
-    picks = torch.randint(n, (5000, n), generator=statistics.seeded(seed, "phase3b: bootstrap")).numpy()
-    spread = {name: r_squared(error[name][picks], reference[picks]) for name in MAPS}
     nearest = {name: np.square(predictions[name][:, None] - target).sum(-1).argmin(1) for name in MAPS}
     scaled = errors(scaled_shift(source, target), target)
-    gain = {name: error["mean_shift"] - error[name] for name in LEARNED}
     in_sample = {name: np.stack([FITS[name](source, target[None], point)[0] for point in source]) for name in MAPS}
     centred = np.square(target - target.mean(0)).sum(-1)
     return {
         "held_out_r2": {name: float(r_squared(error[name], reference)) for name in MAPS},
-        "interval": {name: np.quantile(spread[name], (0.025, 0.975)).tolist() for name in MAPS},
+        "interval": {name: interval(error[name], reference, seed) for name in MAPS},
         "in_sample_r2": {name: float(r_squared(errors(in_sample[name], target), centred)) for name in MAPS},
         "retrieval": {name: float((nearest[name] == np.arange(n)).mean()) for name in MAPS},
         "parameters": dict(zip(MAPS, (0, k, k * (k - 1) // 2 + k, k * k + k, k * k + k))),
-        "p_above_mean_shift": {name: sign_flip_p(gain[name], seed) for name in LEARNED},
+        "p_above_mean_shift": {name: gain_p(error["mean_shift"] - error[name], seed) for name in LEARNED},
         "scaled_shift_r2": float(r_squared(scaled, reference)),
-        "p_above_scaled_shift": {name: sign_flip_p(scaled - error[name], seed) for name in LEARNED},
+        "p_above_scaled_shift": {name: gain_p(scaled - error[name], seed) for name in LEARNED},
     }
+
+
+def interval(error: np.ndarray, reference: np.ndarray, seed: int) -> tuple[float, float]:
+    """95 % BCa interval of R² over problems; every map is resampled alike. (n,) twice"""
+    return statistics.paired_interval((error, reference), r_squared, statistics.seeded(seed, "phase3b: bootstrap"))
+
+
+def gain_p(gains: np.ndarray, seed: int) -> float:
+    """One-sided p that the mean gain over problems is no more than zero. (n,)"""
+    return statistics.sign_flip_p(gains, statistics.seeded(seed, "phase3b: signs"))
 
 
 def scaled_shift(source: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -292,13 +288,6 @@ def scaled_shift(source: np.ndarray, target: np.ndarray) -> np.ndarray:
         x, y = source[rest] - means[0], target[rest] - means[1]
         predicted[index] = means[1] + (x * y).sum() / max((x * x).sum(), 1e-300) * (source[index] - means[0])
     return predicted
-
-
-def sign_flip_p(gain: np.ndarray, seed: int, draws: int = 4999) -> float:
-    """One-sided p that the mean gain over problems is no more than zero: random signs."""
-    signs = torch.randint(2, (draws, len(gain)), generator=statistics.seeded(seed, "phase3b: signs")).numpy() * 2 - 1
-    flipped = (signs * gain).mean(1)
-    return statistics.permutation_p(int((flipped >= gain.mean() * (1 - 1e-12)).sum()), draws)
 
 
 def nulls(pooled: tuple, basis: np.ndarray, held_out: dict, seed: int) -> dict:
@@ -313,21 +302,19 @@ def nulls(pooled: tuple, basis: np.ndarray, held_out: dict, seed: int) -> dict:
     centred = torch.from_numpy(np.concatenate([points - points.mean(0) for points in pooled]))
     draw = statistics.seeded(seed, "phase3b: matched subspaces")
     matched = utils.matched_subspaces(draw, RANDOM_SUBSPACES, k, centred).numpy()
-    result = {}
-    result["shuffled"], result["p"] = against_draws(shuffled_r2(*coordinates(pooled, basis), seed), held_out)
+    drawn = {"shuffled": shuffled_r2(*coordinates(pooled, basis), seed)}
     for kind, others in (("random", haar), ("matched", matched)):
         rows = [r2_of(*coordinates(pooled, other)) for other in others]
-        drawn = {name: np.array([row[name] for row in rows]) for name in MAPS}
-        result[kind], result[f"p_{kind}"] = against_draws(drawn, held_out)
+        drawn[kind] = {name: np.array([row[name] for row in rows]) for name in MAPS}
+    result = {kind: null_records(draws, held_out) for kind, draws in drawn.items()}
     exploratory = [name for name in MAPS if name != PRIMARY]
-    return result | {"p_holm": dict(zip(exploratory, statistics.holm([result["p"][name] for name in exploratory])))}
+    adjusted = statistics.holm([result["shuffled"][name]["p"] for name in exploratory])
+    return result | {"p_holm": dict(zip(exploratory, adjusted))}
 
 
-def against_draws(drawn: dict, held_out: dict) -> tuple[dict, dict]:
-    """The 5 %, 50 % and 95 % points of every map's draws, and p of reaching its held-out R². {map: (draws,)}, {map: R²}"""
-    points = {name: np.quantile(drawn[name], (0.05, 0.5, 0.95)).tolist() for name in MAPS}
-    reached = {name: int((drawn[name] >= held_out[name]).sum()) for name in MAPS}
-    return points, {name: statistics.permutation_p(reached[name], len(drawn[name])) for name in MAPS}
+def null_records(drawn: dict, held_out: dict) -> dict[str, dict]:
+    """Every map's null. {map: (draws,)}, {map: R²}"""
+    return {name: statistics.null_record(drawn[name], held_out[name]) for name in MAPS}
 
 
 def r2_of(source: np.ndarray, target: np.ndarray) -> dict[str, float]:
@@ -347,18 +334,13 @@ def shuffled_r2(source: np.ndarray, target: np.ndarray, seed: int) -> dict[str, 
 
 def map_geometry(source: np.ndarray, target: np.ndarray) -> dict:
     """Singular values and orthogonality error ‖MᵀM − I‖_F / √k of the learned maps fitted on all problems."""
-    eye = np.eye(source.shape[1])
-    matrices = {
-        name: np.stack([FITS[name](source, target[None], source.mean(0) + row)[0] - target.mean(0) for row in eye])
-        for name in LEARNED
-    }
-    return {
-        name: {
-            "singular_values": np.linalg.svd(matrix, compute_uv=False).tolist(),
-            "orthogonality_error": float(np.linalg.norm(matrix.T @ matrix - eye) / len(eye) ** 0.5),
-        }
-        for name, matrix in matrices.items()
-    }
+    eye, result = np.eye(source.shape[1]), {}
+    for name in LEARNED:
+        matrix = np.stack([FITS[name](source, target[None], source.mean(0) + row)[0] - target.mean(0) for row in eye])
+        error = float(np.linalg.norm(matrix.T @ matrix - eye) / len(eye) ** 0.5)
+        values = np.linalg.svd(matrix, compute_uv=False).tolist()
+        result[name] = {"singular_values": values, "orthogonality_error": error}
+    return result
 
 
 def components(predicted: np.ndarray, target: np.ndarray) -> list[list[float]]:
@@ -374,12 +356,12 @@ def last_position(source: np.ndarray, target: np.ndarray, seed: int) -> dict:
     if len(source) < MINIMUM_PROBLEMS:
         return {"problems": len(source)}
     result = measure(predict(source, target), source, target, seed)
-    shuffled, p = against_draws(shuffled_r2(source, target, seed), result["held_out_r2"])
-    return {"problems": len(source), "p": p, "shuffled": shuffled} | result
+    shuffled = null_records(shuffled_r2(source, target, seed), result["held_out_r2"])
+    return {"problems": len(source), "shuffled": shuffled} | result
 
 
 def sent_vectors(source: np.ndarray, target: np.ndarray, donors: list[int], seed: int) -> torch.Tensor:
-    """What every pair's recipient gets inside Z, a row for each condition of CONDITIONS but `none`.
+    """What every pair's recipient gets inside Z, a row for each of CONDITIONS but `none`.
 
     The leave-one-out prediction of z_target(j) from z_source(j), j the donor's problem. `own_language` sends z_target(j)
     itself, what a perfect map would send; `shuffled` a ridge map fitted on shuffled problems.
@@ -397,7 +379,7 @@ def transfer(opening, pairs: list[dict], sent: torch.Tensor, basis: np.ndarray, 
     """Log-probabilities of phase 3's candidates with the recipient's part inside Z replaced by what is sent.
 
     Every pair is one of phase 3: the recipient asks problem i in the target language, the donor asked problem j in the source
-    language. -> (conditions of CONDITIONS, pairs, candidates) float32
+    language. -> (CONDITIONS, pairs, candidates) float32
     """
     if not pairs:
         return np.zeros((len(CONDITIONS), 0, 4), np.float32)
@@ -415,32 +397,22 @@ def transfer(opening, pairs: list[dict], sent: torch.Tensor, basis: np.ndarray, 
 def transfer_rates(scores: np.ndarray, success: int) -> dict:
     """How often each candidate wins, and each condition against the controls; success is the candidate at that place.
 
-    scores (conditions of CONDITIONS, pairs, candidates)
+    scores (CONDITIONS, pairs, candidates)
     """
+    _, pairs, candidates = scores.shape
     winners = dict(zip(CONDITIONS, scores.argmax(-1)))  # {condition: (pairs,)}
     won = {name: row == success for name, row in winners.items()}
-    _, pairs, candidates = scores.shape
-    return {
-        "pairs": pairs,
-        "success": {name: float(won[name].mean()) if pairs else 0.0 for name in CONDITIONS},
-        "interval": {
-            name: statistics.wilson_interval(int(won[name].sum()), pairs) if pairs else (0.0, 1.0)
-            for name in CONDITIONS
-        },
-        "winners": {
-            name: [float((row == place).mean()) if pairs else 0.0 for place in range(candidates)]
-            for name, row in winners.items()
-        },
-        "p_against": {
-            control: {name: against(won[name], won[control]) for name in CONDITIONS if name != control}
-            for control in CONTROLS
-        },
-    }
-
-
-def against(won: np.ndarray, control: np.ndarray) -> float:
-    """Exact McNemar p over the same pairs."""
-    return statistics.mcnemar_p(int((won & ~control).sum()), int((control & ~won).sum()))
+    result = {"pairs": pairs, "success": {}, "interval": {}, "winners": {}, "p_against": {}}
+    for name, row in winners.items():
+        counts = np.bincount(row, minlength=candidates)
+        result["winners"][name] = (counts / max(pairs, 1)).tolist()
+        result["success"][name] = result["winners"][name][success]
+        result["interval"][name] = statistics.wilson_interval(int(counts[success]), pairs) if pairs else (0.0, 1.0)
+    for control in CONTROLS:
+        others = {name: (row & ~won[control], won[control] & ~row) for name, row in won.items() if name != control}
+        counts = {name: [int(only.sum()) for only in pair] for name, pair in others.items()}
+        result["p_against"][control] = {name: statistics.mcnemar_p(*pair) for name, pair in counts.items()}
+    return result
 
 
 if __name__ == "__main__":

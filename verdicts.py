@@ -46,8 +46,9 @@ SHARE_ROUNDING = 0.005  # the recipe's shares have two decimals
 def one(results: dict) -> dict:
     """clear_bottleneck | weak_bottleneck | no_bottleneck; with a single KV group nothing can be shown."""
     low, layers = results["bottleneck"], results["shape"]["layers"]
+    null = low["margin_null"]
     tests = {
-        "margin beyond equal layers": low["p"] is not None and low["p"] < LEVEL,
+        "margin beyond equal layers": null is not None and null["p"] < LEVEL,
         "neither first nor last": 0 < low["layer"] < layers - 1,
         "head resamples agree": low["support"] >= SUPPORT_NEEDED,
         "KV-group resamples agree": low["support_groups"] is not None and low["support_groups"] >= SUPPORT_NEEDED,
@@ -71,7 +72,8 @@ def one_holds(results: dict, verdict: str) -> dict:
         "middle": results["phases"][1] / results["shape"]["layers"] >= RECIPE["middle"] - SHARE_ROUNDING,
         "attention_falls": all(trends[name]["steps_down"] == 1 for name in attention),
         "ffn_rises": all(trends[name]["steps_up"] == 1 for name in ffn),
-        "opposite_trends": opposite["attention"] < -opposite["critical"] and opposite["ffn"] > opposite["critical"],
+        "opposite_trends": opposite["attention"] < 0 < opposite["ffn"]
+        and max(opposite["p_attention"], opposite["p_ffn"]) < LEVEL / 2,
         "value_constant": trends["W_V"]["cv"] < RECIPE["value_cv"] + SHARE_ROUNDING,
     }
 
@@ -82,11 +84,8 @@ ORTHOGONAL = 0.1  # below a tenth of chance the word "orthogonal" is fair; exact
 
 def two(results: dict) -> dict:
     """ffn_avoids_attention | ffn_at_chance | ffn_shares_attention: at the bottleneck, two-sided."""
-    layer = results["settings"]["layer"]
-    tests = {
-        "below Haar subspaces": results["ffn"]["p_low"][layer] < LEVEL / 2,
-        "above Haar subspaces": results["ffn"]["p_high"][layer] < LEVEL / 2,
-    }
+    haar = results["ffn"]["haar"][results["settings"]["layer"]]
+    tests = {"below Haar subspaces": haar["p_low"] < LEVEL / 2, "above Haar subspaces": haar["p_high"] < LEVEL / 2}
     below, above = tests.values()
     verdict = "ffn_avoids_attention" if below else "ffn_shares_attention" if above else "ffn_at_chance"
     return {"verdict": verdict, "tests": tests, "holds": two_holds(results, verdict)}
@@ -108,7 +107,6 @@ def two_holds(results: dict, verdict: str) -> dict:
         "snap": results["snap"] == [layer, layer + 1],
         "heads_converge": None if across[layer] is None else across[layer] >= max(across),
     }
-
 
 
 COVERED = 1.0  # tokens per character above which a tokenizer falls back to bytes in a language
@@ -158,48 +156,6 @@ def fewest_wins(most: int) -> int | None:
     return next((wins for wins in range(1, most + 1) if p_of_wins(wins) < LEVEL), None)
 
 
-
-INTACT_MARGIN = 0.1  # a loss whose 95 % interval stays within this many problems in one counts as intact
-
-
-def ablation(results: dict) -> dict:
-    """ablation_helps | ablation_hurts | no_effect: the primary row against no edit, and against its nulls.
-
-    With 19 draws of each null, being above them all has a chance of at most 1/20 for a subspace that is like the draws.
-    """
-    rows = {role: row for row in results["rows"] for role in row["roles"]}
-    nulls = {role: [null for null in results["nulls"] if role in null["roles"]] for role in ("primary", "z_perp")}
-    needed = fewest_wins(99)
-    can_rise, can_fall = results["room"] >= needed, results["solved"] >= needed
-    tests = {
-        "significant": rows["primary"]["p"] < LEVEL,
-        "falls": rows["primary"]["difference"] < 0,
-        "above every draw": not any(null["reached"] for null in nulls["primary"]),
-    }
-    verdict = "no_effect"
-    if tests["significant"] and tests["falls"]:
-        verdict = "ablation_hurts"
-    elif tests["significant"] and tests["above every draw"]:
-        verdict = "ablation_helps"
-    kept = rows["reinjected"]["kept_difference_interval"][0] >= -INTACT_MARGIN
-    intact = rows["z_perp"]["difference_interval"][0] >= -INTACT_MARGIN
-    intact = intact and not any(null["reached"] for null in nulls["z_perp"])
-    untestable = results["solved"] == 0 or (verdict == "no_effect" and not can_rise)
-    return {
-        "verdict": verdict,
-        "tests": tests,
-        "holds": {
-            "language": None if untestable else verdict == "ablation_helps",
-            "reinjected": kept if can_fall else None,  # with too little to lose, intact would say nothing
-            "z_perp": intact if can_fall else None,
-        },
-        "needed": needed,
-        "can_rise": can_rise,
-        "can_fall": can_fall,
-    }
-
-
-
 def phase2(results: dict) -> dict:
     """clear | partial | none.
 
@@ -219,15 +175,21 @@ def phase2(results: dict) -> dict:
         "ratio": sum(beats_nulls(row, "p_holm") for row in grid) > len(grid) / 2,
         "primary": beats_nulls(results["primary"]),
         "centred": tests["centred"],
-        "energy_cross": energy["cross_language"] < chance and energy["p_cross_below"] < LEVEL,
-        "energy_same": energy["same_language"] > chance and energy["p_same_above"] < LEVEL,
+        "energy_cross": energy["cross_language"] < chance and energy["haar_cross_language"]["p"] < LEVEL,
+        "energy_same": energy["same_language"] > chance and energy["haar_same_language"]["p"] < LEVEL,
         "multi": multi_head_wins(grid),
         "best_k": best["share"] == 1,
     }
     judgement = {"verdict": verdict, "tests": tests, "holds": holds}
     if "given" in results:
         judgement["given"] = results["given"] | {"holds": beats_nulls(results["given"])}
-    return judgement
+    if "contingencies" in results:
+        found = results["contingencies"]["candidates"]
+        judged = {name: row | {"holds": beats_nulls(row, "p_holm")} for name, row in found.items()}
+        judgement["contingencies"] = results["contingencies"] | {"candidates": judged}
+    evidence = results["z"]["stands_on"]  # of the primary weight-based Z none: it stands or falls with the verdict
+    held = verdict == "clear" if evidence is None else beats_nulls(evidence, "p_holm")
+    return judgement | {"z": results["z"] | {"holds": held}}
 
 
 def beats_nulls(row: dict, p: str = "p") -> bool:
@@ -248,7 +210,6 @@ def multi_at_least(grid: list[dict], chosen) -> list[bool]:
     heads = {tuple(row[key] for key in place): row["contrast"] for row in grid if row["mask"] == "head0"}
     rows = [row for row in grid if row["mask"] == "multi" and chosen(row)]
     return [row["contrast"] <= heads[tuple(row[key] for key in place)] for row in rows]
-
 
 
 MAJORITY = 0.5  # of the pairs, in every direction, that a double dissociation asks for
@@ -305,7 +266,6 @@ def swap_tests(results: dict, name: str) -> dict[str, dict[str, bool]]:
     }
 
 
-
 OVERFIT = 0.1  # an in-sample R² this far above the held-out one is overfitting, whatever it is called
 
 
@@ -318,21 +278,58 @@ def phase3b(results: dict) -> dict:
     r2 = results["held_out_r2"][name]
     unlearned = results["held_out_r2"]["mean_shift"], results["scaled_shift_r2"]
     ps = results["p_above_mean_shift"][name], results["p_above_scaled_shift"][name]
+    against = move["p_against"]
     tests = {
-        "held_out": r2 > 0 and null["p"][name] < LEVEL,
+        "held_out": r2 > 0 and null["shuffled"][name]["p"] < LEVEL,
         "beyond_shift": r2 > max(unlearned) and max(ps) < LEVEL,
-        "specific": max(null[f"p_{kind}"][name] for kind in ("random", "matched")) < LEVEL,
+        "specific": max(null[kind][name]["p"] for kind in ("random", "matched")) < LEVEL,
     }
-    transfers = all(
-        move["success"][name] > move["success"][control] and p[name] < LEVEL for control, p in move["p_against"].items()
-    )
     holds = tests | {
         "overfitting": results["in_sample_r2"]["ols"] - results["held_out_r2"]["ols"] < OVERFIT,
-        "transfer": transfers if move["pairs"] else None,
+        "transfer": carries(move | {"map": name, "p_against": {control: p[name] for control, p in against.items()}}),
     }
     bridge = tests["held_out"] and tests["beyond_shift"]
     return {"verdict": "bridge" if bridge else "no_bridge", "tests": tests, "holds": holds}
 
+
+INTACT_MARGIN = 0.1  # a loss whose 95 % interval stays within this many problems in one counts as intact
+
+
+def ablation(results: dict) -> dict:
+    """ablation_helps | ablation_hurts | no_effect: the primary row against no edit, and against its nulls.
+
+    With 19 draws of each null, being above them all has a chance of at most 1/20 for a subspace that is like the draws.
+    """
+    rows = {role: row for row in results["rows"] for role in row["roles"]}
+    nulls = {role: [null for null in results["nulls"] if role in null["roles"]] for role in ("primary", "z_perp")}
+    needed = fewest_wins(99)
+    can_rise, can_fall = results["room"] >= needed, results["solved"] >= needed
+    tests = {
+        "significant": rows["primary"]["p"] < LEVEL,
+        "falls": rows["primary"]["difference"] < 0,
+        "above every draw": not any(null["reached"] for null in nulls["primary"]),
+    }
+    verdict = "no_effect"
+    if tests["significant"] and tests["falls"]:
+        verdict = "ablation_hurts"
+    elif tests["significant"] and tests["above every draw"]:
+        verdict = "ablation_helps"
+    kept = rows["reinjected"]["kept_difference_interval"][0] >= -INTACT_MARGIN
+    intact = rows["z_perp"]["difference_interval"][0] >= -INTACT_MARGIN
+    intact = intact and not any(null["reached"] for null in nulls["z_perp"])
+    untestable = results["solved"] == 0 or (verdict == "no_effect" and not can_rise)
+    return {
+        "verdict": verdict,
+        "tests": tests,
+        "holds": {
+            "language": None if untestable else verdict == "ablation_helps",
+            "reinjected": kept if can_fall else None,  # with too little to lose, intact would say nothing
+            "z_perp": intact if can_fall else None,
+        },
+        "needed": needed,
+        "can_rise": can_rise,
+        "can_fall": can_fall,
+    }
 
 
 NEAR = 1  # layers: the recipe speaks of L32 and L33 together, so prediction and cause agree within one
@@ -419,9 +416,19 @@ def hunt_claims(results: dict, layers: dict) -> dict:
         "second_model": None,
         "information": None,  # decodability is no mutual information: shown, not judged
         "universal": layers["agree"],
-        "bridge": next(row["holds"] for row in results["bridge"] if row["id"] == "transfer"),
+        "bridge": carries(results["bridge"]["math"]),
         "not_just_math": dissociates["reasoning"],
     }
+
+
+def carries(transfer: dict) -> bool | None:
+    """Whether mapped vectors carry the answer over more often than each control's do; None without pairs.
+
+    transfer: `pairs`, `success` of the map and of every control, and `p_against` {control: p}; the map is `map`.
+    """
+    rate = transfer["success"]
+    better = [rate[transfer["map"]] > rate[control] and p < LEVEL for control, p in transfer["p_against"].items()]
+    return all(better) if transfer["pairs"] else None
 
 
 def comparison(results: dict) -> dict:

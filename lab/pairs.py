@@ -150,15 +150,16 @@ def shuffles(problems: int, seed: int, folds: torch.Tensor | None, draws: int) -
     return order
 
 
-def pairing_p(cross: torch.Tensor, seed: int, folds: torch.Tensor | None = None, draws: int = 2000) -> float:
-    """P that the versions of a problem are as close when the second language's problems are shuffled. (n, n)
+def pairing_null(cross: torch.Tensor, seed: int, folds: torch.Tensor | None = None, draws: int = 2000) -> dict:
+    """The mean distance of a problem's versions, cross (n, n), against the same with the second language's problems shuffled.
 
     With folds only problems that were held out together are exchanged: a subspace fitted on a problem spreads it out, so
     distances to fitted problems are no null for held-out ones.
     """
     order = shuffles(len(cross), seed, folds, draws)
     shuffled = cross[torch.arange(len(cross)), order].mean(1)
-    return statistics.permutation_p(int((shuffled <= cross.diagonal().mean() * (1 + 1e-12)).sum()), draws)
+    observed = cross.diagonal().mean().item() * (1 + 1e-12)  # the true pairing, drawn, is summed in another order
+    return statistics.null_record(shuffled.numpy(), observed, low_counts=True)
 
 
 def shuffled_retrieval(points: torch.Tensor, seed: int, remove_means: bool = True, draws: int = 40) -> float:

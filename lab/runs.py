@@ -73,7 +73,7 @@ def command_line(description: str, asks_problems: bool = False) -> argparse.Argu
     if asks_problems:
         parser.add_argument("--problems", nargs="+", type=Path, help="a JSONL file, or one MGSM TSV per language")
         parser.add_argument("--exemplars", type=Path, help="few-shot exemplars, JSONL")
-        parser.add_argument("--languages", nargs="+", default=["en", "zh"])
+        parser.add_argument("--languages", nargs="+", default=["en", "zh"], help="rows of data/languages.json")
         parser.add_argument("--limit", type=positive, help="use only the first problems")
         parser.add_argument("--batch", type=positive, default=16, help="prompts per forward pass")
     return parser
@@ -318,7 +318,12 @@ class Run:
 
 
 def render_again(arguments: argparse.Namespace, report: Report) -> None:
-    """--report-only: saved results judged and rendered again, without a model; UserError if --model names another one."""
+    """--report-only: saved results judged and rendered again, without a model."""
+    report.again(arguments.out, saved_results(arguments, report))
+
+
+def saved_results(arguments: argparse.Namespace, report: Report) -> dict:
+    """The results that --report-only is about; UserError if --model names another model."""
     results = load_results(arguments.out, report.stem)
     name = results["model"]["name"] if "model" in results else "several models"
     if arguments.model is not None and shown_name(arguments.model) != name:
@@ -326,7 +331,7 @@ def render_again(arguments: argparse.Namespace, report: Report) -> None:
         raise UserError(
             f"{path} is about {name}, not about {shown_name(arguments.model)}: give the --out of that model"
         )
-    report.again(arguments.out, results)
+    return results
 
 
 def shown_name(model: str) -> str:
@@ -345,6 +350,7 @@ def check_owner(out: Path, model: dict | None) -> None:
             raise UserError(f"{out} holds results of {name}: a folder belongs to one model, give another --out")
 
 
+@cache
 def code_hash(script: Path) -> str:
     """Hash of the code that measures: the script and what it imports of this project, but not its rules and words.
 
@@ -401,6 +407,8 @@ def load_results(out: Path, stem: str, model: dict | None = None) -> dict:
     results = read_json(path)
     if not isinstance(results, dict) or results.get("script") != stem:
         raise UserError(f"{path} is not a result of this suite: delete it and run again")
+    if "tests" not in results:  # the first edition's
+        raise UserError(f"{path} was written by an older edition of this suite: run {SCRIPTS[stem]} again")
     if model and results["model"] != model:
         raise UserError(
             f"{path} is about another model ({results['model']['name']}, weights {results['model']['weights_hash']}; "

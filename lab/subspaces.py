@@ -28,7 +28,7 @@ class HandedZ:
     bottleneck: int
     fitted_on: set[str]  # hashes of the problems that the basis was fitted on; none if it comes from weights
     summary: (
-        dict  # method, layer, site, k, holds, bottleneck, and the content of both arrays: phase 2 itself does not count
+        dict  # method, layer, site, k, whether it passed when it was chosen, bottleneck, and the content of both arrays
     )
 
     @property
@@ -50,7 +50,7 @@ def load_z(out: Path, folder: checkpoints.ModelFolder) -> HandedZ:
     basis = runs.load_array(out, "phase2_z_basis.npy", (z["k"], folder.width))
     shape = (folder.layers, results["z_dimensions"][-1], folder.width)
     every_layer = runs.load_array(out, "phase2_layer_subspaces.npy", shape)
-    summary = {key: z[key] for key in ("method", "layer", "site", "k", "holds")} | {"bottleneck": bottleneck}
+    summary = {key: z[key] for key in ("method", "layer", "site", "k", "passed")} | {"bottleneck": bottleneck}
     summary["content"] = runs.short_hash([runs.array_hash(basis), runs.array_hash(every_layer), sorted(z["fitted_on"])])
     bases = (torch.from_numpy(array).float() for array in (basis, every_layer))
     return HandedZ(*bases, z["site"], bottleneck, set(z["fitted_on"]), summary)

@@ -193,7 +193,7 @@ def answers_section(results: dict) -> str:
         ![Differences from no edit](ablation_test.png)
 
         An answer that is right in any language counts. Z⊥, all but Z, is removed at site {z["site"]} only (Z: k = {z["k"]},
-        {z["method"]}, layer {z["layer"]}). Differences from no edit are in percentage points, with bootstrap intervals over
+        {z["method"]}, layer {z["layer"]}). Differences from no edit are in percentage points, with BCa bootstrap intervals over
         problems; *gained* and *lost* count problems with more or fewer right answers, which McNemar's exact test compares. Holm's
         correction runs over all rows but the primary one, which was named before looking.
 
@@ -324,10 +324,10 @@ def limits_of_this_model(results: dict) -> list[str]:
         """)
     if not results["can_fall"]:
         lines.append(f"""
-            Accuracy is near the floor: without any edit {results["solved"]} of {test} test problems have a right answer, too few
-            to show a loss ({needed} are needed).
+            Too few answers are right to show a loss: without any edit {results["solved"]} of {test} test problems have a right
+            one, and {needed} are needed.
         """)
-    if not results["settings"]["z"]["holds"]:
+    if not results["settings"]["z"]["passed"]:
         lines.append("This Z did not pass phase 2's test.")
     return [page.prose(line) for line in lines]
 
@@ -347,7 +347,7 @@ def figure_test(results: dict) -> bytes:
             panel.set(title=title, xlabel="percentage points from no edit")
         panels[0].set_yticks(range(len(every)), labels, fontsize=7)
         panels[0].invert_yaxis()
-        lines = "lines: 95 % bootstrap; gray: draws of nulls"
+        lines = "lines: 95 % BCa bootstrap; gray: draws of nulls"
         figure.suptitle(f"round: chosen strength; square: complete removal; red: primary; {lines}", fontsize=9)
     return page.png(figure)
 

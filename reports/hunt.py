@@ -51,11 +51,8 @@ SEPARATES = {
     "partial": "separates them in some configurations only",
     "none": "does not separate them",
 }
-MOVES = {
-    "double_dissociation": "is causal",
-    "partial": "moves the answer in part",
-    "none": "does not move the answer",
-}
+MOVES = {"double_dissociation": "is causal", "partial": "moves the answer in part", "none": "does not move the answer"}
+TASKS = ("math", "reasoning")
 CLAIMS = {  # the recipe's publishability list
     "structure": ("a bottleneck of attention that the FFN avoids", "minimal 1"),
     "separation": ("the weight-based Z separates language from reasoning in activations", "minimal 2"),
@@ -71,15 +68,10 @@ COMPARED = {
     "second_model": ("another model has a causal Z too", "strong 5"),
     "universal": ("the causal layer is the one that the weights predict", "transformative 7"),
 }
-TITLES = {
-    "one": "1.py",
-    "two": "2.py",
-    "phase0": "Phase 0",
-    "phase2": "Phase 2",
-    "phase3": "Phase 3",
-    "phase3b": "Phase 3b",
-    "ablation": "Ablation",
-}
+REMOVED = {"language": "language subspace", "language_reinjected": "language subspace, re-injected", "z_perp": "Z⊥"}
+WHERE = {"last": "last prompt position", "prefill": "whole prompt", "all": "prompt and answer"}
+PHASES = {f"phase{number}": f"Phase {number}" for number in ("0", "2", "3", "3b")}
+TITLES = {"one": "1.py", "two": "2.py", **PHASES, "ablation": "Ablation"}
 
 
 def claims(results: dict) -> list[dict]:
@@ -122,7 +114,6 @@ def evidence(results: dict) -> dict[str, tuple[str, str]]:
     """Per tier of the list what was measured, and its null."""
     found, reports, rivals, plane = (results[key] for key in ("layers", "reports", "rivals", "plane"))
     nodes, reasoning = first_nodes(results["path"]), results["tasks"]["reasoning"]
-    transfer = next(row for row in results["bridge"] if row["id"] == "transfer")
     alignment = f"FFN alignment {show(results['ffn_over_chance'], 3)} × chance"
     language = f"{show(plane['language_first'], 3)} at site 0, {show(plane['language'], 3)} at Z's site"
     shuffled = f"problem shuffled {show(plane['problem_shuffled'], 2)}"
@@ -144,7 +135,7 @@ def evidence(results: dict) -> dict[str, tuple[str, str]]:
             f"predicted L{found['predicted']} ({found['support']:.0%} of resamples), {causal_text(found)}",
             f"within {verdicts.NEAR} layer by chance {found['chance']:.0%}",
         ),
-        "bridge": (transfer["measured"], transfer["null"]),
+        "bridge": transfer(results["bridge"]["math"]),
         "not_just_math": (
             f"reasoning, same Z: {swapped['z']:.1%} of {reasoning['pairs']} pairs, `{reasoning['patching']}`",
             f"random {swapped['random']:.1%}, matched {swapped['random_matched']:.1%} (larger p {show(reasoning['p_random'], 2)})",
@@ -218,12 +209,11 @@ def sections(results: dict) -> list[str]:
         page.prose("""
             The second kind of problem is not arithmetic; Z is the one found on math, fitted on nothing here. Contrast is
             ratio_Z / ratio_Z⊥ (below 1 separates; on math that of the Z handed on, on held-out problems where it was fitted)."""),
-        task_table(results["tasks"]),
+        beside({task: task_cells(results["tasks"][task]) for task in TASKS}),
         "## 5 Removing the language instead",
-        "arXiv 2505.15257 removes a language subspace at inference. Details in [ablation](ablation_output.md).",
-        claim_table(results["ablation"]),
+        *ablation_section(results["ablation"]),
         "## 6 Bridge",
-        claim_table(results["bridge"]),
+        beside({task: bridge_cells(results["bridge"][task]) for task in TASKS}),
         "## 7 Reports",
         report_table(results["reports"]),
     ]
@@ -269,10 +259,9 @@ def contingency_table(path: list[dict]) -> str:
     return page.table(["contingency", "layer", "k", "contrast, held out", "Holm p", "holds"], rows)
 
 
-def task_table(tasks: dict) -> str:
-    columns = [task_cells(tasks[task]) for task in ("math", "reasoning")]
-    rows = [[name, *(cells[name] for cells in columns)] for name in columns[0]]
-    return page.table(["", "math", "reasoning"], rows)
+def beside(cells: dict[str, dict]) -> str:
+    """A table of the same cells for both kinds of problem."""
+    return page.table(["", *cells], [[name, *(column[name] for column in cells.values())] for name in cells["math"]])
 
 
 def task_cells(row: dict) -> dict:
@@ -286,15 +275,51 @@ def task_cells(row: dict) -> dict:
         "full swap's target": rate["full"],
         "random, matched (larger p)": f"{rate['random']}, {rate['random_matched']} ({show(row['p_random'], 2)})",
         "patching": f"`{row['patching']}`",
-        "bridge: held-out R², ridge (mean shift)": f"{show(row['held_out_r2'], 3)} ({show(row['mean_shift_r2'], 3)})",
-        "bridge": f"`{row['bridge']}`",
-        "transfer, ridge (unmapped)": f"{row['transfer']:.1%} ({row['transfer_identity']:.1%})",
     }
 
 
-def claim_table(rows: list[dict]) -> str:
-    cells = [[row["claim"], row["measured"], row["null"], page.HOLDS[row["holds"]]] for row in rows]
-    return page.table(["claim", "measured", "null or chance", "holds"], cells)
+def ablation_section(found: dict) -> list[str]:
+    text = f"""arXiv 2505.15257 removes a language subspace at inference. Removed from the {WHERE[found["scope"]]}:
+        `{found["verdict"]}`; without → with removal below. Details in [ablation](ablation_output.md)."""
+    headers = ["removed", "λ", "accuracy", "difference in points (95 %)", "exact p", "in the language asked"]
+    rows = [ablation_row(row, found["none"]) for row in found["rows"]]
+    return [page.prose(text), page.table(headers, rows)]
+
+
+def ablation_row(row: dict, none: dict) -> list[str]:
+    difference, low, high = (f"{100 * value:+.1f}" for value in (row["difference"], *row["difference_interval"]))
+    above = f", above −{row['reinjection']:g}" if row["reinjection"] else ""
+    return [
+        REMOVED[row["condition"]],
+        f"{row['strength']:g}{above}",
+        f"{none['accuracy']:.1%} → {row['accuracy']:.1%}",
+        f"{difference} ({low} to {high})",
+        show(row["p"], 2),
+        f"{none['kept']:.1%} → {row['kept']:.1%}",
+    ]
+
+
+def transfer(bridge: dict) -> tuple[str, str]:
+    """How often mapped vectors carry the answer over, and how often their controls do."""
+    rate, p = bridge["success"], {control: show(value, 2) for control, value in bridge["p_against"].items()}
+    return (
+        f"mapped vectors give the donor's answer in {rate[bridge['map']]:.1%} of {bridge['pairs']} pairs",
+        f"unmapped {rate['identity']:.1%} (p {p['identity']}), shuffled map {rate['shuffled']:.1%} (p {p['shuffled']}), the "
+        f"target language's own vector {rate['own_language']:.1%}",
+    )
+
+
+def bridge_cells(bridge: dict) -> dict:
+    r2, rate, p = (bridge[key] for key in ("held_out_r2", "success", "p_against"))
+    return {
+        f"held-out R², {bridge['map']} (mean shift)": f"{show(r2[bridge['map']], 3)} ({show(r2['mean_shift'], 3)})",
+        "pairs of the transfer": bridge["pairs"],
+        f"transfer, {bridge['map']}": f"{rate[bridge['map']]:.1%}",
+        "unmapped": f"{rate['identity']:.1%} (p {show(p['identity'], 2)})",
+        "shuffled map": f"{rate['shuffled']:.1%} (p {show(p['shuffled'], 2)})",
+        "the target language's own vector": f"{rate['own_language']:.1%}",
+        "verdict": f"`{bridge['verdict']}`",
+    }
 
 
 def report_table(reports: dict) -> str:
@@ -308,20 +333,19 @@ def report_table(reports: dict) -> str:
 
 
 def limitations(results: dict) -> list[str]:
-    lines = [
+    lines = []
+    if results["weight_based"]["handed_on"] in FITTED:
+        lines.append("The Z that was patched was fitted on activations: nothing about it was predicted from weights.")
+    if first_nodes(results["path"])["behaviour"]["taken"] != "yes":
+        lines.append(
+            "No behavioural advantage of Chinese was found: the hunt rests on structure and activations alone."
+        )
+    return [
+        *lines,
         "The verdict follows from fixed rules applied to one primary configuration; everything else in the reports is exploratory.",
         "Each report has limitations of its own.",
         "The information bottleneck of the recipe is about mutual information, which nothing here measures.",
     ]
-    if first_nodes(results["path"])["behaviour"]["taken"] != "yes":
-        lines.insert(
-            0, "No behavioural advantage of Chinese was found: the hunt rests on structure and activations alone."
-        )
-    if results["weight_based"]["handed_on"] in FITTED:
-        lines.insert(
-            0, "The Z that was patched was fitted on activations: nothing about it was predicted from weights."
-        )
-    return lines
 
 
 def figure_tree(path: list[dict]) -> bytes:

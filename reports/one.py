@@ -8,7 +8,7 @@ from verdicts import RECIPE
 
 
 def summary(results: dict) -> str:
-    low, random = results["bottleneck"], results["null"]["kernel"]["mean"]
+    low, random = results["bottleneck"], results["null"]["kernel"]["middle"]
     return f"L{low['layer']}, mean effective rank {page.show(low['mean'])} (random {page.show(random)})"
 
 
@@ -18,21 +18,21 @@ def claims(results: dict) -> list[dict]:
 
 
 def bottleneck_rows(results: dict) -> list[tuple]:
-    show, low = page.show, results["bottleneck"]
+    show, low, kernel = page.show, results["bottleneck"], results["null"]["kernel"]
     return [
         (
             "bottleneck_rank",
             f"heads collapse to an effective rank near {RECIPE['rank_claimed']} at layer {RECIPE['layer']}",
             f"L{RECIPE['layer']}, mean {RECIPE['rank']}, sd {RECIPE['rank_sd']}",
             f"L{low['layer']}, mean {show(low['mean'])}, sd {show(low['sd'])}",
-            f"random kernel {show(results['null']['kernel']['mean'])}",
+            f"random kernel {null_text(kernel)}",
         ),
         (
             "bottleneck_exists",
             "one layer inside the network is lower than all others",
             f"layer {RECIPE['layer']} of {RECIPE['layers']}",
             f"L{low['layer']} of {results['shape']['layers']}: {support_text(low)}, margin {show(low['margin'])}",
-            f"equal layers: so large a margin has p {show(low['p'], 2)}",
+            f"equal layers: margin {null_text(low['margin_null'], 2)}",
         ),
         (
             "heads_agree",
@@ -89,7 +89,8 @@ def trend_rows(results: dict) -> list[tuple]:
             "weaker: attention rank falls and FFN rank rises significantly",
             "opposite at every layer",
             f"median ρ {show(opposite['attention'], 2)} and {show(opposite['ffn'], 2)}",
-            f"|ρ| > {show(opposite['critical'], 2)} needed at p < {probability(opposite['level'])} / 2",
+            f"p {show(opposite['p_attention'], 2)} and {show(opposite['p_ffn'], 2)} by the t approximation; "
+            f"two trends need p < {probability(verdicts.LEVEL)} / 2",
         ),
         (
             "value_constant",
@@ -107,6 +108,14 @@ def support_text(low: dict) -> str:
     if low["support_groups"] is None:
         return f"{low['support']:.0%} of head resamples (one KV group: none over groups)"
     return f"{low['support']:.0%} of head and {low['support_groups']:.0%} of KV-group resamples"
+
+
+def null_text(null: dict | None, digits: int = 4) -> str:
+    """A null's median, its 5 % and 95 % points, and the p of what was found."""
+    if null is None:
+        return "–"
+    middle, low, high = (page.show(null[point], digits) for point in ("middle", "low", "high"))
+    return f"{middle} ({low} to {high}), p {page.show(null['p'], 2)}"
 
 
 def percent(share: float) -> str:
@@ -149,16 +158,20 @@ def verdict_sentence(results: dict) -> str:
     }[results["verdict"]]
     return page.prose(f"""
         {found} (`{results["verdict"]}`): mean effective rank {show(low["mean"])} there against
-        {show(results["null"]["kernel"]["mean"])} for a random kernel; {support_text(low)} pick that layer, and a margin as large
-        over the next layer has p = {show(low["p"], 2)} if all layers are equal.
+        {show(results["null"]["kernel"]["middle"])} for a random kernel; {support_text(low)} pick that layer, and a margin as large
+        over the next layer has p = {margin_p(low)} if all layers are equal.
     """)
+
+
+def margin_p(low: dict) -> str:
+    return page.show(low["margin_null"] and low["margin_null"]["p"], 2)
 
 
 def rank_section(results: dict, weight_ranks: np.ndarray) -> str:
     null, means = results["null"], results["heads"]["mean"]
     types = [*results["weight_types"]["attention"], *results["weight_types"]["ffn"]]
     rows = [[f"L{layer}", *ranks, means[layer]] for layer, ranks in enumerate(weight_ranks.tolist())]
-    rows.append(["**random**", *(null["weights"][name] for name in types), null["kernel"]["mean"]])
+    rows.append(["**random**", *(null["weights"][name] for name in types), null["kernel"]["middle"]])
     return page.prose(f"""
         ## 1 Effective rank of every weight matrix
 
@@ -188,12 +201,13 @@ def head_section(results: dict) -> str:
 
 
 def random_section(results: dict) -> str:
-    kernel = results["null"]["kernel"]
+    kernel, show = results["null"]["kernel"], page.show
     return page.prose(f"""
         ## 3 Random matrices of the same shape
 
-        A kernel of two Gaussian factors of this model's shape has effective rank {page.show(kernel["mean"])}
-        (sd {page.show(kernel["sd"], 2)} over {kernel["draws"]} draws).
+        A kernel of two Gaussian factors of this model's shape has effective rank {show(kernel["middle"])}
+        ({show(kernel["low"])} to {show(kernel["high"])}: median, 5 % and 95 % points of {kernel["draws"]} draws). The lowest mean
+        over heads is {show(results["bottleneck"]["mean"])}; p that a draw is as low is {show(kernel["p"], 2)}.
     """)
 
 
@@ -211,7 +225,7 @@ def bottleneck_section(results: dict) -> str:
         Lowest mean: layer {low["layer"]} with {show(low["mean"])} (sd {show(low["sd"])} over heads; KV groups: {groups}),
         {low["layers_after"]} layer(s) before the end. {runner_up}
         Bootstrap ({low["resamples"]:,} resamples): {support_text(low)} pick it. If all layers were equal up to the noise between
-        KV groups, the lowest would lead by as much with p = {show(low["p"], 2)}. The verdict is clear when both shares reach
+        KV groups, the lowest would lead by as much with p = {margin_p(low)}. The verdict is clear when both shares reach
         {percent(verdicts.SUPPORT_NEEDED)}, p is below {probability(verdicts.LEVEL)} and the layer is neither first nor last; weak
         when p alone is; with one KV group there is no test.
     """)
@@ -254,7 +268,7 @@ def trend_section(results: dict) -> str:
 
 
 def eigen_section(results: dict) -> str:
-    eigen, random = results["eigen"], results["null"]["kernel"]
+    eigen, random = results["eigen"], results["null"]["kernel_eigen"]
     columns = zip(eigen["asymmetry"], eigen["complex_share"], eigen["components"])
     rows = [[f"L{layer}", asymmetry, share, *parts] for layer, (asymmetry, share, parts) in enumerate(columns)]
     rows.append(["**random**", random["asymmetry"], random["complex_share"], *random["components"]])
@@ -307,7 +321,7 @@ def figure_ranks(results: dict, weight_ranks: np.ndarray, head_ranks: np.ndarray
         means, spread = head_ranks.mean(1), head_ranks.std(1)
         panels[2].plot(means, marker=".", label="mean over heads")
         panels[2].fill_between(range(len(means)), means - spread, means + spread, alpha=0.25, label="± 1 sd")
-        panels[2].axhline(null["kernel"]["mean"], color="black", linestyle=":", linewidth=1, label="random kernel")
+        panels[2].axhline(null["kernel"]["middle"], color="black", linestyle=":", linewidth=1, label="random kernel")
         panels[2].axvline(results["bottleneck"]["layer"], color="tab:red", linewidth=1, label="lowest")
         panels[2].set(title="attention kernels", xlabel="layer", ylabel="effective rank")
         for panel in panels:

@@ -123,7 +123,7 @@ def paired_section(results: dict) -> str:
         ## 3 Paired comparison
 
         Only {second} right: {results["only_candidate"]}; only {first} right: {results["only_reference"]}. Difference of the
-        accuracies {show(results["difference"] / n, 3)} (95 % bootstrap over problems {show(low, 3)} to {show(high, 3)}), exact
+        accuracies {show(results["difference"] / n, 3)} (95 % BCa bootstrap over problems {show(low, 3)} to {show(high, 3)}), exact
         McNemar p = {show(results["mcnemar_p"], 3)}.
 
         ## 4 What this many problems can show

@@ -15,10 +15,14 @@ LEVEL = f"{verdicts.LEVEL:g}".removeprefix("0")  # as p is written: .05
 
 
 def summary(results: dict) -> str:
-    """The numbers that decided."""
-    primary, show = results["primary"], page.show
-    ratios = f"ratio_Z {show(primary['ratio_z'], 3)}, ratio_Z⊥ {show(primary['ratio_z_perp'], 3)}"
-    return f"{ratios}, p {show(primary['p'], 2)} (k {primary['k']})"
+    """The numbers that decided: of the weight-based Z, and of one that was given by --z-from."""
+    text = ratios(results["primary"]) + f" (k {results['primary']['k']})"
+    return text + (f"; the given Z: {ratios(results['given'])}" if "given" in results else "")
+
+
+def ratios(row: dict) -> str:
+    show = page.show
+    return f"ratio_Z {show(row['ratio_z'], 3)}, ratio_Z⊥ {show(row['ratio_z_perp'], 3)}, p {show(row['p'], 2)}"
 
 
 def claims(results: dict) -> list[dict]:
@@ -58,7 +62,7 @@ def claims(results: dict) -> list[dict]:
             "k at the effective rank is the strongest",
             f"k ≈ {verdicts.RECIPE['strongest_k']} strongest",
             f"contrast {contrasts}",
-            f"medians of Haar draws: {', '.join(show(row['null_haar'][1], 3) for row in by_k)}",
+            f"medians of Haar draws: {', '.join(show(row['haar']['middle'], 3) for row in by_k)}",
         ),
     ]
 
@@ -70,7 +74,7 @@ def primary_rows(results: dict) -> list[dict]:
 
 def null_ps(row: dict) -> str:
     show = page.show
-    return f"p {show(row['p_haar'], 2)} Haar, {show(row['p_matched'], 2)} matched, {show(row['p_pairing'], 2)} shuffled"
+    return f"p {show(row['haar']['p'], 2)} Haar, {show(row['matched']['p'], 2)} matched, {show(row['pairing']['p'], 2)} shuffled"
 
 
 def energy_claims(results: dict) -> list[dict]:
@@ -82,20 +86,24 @@ def energy_claims(results: dict) -> list[dict]:
             "the energy fraction in Z of differences between languages is below k/d",
             "< k/d",
             show(energy["cross_language"], 3),
-            f"{chance}; Haar 95 % {interval(energy['haar_cross_language'])}, p {show(energy['p_cross_below'], 2)}",
+            f"{chance}; {haar_null(energy['haar_cross_language'])}",
         ),
         page.claim(
             "energy_same",
             "the energy fraction in Z of differences between problems is above k/d",
             "> k/d",
             show(energy["same_language"], 3),
-            f"{chance}; Haar 95 % {interval(energy['haar_same_language'])}, p {show(energy['p_same_above'], 2)}",
+            f"{chance}; {haar_null(energy['haar_same_language'])}",
         ),
     ]
 
 
-def interval(values: list[float]) -> str:
-    return f"{page.show(values[0], 3)} to {page.show(values[1], 3)}"
+def haar_null(record: dict) -> str:
+    return f"Haar 5 to 95 %: {interval(record)}, p {page.show(record['p'], 2)}"
+
+
+def interval(record: dict) -> str:
+    return f"{page.show(record['low'], 3)} to {page.show(record['high'], 3)}"
 
 
 def multi_claim(grid: list[dict]) -> dict:
@@ -157,8 +165,8 @@ def verdict_sentence(results: dict) -> str:
     }[results["verdict"]]
     centred = "still separates" if results["tests"]["centred"] else "does not separate"
     sentence = f"""{what} (`{results["verdict"]}`): in the primary configuration ratio_Z is {show(primary["ratio_z"], 3)} and
-        ratio_Z⊥ {show(primary["ratio_z_perp"], 3)}, with p = {show(primary["p_haar"], 2)} against Haar-random,
-        {show(primary["p_matched"], 2)} against covariance-matched subspaces and {show(primary["p_pairing"], 2)} against
+        ratio_Z⊥ {show(primary["ratio_z_perp"], 3)}, with p = {show(primary["haar"]["p"], 2)} against Haar-random,
+        {show(primary["matched"]["p"], 2)} against covariance-matched subspaces and {show(primary["pairing"]["p"], 2)} against
         shuffled problems; once the constant offset between the languages is removed it {centred}. Handed on to phase 3:
         {NAMES[z["method"]]}, layer {z["layer"]}, site {z["site"]}, k = {z["k"]}"""
     if "given" in results:
@@ -199,8 +207,8 @@ def primary_section(results: dict, by_k: list[dict]) -> str:
     layer = results["settings"]["layer"]
     columns = ("k", "ratio_z", "ratio_z_perp", "contrast")
     rows = [
-        [*(row[column] for column in columns), row["null_haar"][1], row["null_matched"][1]]
-        + [row["p_haar"], row["p_matched"], row["p_pairing"]]
+        [*(row[column] for column in columns), row["haar"]["middle"], row["matched"]["middle"]]
+        + [row["haar"]["p"], row["matched"]["p"], row["pairing"]["p"]]
         for row in by_k
     ]
     headers = ["k", "ratio_Z", "ratio_Z⊥", "contrast", "Haar median", "matched median"]
@@ -224,8 +232,8 @@ def offset_text(offset: dict, languages: int) -> str:
     show = page.show
     return f"""{offset["share"]:.0%} of the squared distance between a problem's versions is a constant language offset (rank
         {languages - 1}): a subspace that merely misses it scores well. With language means removed the contrast is
-        {show(offset["contrast"], 3)} (Haar median {show(offset["null_haar"][1], 3)}, p {show(offset["p_haar"], 2)}; matched
-        {show(offset["null_matched"][1], 3)}, p {show(offset["p_matched"], 2)}; shuffled p {show(offset["p_pairing"], 2)})."""
+        {show(offset["contrast"], 3)} (Haar median {show(offset["haar"]["middle"], 3)}, p {show(offset["haar"]["p"], 2)}; matched
+        {show(offset["matched"]["middle"], 3)}, p {show(offset["matched"]["p"], 2)}; shuffled p {show(offset["pairing"]["p"], 2)})."""
 
 
 def grid_section(results: dict) -> str:
@@ -255,7 +263,8 @@ def content_section(results: dict) -> str:
             for measure in ("problem", "problem_raw")
         ]
         rows.append([name, part[key]["language"], *read])
-    rows.append(["Haar, 95 %", *(interval(part["haar_interval"][m]) for m in ("language", "problem", "problem_raw"))])
+    haar = [interval(part["haar_null"][measure]) for measure in ("language", "problem", "problem_raw")]
+    rows.append(["Haar, 5 to 95 %", *haar])
     rows.append(["chance", results["chance"]["language"], "in brackets: shuffled problems", "in brackets"])
     return page.prose(f"""
         ## 4 Language and problem inside and outside Z
@@ -273,12 +282,12 @@ def rivals_section(results: dict) -> str:
     rows = [
         [NAMES[name], row["ratio_z"], row["ratio_z_perp"], row["contrast"], row["language"]]
         + [f"{show(row['problem'], 3)} ({show(row['problem_shuffled'], 2)})"]
-        + [row["p_haar"], row["p_matched"], row["p_pairing"]]
+        + [row["haar"]["p"], row["matched"]["p"], row["pairing"]["p"]]
         for name, row in ((name, rivals[name]) for name in results["rival_order"])
     ]
     headers = ["subspace", "ratio_Z", "ratio_Z⊥", "contrast", "language in Z", "problem in Z (shuffled)"]
     warning = ""
-    if rivals["random"]["p_pairing"] < verdicts.LEVEL:
+    if rivals["random"]["pairing"]["p"] < verdicts.LEVEL:
         warning = "The random subspace passes the shuffled null too: here that null alone says nothing about Z."
     return page.prose(f"""
         ## 5 Rivals on held-out problems
@@ -402,10 +411,10 @@ def figure_contrast(results: dict) -> bytes:
 
 def contrast_panel(panel, by_k: list[dict]) -> None:
     places = np.arange(len(by_k))
-    for offset, key, label in ((-0.18, "null_haar", "Haar"), (0.18, "null_matched", "covariance-matched")):
-        low, middle = (np.array([row[key][index] for row in by_k]) for index in (0, 1))
-        down, label = [middle - low, 0 * low], f"{label}: median and 5 %"
-        panel.errorbar(places + offset, middle, down, fmt="_", capsize=5, label=label)
+    for offset, key, label in ((-0.18, "haar", "Haar"), (0.18, "matched", "covariance-matched")):
+        low, middle, high = (np.array([row[key][point] for row in by_k]) for point in ("low", "middle", "high"))
+        whiskers, label = [middle - low, high - middle], f"{label}: median, 5 and 95 %"
+        panel.errorbar(places + offset, middle, whiskers, fmt="_", capsize=5, label=label)
     panel.plot(places, [row["contrast"] for row in by_k], "o", color="tab:red", label="weight-based Z")
     panel.axhline(1, color="black", linestyle=":", linewidth=1)
     panel.set_xticks(places, [f"k = {row['k']}" for row in by_k])
@@ -419,8 +428,8 @@ def rivals_panel(panel, rivals: dict) -> None:
     panel.axhline(1, color="black", linestyle=":", linewidth=1)
     panel.set_xticks(range(len(rivals)), list(rivals), rotation=20)
     panel.set(title=f"rivals on held-out problems, k = {rivals['weight']['k']}", ylabel="contrast")
-    for key, label, color in (("null_haar", "Haar: 5 %", "tab:blue"), ("null_matched", "matched: 5 %", "tab:orange")):
-        panel.axhline(rivals["weight"][key][0], color=color, linestyle="--", linewidth=1, label=label)
+    for key, label, color in (("haar", "Haar: 5 %", "tab:blue"), ("matched", "matched: 5 %", "tab:orange")):
+        panel.axhline(rivals["weight"][key]["low"], color=color, linestyle="--", linewidth=1, label=label)
     panel.legend(fontsize=8)
 
 
@@ -471,8 +480,8 @@ def figure_ard(layers: list[dict]) -> bytes:
 def figure_sweep(sweep: list[dict], layer: int) -> bytes:
     with page.figure(6, 3.5) as (figure, panel):
         panel.plot([row["contrast"] for row in sweep], marker=".", color="tab:red", label="weight-based Z of the layer")
-        for key, label in (("null_haar", "Haar"), ("null_matched", "covariance-matched")):
-            panel.plot([row[key][0] for row in sweep], linestyle="--", linewidth=1, label=f"{label}: 5 %")
+        for key, label in (("haar", "Haar"), ("matched", "covariance-matched")):
+            panel.plot([row[key]["low"] for row in sweep], linestyle="--", linewidth=1, label=f"{label}: 5 %")
         panel.axhline(1, color="black", linestyle=":", linewidth=1)
         panel.axvline(layer, color="gray", linewidth=1, label=f"bottleneck L{layer}")
         panel.set(title="every layer's own Z at its output", xlabel="layer", ylabel="contrast ratio_Z / ratio_Z⊥")

@@ -100,8 +100,7 @@ def beside(results: dict, label: str) -> str:
     for nulls in (results["null"], results.get("weight_null", {})):
         for name, row in nulls.items():
             if row["tests"] == label:
-                high = row["quantiles"][2]
-                against = f"{NAMES[name]} {row['mean']:.1%} (95th percentile {high:.1%})"
+                against = f"{NAMES[name]} {row['mean']:.1%} (95th percentile {row['high']:.1%})"
                 parts.append(f"{against}, p {page.show(row['p'], 2)}")
     control, tested = results["controls"][label], label.removesuffix("_perp")
     p = results["paired"][tested]["wrong_donor" if label == tested else "erased"]
@@ -324,11 +323,10 @@ def condition_table(results: dict) -> str:
 def null_table(results: dict) -> str:
     rows = []
     for name, row in results["null"].items():
-        low, _, high = row["quantiles"]
-        _, middle, reach = row["effect_quantiles"]
-        rates = [percent(low), percent(row["mean"]), percent(high), page.show(row["p"], 2)]
-        effect = [f"{middle:+.2f} (95th percentile {reach:+.2f})", page.show(row["p_effect"], 2)]
-        rows.append([NAMES[name], NAMES[row["tests"]], *rates, *effect])
+        rates, effect = [percent(row[key]) for key in ("low", "mean", "high")], row["effect"]
+        nudged = f"{effect['middle']:+.2f} (95th percentile {effect['high']:+.2f})"
+        ps = [page.show(record["p"], 2) for record in (row, effect)]
+        rows.append([NAMES[name], NAMES[row["tests"]], *rates, ps[0], nudged, ps[1]])
     headers = ["null", "of", "5 %", "mean", "95 %", "p of success", "its effect, nats", "p of effect"]
     return page.table(headers, rows)
 
@@ -424,7 +422,7 @@ def limitations(results: dict) -> list[str]:
             At this site even the whole stream does no better than a wrong donor's: the answer is not shown to be at the last
             position there, and no subspace of it could be expected to pass. Section 6 shows all sites.
         """))  # fmt: skip
-    if not results["settings"]["z"]["holds"]:
+    if not results["settings"]["z"]["passed"]:
         special.append("This Z did not pass phase 2's test.")
     if results["settings"]["z"]["method"] not in FROM_WEIGHTS:
         special.append(
@@ -438,7 +436,7 @@ def figure_success(results: dict) -> bytes:
     with page.figure(9, 4.5) as (figure, panel):
         for place, label in enumerate(labels):
             value = results["success"][label]
-            low, high = results["interval"].get(label) or (results["null"][label]["quantiles"][i] for i in (0, 2))
+            low, high = results["interval"].get(label) or (results["null"][label][end] for end in ("low", "high"))
             error = [[max(0, value - low)], [max(0, high - value)]]
             panel.bar(place, value, color=colors[tuple(results["targets"][label])], yerr=error, capsize=4)
         for (answer, language), color in colors.items():

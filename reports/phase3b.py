@@ -21,24 +21,19 @@ show = page.show
 
 def summary(results: dict) -> str:
     """The numbers that decided."""
-    r2, name, null = results["held_out_r2"], primary(results), results["null"]
-    shift, shuffled = show(r2["mean_shift"], 2), show(null["shuffled"][name][1], 2)
-    return f"{name} held-out R² {show(r2[name], 2)} (mean shift {shift}, shuffled {shuffled}, p {show(null['p'][name], 2)})"
-
-
-def primary(results: dict) -> str:
-    """The map that the verdict is about."""
-    return results["settings"]["primary"]
+    r2, name, null = results["held_out_r2"], results["settings"]["primary"], results["null"]
+    shift, shuffled = show(r2["mean_shift"], 2), null["shuffled"][name]
+    null = f"shuffled {show(shuffled['middle'], 2)}, p {show(shuffled['p'], 2)}"
+    return f"{name} held-out R² {show(r2[name], 2)} (mean shift {shift}, {null})"
 
 
 def claims(results: dict) -> list[dict]:
     """The recipe's statements about the bridge, as rows."""
-    name, r2, null, recipe = primary(results), results["held_out_r2"], results["null"], verdicts.RECIPE
+    name, r2, null, recipe = results["settings"]["primary"], results["held_out_r2"], results["null"], verdicts.RECIPE
     low, high = results["interval"][name]
     shuffled, move = null["shuffled"][name], results["transfer"]
-    others = (
-        f"{kind} subspaces {show(null[kind][name][1], 3)}, p {show(null[f'p_{kind}'][name], 2)}" for kind in SUBSPACES
-    )
+    other = {kind: null[kind][name] for kind in SUBSPACES}
+    others = (f"{kind} subspaces {show(row['middle'], 3)}, p {show(row['p'], 2)}" for kind, row in other.items())
     success = {condition: f"{share:.1%}" for condition, share in move["success"].items()}
     against = {control: show(p[name], 2) for control, p in move["p_against"].items()}
     return [
@@ -47,7 +42,7 @@ def claims(results: dict) -> list[dict]:
             "a linear map predicts held-out Z vectors",
             "yes",
             f"{NAMES[name]}: held-out R² {show(r2[name], 3)} (95 % {show(low, 3)} to {show(high, 3)})",
-            f"shuffled problems {show(shuffled[1], 3)} (95th percentile {show(shuffled[2], 3)}), p {show(null['p'][name], 2)}",
+            f"shuffled problems {shuffled_text(shuffled)}, p {show(shuffled['p'], 2)}",
         ),
         page.claim(
             "beyond_shift",
@@ -83,6 +78,10 @@ def claims(results: dict) -> list[dict]:
     ]
 
 
+def shuffled_text(row: dict) -> str:
+    return f"{show(row['middle'], 3)} (95th percentile {show(row['high'], 3)})"
+
+
 def render(results: dict, arrays: dict) -> dict[str, bytes]:
     """Report and figures from saved results and arrays."""
     title = f"Phase 3b: the bridge inside Z of {results['model']['name']}"
@@ -99,13 +98,13 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
 
 def verdict(results: dict) -> str:
     """The verdict in sentences."""
-    name, r2, null, data = primary(results), results["held_out_r2"], results["null"], results["data"]
+    name, r2, null, data = results["settings"]["primary"], results["held_out_r2"], results["null"], results["data"]
     what = {
         "bridge": "A linear map from {source} to {target} inside Z generalises to held-out problems",
         "no_bridge": "No linear map from {source} to {target} inside Z generalises beyond a constant shift",
     }[results["verdict"]].format(**results["settings"])
-    medians = ", ".join(f"{kind} {show(null[kind][name][1], 3)}" for kind in SUBSPACES)
-    ps = [null[f"p_{kind}"][name] for kind in SUBSPACES]
+    medians = ", ".join(f"{kind} {show(null[kind][name]['middle'], 3)}" for kind in SUBSPACES)
+    ps = [null[kind][name]["p"] for kind in SUBSPACES]
     if results["tests"]["specific"]:
         special = f"""In other subspaces of that size the same map does less well (median: {medians}; larger p
             {show(max(ps), 2)})."""
@@ -118,7 +117,7 @@ def verdict(results: dict) -> str:
         special += " A map without learning does at least as well."
     return page.prose(f"""
         {what} (`{results["verdict"]}`): {NAMES[name]}, named before looking, has held-out R² {show(r2[name], 3)} on
-        {data["problems"]} problems (shuffled problems: p {show(null["p"][name], 2)}), identity {show(r2["identity"], 3)},
+        {data["problems"]} problems (shuffled problems: p {show(null["shuffled"][name]["p"], 2)}), identity {show(r2["identity"], 3)},
         mean shift {show(r2["mean_shift"], 3)} (p of the difference {show(results["p_above_mean_shift"][name], 2)}). {special}
         """)
 
@@ -138,19 +137,19 @@ def data_section(results: dict) -> str:
 def held_out_section(results: dict) -> str:
     rows = []
     for name in results["settings"]["maps"]:
-        low, high = results["interval"][name]
+        low, high = (show(end, 3) for end in results["interval"][name])
         rows.append([NAMES[name], f"{results['parameters'][name]:,}", results["in_sample_r2"][name]])
-        rows[-1] += [results["held_out_r2"][name], f"{show(low, 3)} to {show(high, 3)}"]
-        rows[-1] += [f"{results['retrieval'][name]:.1%}", show(results["p_above_mean_shift"].get(name), 2)]
+        rows[-1] += [results["held_out_r2"][name], f"{low} to {high}", f"{results['retrieval'][name]:.1%}"]
+        rows[-1].append(show(results["p_above_mean_shift"].get(name), 2))
     headers = ["map", "parameters", "in-sample R²", "held-out R²", "95 % bootstrap", "retrieval", "p above mean shift"]
     return page.prose(f"""
         ## 2 Held-out prediction
 
         ![Held-out R² of every map](phase3b_r2.png)
 
-        Leave-one-problem-out; R² against the training mean of the target language (0 = no better than that mean). *Retrieval*:
-        share of problems whose predicted vector is nearest to the right target vector, chance
-        {show(1 / results["data"]["problems"], 2)}.
+        Leave-one-problem-out; R² against the training mean of the target language (0 = no better than that mean). Intervals
+        are bias-corrected and accelerated (BCa) over problems. *Retrieval*: share of problems whose predicted vector is nearest
+        to the right target vector, chance {show(1 / results["data"]["problems"], 2)}.
 
         {page.table(headers, rows)}
         """)
@@ -175,10 +174,10 @@ def null_section(results: dict) -> str:
     null, settings, rows = results["null"], results["settings"], []
     for name in settings["maps"]:
         rows.append([NAMES[name], results["held_out_r2"][name], shuffled_text(null["shuffled"][name])])
-        rows[-1] += [show(null["p"][name], 2), show(null["p_holm"].get(name), 2)]
-        for kind in SUBSPACES:
-            low, middle, high = null[kind][name]
-            rows[-1] += [f"{show(middle, 3)} ({show(low, 3)} to {show(high, 3)})", show(null[f"p_{kind}"][name], 2)]
+        rows[-1] += [show(null["shuffled"][name]["p"], 2), show(null["p_holm"].get(name), 2)]
+        for row in (null[kind][name] for kind in SUBSPACES):
+            low, middle, high = (show(row[point], 3) for point in ("low", "middle", "high"))
+            rows[-1] += [f"{middle} ({low} to {high})", show(row["p"], 2)]
     headers = ["map", "held-out R²", "shuffled problems", "p", "Holm"]
     headers += [header for kind in SUBSPACES.values() for header in (f"{kind} (5 % to 95 %)", "p")]
     wording = ", ".join(f"{show(results['embeddings'][name], 3)} ({NAMES[name]})" for name in settings["maps"])
@@ -194,16 +193,11 @@ def null_section(results: dict) -> str:
         """)
 
 
-def shuffled_text(quantiles: list[float]) -> str:
-    _, middle, high = quantiles
-    return f"{show(middle, 3)} (95th percentile {show(high, 3)})"
-
-
 def map_section(results: dict) -> str:
-    rows = [
-        [NAMES[name], max(row["singular_values"]), float(np.median(row["singular_values"])), row["orthogonality_error"]]
-        for name, row in results["map"].items()
-    ]
+    rows = []
+    for name in results["settings"]["learned"]:
+        values = results["map"][name]["singular_values"]
+        rows.append([NAMES[name], max(values), float(np.median(values)), results["map"][name]["orthogonality_error"]])
     return page.prose(f"""
         ## 5 The map itself
 
@@ -215,21 +209,18 @@ def map_section(results: dict) -> str:
 
         ![Prediction and truth](phase3b_components.png)
 
-        Held-out prediction ({NAMES[primary(results)]}) and truth in the first two principal components of the target.
+        Held-out prediction ({NAMES[results["settings"]["primary"]]}) and truth in the first two principal components of the target.
         """)
 
 
 def last_section(results: dict) -> str:
     last = results["last"]
     if "held_out_r2" not in last:
-        return page.prose(f"""
-            ## 6 Last prompt position
-
-            Only {last["problems"]} problems are solved in every language: nothing is fitted here.
-            """)
+        few = f"Only {last['problems']} problems are solved in every language: nothing is fitted here."
+        return f"## 6 Last prompt position\n\n{few}"
     rows = [
         [NAMES[name], last["in_sample_r2"][name], last["held_out_r2"][name], f"{last['retrieval'][name]:.1%}"]
-        + [shuffled_text(last["shuffled"][name]), show(last["p"][name], 2)]
+        + [shuffled_text(last["shuffled"][name]), show(last["shuffled"][name]["p"], 2)]
         for name in results["settings"]["maps"]
     ]
     headers = ["map", "in-sample R²", "held-out R²", "retrieval", "shuffled problems", "p"]
@@ -302,18 +293,18 @@ def figure_r2(results: dict, loo: np.ndarray) -> bytes:
     places, names = np.arange(len(maps)), [NAMES[name] for name in maps]
     values = np.array([results["held_out_r2"][name] for name in maps])
     bounds = np.array([results["interval"][name] for name in maps]).T
-    in_sample = [results["in_sample_r2"][name] for name in maps]
-    highest = [results["null"]["shuffled"][name][2] for name in maps]
+    highest = [results["null"]["shuffled"][name]["high"] for name in maps]
     with page.figure(10, 4, 1, 2) as (figure, (left, right)):
         left.bar(places - 0.2, values, 0.4, yerr=np.abs(bounds - values), capsize=4, label="held out, 95 % bootstrap")
+        in_sample = [results["in_sample_r2"][name] for name in maps]
         left.bar(places + 0.2, in_sample, 0.4, color="lightgray", label="in sample")
-        null = {"color": "tab:red", "markersize": 18, "label": "shuffled problems, 95th percentile"}
-        left.plot(places, highest, "_", **null)
+        left.plot(places, highest, "_", color="tab:red", markersize=18, label="shuffled problems, 95th percentile")
         left.axhline(0, color="black", linewidth=1)
         left.set_xticks(places, names, rotation=20, ha="right", fontsize=8)
         left.set(title="R² inside Z (cut off below −1.2)", ylabel="R² against the training mean", ylim=(-1.2, 1.05))
         for kind, shift, color in (("random", -0.3, "tab:green"), ("matched", -0.1, "tab:purple")):
-            low, middle, high = np.array([results["null"][kind][name] for name in maps]).T
+            rows = [results["null"][kind][name] for name in maps]
+            low, middle, high = (np.array([row[point] for row in rows]) for point in ("low", "middle", "high"))
             style = {"fmt": ".", "color": color, "capsize": 2, "label": f"{SUBSPACES[kind]} subspaces, 5 % to 95 %"}
             left.errorbar(places + shift, middle, [middle - low, high - middle], **style)
         left.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=2)
@@ -325,8 +316,8 @@ def figure_r2(results: dict, loo: np.ndarray) -> bytes:
 
 def figure_map(results: dict) -> bytes:
     with page.figure(6, 3.5) as (figure, panel):
-        for name, row in results["map"].items():
-            values = row["singular_values"]
+        for name in results["settings"]["learned"]:
+            values = results["map"][name]["singular_values"]
             panel.plot(np.arange(1, len(values) + 1), values, marker=".", label=NAMES[name])
         panel.axhline(1, color="black", linestyle=":", linewidth=1, label="a rotation")
         panel.set(title="singular values of the maps", xlabel="index", ylabel="singular value", ylim=(0, None))
@@ -336,7 +327,7 @@ def figure_map(results: dict) -> bytes:
 
 def figure_components(results: dict) -> bytes:
     x, y, x_predicted, y_predicted = np.array(results["components"]).T
-    predicted = f"held-out prediction ({NAMES[primary(results)]})"
+    predicted = f"held-out prediction ({NAMES[results['settings']['primary']]})"
     with page.figure(5, 4.5) as (figure, panel):
         panel.plot([x, x_predicted], [y, y_predicted], color="lightgray", linewidth=1, zorder=1)
         panel.scatter(x, y, s=18, label="truth", zorder=2)
@@ -353,7 +344,6 @@ def figure_transfer(results: dict) -> bytes:
     title = f"donor's answer in the recipient's language, {move['pairs']} pairs, 95 % Wilson"
     with page.figure(7, 3.8) as (figure, panel):
         panel.bar(range(len(values)), values, yerr=np.abs(bounds - values), capsize=4)
-        names = [NAMES[name] for name in conditions]
-        panel.set_xticks(range(len(values)), names, rotation=25, ha="right", fontsize=8)
+        panel.set_xticks(range(len(values)), [NAMES[name] for name in conditions], rotation=25, ha="right", fontsize=8)
         panel.set(title=title, ylabel="share of pairs", ylim=(0, 1.05))
     return page.png(figure)

@@ -8,18 +8,22 @@ from verdicts import RECIPE
 
 def summary(results: dict) -> str:
     layer, show = results["settings"]["layer"], page.show
-    ratio, random = show(results["ffn_alignment_over_chance"][layer], 3), haar_text(results, layer).replace("±", "+-")
-    return f"L{layer}, W_gate {ratio} x chance (Haar {random}, p {show(two_sided_p(results, layer), 2)})"
+    haar = haar_over_chance(results, layer)
+    low, high = show(haar["low"], 3), show(haar["high"], 3)
+    ratio = show(results["ffn_alignment_over_chance"][layer], 3)
+    return f"L{layer}, W_gate {ratio} x chance (Haar {low} to {high}, p {show(haar['p'], 2)})"
 
 
-def haar_text(results: dict, layer: int) -> str:
-    """Energy in random subspaces, in multiples of chance."""
-    mean, spread = (results["ffn"][key][layer] / results["chance"] for key in ("haar_mean", "haar_sd"))
-    return f"{page.show(mean)} ± {page.show(spread, 2)}"
+def haar_over_chance(results: dict, layer: int) -> dict:
+    """The null of a layer, its energies in multiples of chance."""
+    null = results["ffn"]["haar"][layer]
+    return null | {point: null[point] / results["chance"] for point in ("low", "middle", "high")}
 
 
-def two_sided_p(results: dict, layer: int) -> float:
-    return min(1.0, 2 * min(results["ffn"][key][layer] for key in ("p_low", "p_high")))
+def range_text(null: dict, digits: int) -> str:
+    """Median and 5 % and 95 % points."""
+    middle, low, high = (page.show(null[point], digits) for point in ("middle", "low", "high"))
+    return f"{middle} ({low} to {high})"
 
 
 def claims(results: dict) -> list[dict]:
@@ -29,7 +33,7 @@ def claims(results: dict) -> list[dict]:
 
 def ffn_rows(results: dict) -> list[tuple]:
     show, ffn, chance, layer = page.show, results["ffn"], results["chance"], results["settings"]["layer"]
-    over = results["ffn_alignment_over_chance"]
+    over, haar = results["ffn_alignment_over_chance"], ffn["haar"][layer]
     ratio, recipe_ratio = show(over[layer], 3), RECIPE["ffn_over_chance"]
     return [
         (
@@ -37,7 +41,7 @@ def ffn_rows(results: dict) -> list[tuple]:
             "the FFN's gate reads the bottleneck's attention subspace less than chance",
             f"{RECIPE['ffn_energy']} against {RECIPE['ffn_chance']}: {recipe_ratio}×",
             f"{show(ffn['gate'][layer])} against {show(chance)}: {ratio}×",
-            f"Haar {show(ffn['haar_mean'][layer])} ± {show(ffn['haar_sd'][layer], 2)}, p {show(ffn['p_low'][layer], 2)}; "
+            f"Haar {range_text(haar, 4)}, p {show(haar['p_low'], 2)}; "
             f"other layers' subspaces {show(ffn['gate_other_layers'][layer])}",
         ),
         (
@@ -67,7 +71,7 @@ def ffn_rows(results: dict) -> list[tuple]:
             "the small spread over heads shows that this is no fluke",
             f"sd {RECIPE['ffn_sd']} over heads",
             f"sd {show(ffn['gate_sd'][layer], 2)} over heads",
-            f"sd {show(ffn['haar_sd'][layer], 2)} over random subspaces; "
+            f"random subspaces spread from {show(haar['low'])} to {show(haar['high'])} (5 to 95 %); "
             "heads of a KV group share W_K and vary less for that alone",
         ),
     ]
@@ -122,7 +126,8 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
 
 
 def verdict_sentence(results: dict) -> str:
-    show, layer, ffn, chance = page.show, results["settings"]["layer"], results["ffn"], results["chance"]
+    show, layer = page.show, results["settings"]["layer"]
+    haar = haar_over_chance(results, layer)
     what = {
         "ffn_avoids_attention": "reads the heads' subspaces less than chance",
         "ffn_at_chance": "cannot be told from chance in how much it reads the heads' subspaces",
@@ -130,9 +135,8 @@ def verdict_sentence(results: dict) -> str:
     }[results["verdict"]]
     return page.prose(f"""
         At layer {layer} W_gate {what} (`{results["verdict"]}`): {show(results["ffn_alignment_over_chance"][layer], 3)} times
-        k/d = {show(chance)}, Haar-random subspaces {show(ffn["haar_mean"][layer] / chance, 3)} ±
-        {show(ffn["haar_sd"][layer] / chance, 2)} times (two-sided p {show(two_sided_p(results, layer), 2)},
-        {ffn["haar_draws"]} draws).
+        k/d = {show(results["chance"])}; 90 % of {haar["draws"]} Haar-random subspaces lie between {show(haar["low"], 3)} and
+        {show(haar["high"], 3)} times (two-sided p {show(haar["p"], 2)}).
     """)
 
 
@@ -192,7 +196,8 @@ def ffn_section(results: dict) -> str:
     for index, others in enumerate(ffn["gate_other_layers"]):
         ratios = [ffn[key][index] / chance for key in ("gate", "up", "gate_consensus", "gate_top")]
         elsewhere = show(None if others is None else others / chance)
-        rows.append([f"L{index}", *ratios, elsewhere, haar_text(results, index), two_sided_p(results, index)])
+        haar = haar_over_chance(results, index)
+        rows.append([f"L{index}", *ratios, elsewhere, range_text(haar, 3), haar["p"]])
     headers = ["layer", "W_gate", "W_up", "W_gate, multi-head", "top directions", "other layers", "Haar", "p"]
     return page.prose(f"""
         ## 4 FFN alignment
@@ -201,9 +206,9 @@ def ffn_section(results: dict) -> str:
 
         Share of a matrix's energy ‖WVᵀ‖²/‖W‖² inside the heads' subspaces, in multiples of k/d. *Top directions*: the
         similarity of W_gate's own top-k right singular vectors to the subspaces (the recipe's text). *Other layers*: W_gate of
-        this layer in all other layers' multi-head subspaces. *Haar*: mean ± sd of {ffn["haar_draws"]} random subspaces; p is
-        two-sided, per layer, not corrected over layers; the verdict uses the bottleneck alone. A mean over heads varies less
-        than a single random subspace, so p errs towards chance.
+        this layer in all other layers' multi-head subspaces. *Haar*: median, 5 % and 95 % points of
+        {ffn["haar"][layer]["draws"]} random subspaces; p is two-sided, per layer, not corrected over layers; the verdict uses the
+        bottleneck alone. A mean over heads varies less than a single random subspace, so p errs towards chance.
 
         {page.table(headers, rows)}
 
@@ -281,15 +286,13 @@ def figure_to_bottleneck(results: dict, similarity: np.ndarray) -> bytes:
 def figure_ffn(results: dict, alignment: np.ndarray) -> bytes:
     ffn, chance, layer = results["ffn"], results["chance"], results["settings"]["layer"]
     depth = np.arange(len(alignment))
-    mean, spread = (np.array(ffn[key]) / chance for key in ("haar_mean", "haar_sd"))
+    low, high = ([haar_over_chance(results, index)[point] for index in depth] for point in ("low", "high"))
     with page.figure(7, 4) as (figure, panel):
         panel.plot(depth, alignment / chance, color="tab:blue", alpha=0.3, linewidth=1)
         for key, color, name in (("gate", "tab:blue", "W_gate"), ("up", "tab:green", "W_up")):
             ratios = np.array(ffn[key]) / chance
             panel.plot(depth, ratios, marker=".", color=color, label=f"{name}, mean over heads")
-        panel.fill_between(
-            depth, mean - 2 * spread, mean + 2 * spread, color="gray", alpha=0.3, label="Haar mean ± 2 sd"
-        )
+        panel.fill_between(depth, low, high, color="gray", alpha=0.3, label="Haar, 5 to 95 %")
         panel.axhline(1, color="black", linestyle=":", label="chance k/d")
         panel.axvline(layer, color="tab:red", linewidth=1, label=f"bottleneck L{layer}")
         panel.set(title="FFN energy in the heads' subspaces", xlabel="layer", ylabel="multiple of chance")

@@ -217,13 +217,21 @@ def test_shuffled_languages_leave_the_language_direction_out(ablation):
 def write_phase2(path, out, basis: torch.Tensor, site: int, fitted_on: tuple = ()) -> None:
     """The files of phase 2 that the script reads, with a Z of our own."""
     out.mkdir(parents=True, exist_ok=True)
-    z = {"method": "weight", "layer": site - 1, "site": site, "k": len(basis), "holds": True, "fitted_on": [*fitted_on]}
+    z = {
+        "method": "weight",
+        "layer": site - 1,
+        "site": site,
+        "k": len(basis),
+        "passed": True,
+        "fitted_on": [*fitted_on],
+    }
     folder = checkpoints.find_model(str(path))
     results = {
         "script": "phase2",
         "model": folder.identity,
         "settings": {"layer": site - 1},
         "z_dimensions": [len(basis)],
+        "tests": {},
     }
     (out / "phase2_results.json").write_text(json.dumps(results | {"z": z, "fingerprint": "0" * 16}))
     np.save(out / "phase2_z_basis.npy", basis.float().numpy())
@@ -306,7 +314,7 @@ def test_differences_are_paired_by_problem(ablation):
     study = ablation.Study(None, None, {"en": {}, "zh": {}}, [], 1, 0)
     base = {"right": np.array([[1, 1, 0, 0, 1], [1, 1, 0, 1, 1]], bool), "kept": np.ones((2, 5), bool)}
     new = {"right": np.array([[0, 0, 0, 1, 1], [0, 1, 1, 0, 1]], bool), "kept": np.array([[1] * 5, [0] * 5], bool)}
-    row = ablation.compare(study, new | {"moved": ~new["kept"]}, base, "label")
+    row = ablation.compare(study, new | {"moved": ~new["kept"]}, base)
     assert (row["gained"], row["lost"]) == (1, 2)
     assert row["p"] == 1
     assert row["difference"] == pytest.approx(-0.2)
@@ -414,7 +422,7 @@ def test_nothing_solved_is_a_result(ablation, few_draws, small, tmp_path, monkey
     assert [claim["holds"] for claim in results["claims"]] == [None] * 3
     text = (tmp_path / "ablation_output.md").read_text()
     assert "Nothing is solved" in text
-    assert "near the floor" in text
+    assert "Too few answers are right to show a loss" in text
     steps = " ".join(ablation.__doc__.split("headings:")[1].split())
     headings = [line[3:] for line in text.splitlines() if line.startswith("## ") and line[3].isdigit()]
     assert " ".join(headings).lower() == steps.lower()
@@ -470,6 +478,10 @@ def test_on_a_planted_model_z_alone_carries_the_answer(ablation, planted, tmp_pa
     assert row_of(results, "z_perp")["accuracy"] >= solved
     nulls = [null for null in results["nulls"] if null["null"] == "random_perp" and null["scope"] != "all"]
     assert all(max(null["differences"]) < -0.3 for null in nulls)
+    for null in results["nulls"]:
+        assert null["draws"] == len(null["differences"]) == (2 if "primary" in null["roles"] else ablation.SIDE_DRAWS)
+        assert min(null["differences"]) <= null["low"] <= null["middle"] <= null["high"] <= max(null["differences"])
+        assert null["p"] == pytest.approx((1 + null["reached"]) / (1 + null["draws"]), rel=1e-3)
     holds = {claim["id"]: claim["holds"] for claim in results["claims"]}
     assert (holds["language"], holds["z_perp"]) == (None, True)  # too little room to improve
     assert "the ceiling" in (tmp_path / "ablation_output.md").read_text()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ def held(results: dict) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_planted_z_is_causal(script, tmp_path, in_process):
+def test_a_planted_z_is_causal(script, tmp_path, in_process, monkeypatch):
     results = hunt(script, tmp_path / "out", "--model", control(tmp_path / "planted", "planted"))
     assert results["verdict"] == "causal_z"
     assert list(branches(results)) == ["behaviour", "separation", "patching", "end"]
@@ -78,6 +79,13 @@ def test_a_planted_z_is_causal(script, tmp_path, in_process):
     holds = {row["id"]: row["holds"] for row in results["claims"]}
     assert holds["separation"] and holds["causal"] and holds["universal"] and holds["not_just_math"]
     assert holds["second_model"] is None
+    before = snapshot(tmp_path / "out")
+    script("hunt.py").main(["--report-only", "--out", str(tmp_path / "out")])
+    assert snapshot(tmp_path / "out") == before
+    monkeypatch.setattr(verdicts, "MAJORITY", 1.01)  # phase 3's rule, judged anew in the hunt's tree too
+    script("hunt.py").main(["--report-only", "--out", str(tmp_path / "out")])
+    again = json.loads((tmp_path / "out" / "hunt_results.json").read_text())
+    assert (again["verdict"], again["reports"]["phase3"]) == ("correlational_z", "partial")
     text = (tmp_path / "out" / "hunt_output.md").read_text()
     for link in [part.split(")")[0] for part in text.split("](")[1:]]:
         assert (tmp_path / "out" / link).exists(), link
@@ -157,15 +165,15 @@ def parts(separates: str = "none", holds: bool = False, patched: str = "none", p
         "plane": dict.fromkeys(("language_in_z", "problem_in_z", "problem_shuffled"), [0.5, 0.5, 0.5]),
         "chance": {"language": 0.5},
         "z": {"method": method, "holds": separates == "clear" or holds, "layer": 1, "site": 2},
-        "claims": [{"id": "centred", "holds": True}],
         "problems": 10,
     } | ({"contingencies": {"candidates": {"centroid": candidate}}} if separates == "none" else {})
-    transfer = {"id": "transfer", "claim": "a", "measured": "b", "null": "c", "holds": False}
+    rates = {"ridge": 0.4, "identity": 0.1, "shuffled": 0.1, "own_language": 0.5}
+    against = {control: {"ridge": 0.01} for control in ("identity", "shuffled")}
     bridge = {
         "verdict": "no_bridge",
-        "claims": [transfer],
+        "settings": {"primary": "ridge"},
         "held_out_r2": {"ridge": 0.0, "mean_shift": 0.0},
-        "transfer": {"success": {"ridge": 0.0, "identity": 0.0}},
+        "transfer": {"pairs": 10, "success": rates, "p_against": against},
     }
     one = {"layer": 1, "mean": 3.0, "support": 0.5, "support_groups": 0.5}
     asked = {"settings": {"languages": ["zh", "en"]}, "right": {"en": 1, "zh": 2}, "n": 2, "mcnemar_p": 1.0}
@@ -177,7 +185,7 @@ def parts(separates: str = "none", holds: bool = False, patched: str = "none", p
         "phase2": phase2,
         "phase3": phase3,
         "phase3b": bridge,
-        "ablation": {"verdict": "no_effect", "claims": []},
+        "ablation": {"verdict": "no_effect", "none": {"accuracy": 1.0, "kept": 0.9}, "rows": ablation_rows()},
         "reasoning/phase2": phase2,
         "reasoning/phase3": phase3,
         "reasoning/phase3b": bridge,
@@ -186,6 +194,17 @@ def parts(separates: str = "none", holds: bool = False, patched: str = "none", p
         z = phase2["z"] | {"method": name}
         result |= {f"{name}/phase2": phase2 | {"z": z}, f"{name}/phase3": phase3 | {"verdict": verdict}}
     return result
+
+
+def ablation_rows() -> list[dict]:
+    """All rows of an ablation with two strengths, the weaker one chosen."""
+    kept = {"accuracy": 0.8, "difference": -0.2, "difference_interval": [-0.3, -0.1], "p": 0.03, "kept": 0.7}
+    settings = product(("language", "language_reinjected", "z_perp"), ("last", "prefill", "all"), (0.2, 1.0))
+    return [
+        kept
+        | {"condition": condition, "scope": scope, "strength": strength, "chosen": strength < 1, "reinjection": 0.0}
+        for condition, scope, strength in settings
+    ]
 
 
 @pytest.fixture
@@ -272,6 +291,39 @@ def test_the_page_has_its_words_of_its_own_and_its_orders_from_the_file(judged):
     assert "| patching: (c) ARD-MMD | no |" in page.tree_table(results["path"])
 
 
+def test_no_sentence_travels(script):
+    """What the hunt reads of the other scripts are numbers and names: their pages may say anything."""
+    given = parts(holds=True, patched="partial", ard_mmd="none")
+    waiting = [script("hunt.py").gather(given, 8)]
+    while waiting:
+        value = waiting.pop()
+        waiting += (
+            list(value.values()) + list(value) if isinstance(value, dict) else value if isinstance(value, list) else []
+        )
+        assert not isinstance(value, str) or " " not in value, value
+
+
+def test_the_ablation_is_shown_as_it_was_chosen_and_z_perp_removed_wholly(judged):
+    rows = judged(parts())["ablation"]["rows"]
+    shown = [("language", 0.2), ("language_reinjected", 0.2), ("z_perp", 1.0)]
+    assert [(row["condition"], row["strength"]) for row in rows] == shown
+    table = page.ablation_section(judged(parts())["ablation"])[1]
+    assert "| language subspace | 0.2 | 100.0% → 80.0% | -20.0 (-30.0 to -10.0) | 0.03 | 90.0% → 70.0% |" in table
+
+
+@pytest.mark.parametrize(
+    "pairs, identity, p, holds",
+    [(10, 0.1, 0.01, True), (10, 0.1, 0.2, False), (10, 0.4, 0.01, False), (0, 0.1, 0.01, None)],
+)
+def test_a_bridge_carries_answers_if_it_beats_every_control(judged, pairs, identity, p, holds):
+    given = parts()
+    move = given["phase3b"]["transfer"]
+    move["pairs"], move["success"]["identity"], move["p_against"]["identity"]["ridge"] = pairs, identity, p
+    (row,) = (row for row in judged(given)["claims"] if row["id"] == "bridge")
+    assert row["holds"] is holds
+    assert f"40.0% of {pairs} pairs" in row["measured"]
+
+
 class Succeeded:
     """A script that ended well."""
 
@@ -284,10 +336,18 @@ def write_parts(out: Path, folder: Path, given: dict) -> None:
     for key, part in given.items():
         path = out / f"{key}_results.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(part | {"script": path.name.removesuffix("_results.json"), "model": model}))
+        path.write_text(
+            json.dumps({"tests": {}} | part | {"script": path.name.removesuffix("_results.json"), "model": model})
+        )
 
 
-def test_a_changed_threshold_is_judged_again_without_a_model(script, small, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def settled(script, monkeypatch):
+    """The scripts' verdicts stay what they are: invented parts hold too little to be judged anew."""
+    monkeypatch.setattr(script("hunt.py"), "judged_again", lambda part: part)
+
+
+def test_a_changed_threshold_is_judged_again_without_a_model(script, small, tmp_path, monkeypatch, capsys, settled):
     given = parts("clear", patched="double_dissociation", p=0.01)
     given["phase3"]["causal_site"] = {"site": 3, "layer": 2, "p_holm": 0.004, "gain": 0.5, "support": 0.9}
     write_parts(tmp_path, small, given)
@@ -326,7 +386,7 @@ def test_a_hunt_is_judged_and_worded_anew_each_time(script, small, tmp_path, mon
     assert other["settings"]["parts"]["phase0"] == first["settings"]["parts"]["phase0"]
 
 
-def test_several_models_are_compared_and_judged_again(script, small, tmp_path, monkeypatch, capsys):
+def test_several_models_are_compared_and_judged_again(script, small, tmp_path, monkeypatch, capsys, settled):
     monkeypatch.setattr(subprocess, "run", lambda command, **_: Succeeded)
     names = [str(shutil.copytree(small, tmp_path / name)) for name in ("b", "a")]
     out = tmp_path / "out"

@@ -113,7 +113,7 @@ def test_eigen_structure_of_symmetric_and_antisymmetric_kernels(script):
 
 def verdict(low: dict, layers: int) -> str:
     """The verdict of a bottleneck alone; what else the rules read is of no matter here."""
-    flat = dict.fromkeys(("attention", "ffn", "critical"), 0.0)
+    flat = {"attention": 0.0, "ffn": 0.0, "p_attention": 1.0, "p_ffn": 1.0}
     trends = {name: {"steps_down": 0, "steps_up": 0, "cv": 0} for name in ("W_V", "heads")}
     results = {"shape": {"layers": layers}, "is_qwen25_3b": False, "bottleneck": low, "trends": trends}
     types = {"attention": ["W_V"], "ffn": []}
@@ -131,7 +131,8 @@ def test_a_planted_bottleneck_is_clear(script):
     low = one.find_bottleneck(planted_ranks(36, 16, 33), groups=2, seed=0)
     assert (low["layer"], low["layers_after"]) == (33, 2)
     assert low["support"] == low["support_groups"] == 1
-    assert low["p"] < 0.001
+    assert low["margin_null"]["p"] < 0.001
+    assert low["margin_null"]["draws"] == one.RESAMPLES
     assert verdict(low, 36) == "clear_bottleneck"
 
 
@@ -146,7 +147,7 @@ def test_random_kernels_rarely_have_a_bottleneck(script):
         ranks = np.stack([utils.effective_rank(utils.kernel_svd(q, k)[0]).numpy() for q, k in zip(query, key)])
         low = one.find_bottleneck(ranks, groups=2, seed=0)
         found.append(verdict(low, 10))
-        ps.append(low["p"])
+        ps.append(low["margin_null"]["p"])
     assert found.count("no_bottleneck") >= 135  # 5 % of 150 is 7.5
     assert found.count("clear_bottleneck") <= 4
     assert 0.4 < np.mean(ps) < 0.6
@@ -155,7 +156,7 @@ def test_random_kernels_rarely_have_a_bottleneck(script):
 def test_one_kv_group_cannot_show_a_bottleneck(script):
     one = script("1.py")
     low = one.find_bottleneck(planted_ranks(12, 8, 5), groups=1, seed=0)
-    assert (low["layer"], low["p"], low["support_groups"]) == (5, None, None)
+    assert (low["layer"], low["margin_null"], low["support_groups"]) == (5, None, None)
     assert verdict(low, 12) == "no_bottleneck"
 
 
@@ -202,7 +203,10 @@ def test_trends_of_known_series(script):
     trends = one.find_trends(weight_ranks, np.repeat(falling[:, None], 4, 1))
     opposite = one.opposite_trends(trends, 12)
     assert (opposite["attention"], opposite["ffn"]) == pytest.approx((-1, 1))
-    assert opposite["critical"] == pytest.approx(0.640, abs=0.001)  # t with 10 degrees of freedom at 0.0125 is 2.634
+    assert max(opposite["p_attention"], opposite["p_ffn"]) < 1e-6
+    assert one.rho_p(0.640, 12) == pytest.approx(0.025, abs=2e-4)  # t with 10 degrees of freedom at 0.0125 is 2.634
+    assert one.rho_p(-0.640, 12) == one.rho_p(0.640, 12)
+    assert one.rho_p(1.0, 3) == 1
     assert trends["W_Q"]["rho"] == pytest.approx(-1)
     assert trends["W_Q"]["steps_down"] == 1
     assert trends["W_gate"]["rho"] == pytest.approx(1)
@@ -224,7 +228,10 @@ def test_the_recipes_numbers_are_judged_on_its_own_model_only(script):
         "bottleneck": one.find_bottleneck(head_ranks, 2, 0),
         "trends": trends,
         "opposite": one.opposite_trends(trends, 36),
-        "null": {"kernel": {"mean": 120.0}, "weights": dict.fromkeys(one.WEIGHT_TYPES, 251.8)},
+        "null": {
+            "kernel": {"low": 119.0, "middle": 120.0, "high": 121.0, "p": 0.05},
+            "weights": dict.fromkeys(one.WEIGHT_TYPES, 251.8),
+        },
         **one.find_phases(weight_ranks, head_ranks),
     }
     results = runs.significant(results)
@@ -279,7 +286,7 @@ def test_the_page_takes_orders_and_counts_from_the_file(script, small, tmp_path)
     script("1.py").main(["--report-only", "--out", str(tmp_path)])
     text = (tmp_path / "one_output.md").read_text()
     assert "| W_O | W_down | W_up | W_gate | heads (mean) |" in text
-    for part in ("37% of energy", "1,234 resamples", "over 7 draws"):
+    for part in ("37% of energy", "1,234 resamples", "points of 7 draws"):
         assert part in text
 
 
@@ -287,3 +294,15 @@ def test_the_page_can_be_written_with_one_kv_group(script, tmp_path):
     path = random_model(tmp_path / "model", num_hidden_layers=3, num_key_value_heads=1)
     run(script, path, tmp_path / "out")
     assert "one KV group: none over groups" in (tmp_path / "out" / "one_output.md").read_text()
+
+
+def test_random_kernels_are_stored_as_a_null(script, small, tmp_path):
+    results = run(script, small, tmp_path)
+    kernel, draws = results["null"]["kernel"], script("1.py").KERNEL_DRAWS
+    assert set(kernel) == {"draws", "low", "middle", "high", "p"}
+    assert kernel["low"] < kernel["middle"] < kernel["high"] <= 8
+    assert kernel["draws"] == draws
+    one = script("1.py")
+    folder = checkpoints.find_model(str(small))
+    lowest, highest = (one.random_matrices(folder, mean, 0)["kernel"]["p"] for mean in (0.0, 8.0))
+    assert (lowest, highest) == pytest.approx((1 / (draws + 1), 1))  # p counts draws that are as low

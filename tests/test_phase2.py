@@ -41,6 +41,7 @@ def test_a_planted_z_is_clear_and_found(script, tmp_path):
     assert results["settings"]["layer"] == BOTTLENECK
     assert results["verdict"] == "clear"
     chosen = {"method": "weight", "layer": BOTTLENECK, "site": BOTTLENECK + 1, "k": 6, "holds": True}
+    chosen |= {"passed": True, "stands_on": None}
     assert results["z"] == chosen | {"fitted_on": [], "fitted_index": []}
     assert projector_distance(basis, control.answers) < 1e-3
     assert "contingencies" not in results
@@ -95,14 +96,16 @@ def test_a_given_z_is_scored_and_not_fitted(script, tmp_path):
     control = write_control(tmp_path / "model", "decoy", noise=0.5, problems=40)
     _, basis = run(script, control.path, tmp_path / "out")
     second = ("--problems", str(control.path / "reasoning.jsonl"), "--z-from", str(tmp_path / "out"))
-    results, given = run(script, control.path, tmp_path / "second", "--layer", str(BOTTLENECK), *second)
+    results, given = run(script, control.path, tmp_path / "second", *second)
     assert torch.equal(given, basis)
     assert results["z"]["method"] == "centroid"
     assert results["z"]["fitted_index"] == []
     assert "contingencies" not in results
     assert results["given"]["problems"] == 12
     assert results["given"]["holds"]
-    same, _ = run(script, control.path, tmp_path / "same", "--layer", str(BOTTLENECK), *second[2:])
+    same, _ = run(script, control.path, tmp_path / "same", *second[2:])
+    with pytest.raises(runs.UserError, match="has a layer of its own"):
+        run(script, control.path, tmp_path / "third", "--layer", "1", *second)
     assert same["given"]["problems"] == 20  # the other half was fitted
     assert len(same["z"]["fitted_index"]) == 20
     with pytest.raises(runs.UserError, match="is --out itself"):
@@ -304,13 +307,17 @@ def test_any_number_of_draws(cloud):
     assert torch.isfinite(more).all()
 
 
-def test_pairing_p_sees_pairs_and_only_pairs():
+def test_the_pairing_null_sees_pairs_and_only_pairs():
     points = cloud_of_points(problems=10)
     basis = torch.eye(10, dtype=torch.float64)
     related = torch.stack([points[0], points[0] + 0.3 * points[1]])
-    assert pairs.pairing_p(pairs.cross_distances(related, basis), 0) < 0.01
+    record = pairs.pairing_null(pairs.cross_distances(related, basis), 0)
+    assert record["p"] < 0.01
+    assert record["draws"] == 2000
+    assert pairs.cross_distances(related, basis).diagonal().mean() < record["low"] < record["middle"] < record["high"]
     ps = [
-        pairs.pairing_p(pairs.cross_distances(cloud_of_points(problems=10, seed=seed), basis), 0) for seed in range(60)
+        pairs.pairing_null(pairs.cross_distances(cloud_of_points(problems=10, seed=seed), basis), 0)["p"]
+        for seed in range(60)
     ]
     assert 0.3 < np.mean(ps) < 0.7
 
@@ -358,7 +365,7 @@ def test_held_out_rows_are_at_chance_without_shared_content(phase2, monkeypatch)
         study = study_of(phase2, points, torch.eye(64, dtype=torch.float64)[:6])
         rows = phase2.rivals(study, with_ard=False)
         for name, values in pairing.items():
-            values.append(rows[name]["p_pairing"])
+            values.append(rows[name]["pairing"]["p"])
         excess.append(rows["centroid"]["problem"] - rows["centroid"]["problem_shuffled"])
     for values in pairing.values():
         assert 0.3 < np.mean(values) < 0.7
@@ -486,13 +493,15 @@ def results_of(contrasts, ps, holm=1.0, offset=(1.0, 1.0)) -> dict:
         for share, contrast, p in zip(shares, contrasts, ps)
     ]
     grid += [row | {"mask": "head0", "primary": False, "contrast": 1.2, "p": 0.5, "p_holm": 1.0} for row in grid]
-    energy = {"cross_language": 0.05, "p_cross_below": 0.01, "same_language": 0.2, "p_same_above": 0.2}
+    energy = {"cross_language": 0.05, "same_language": 0.2}
+    energy |= {"haar_cross_language": {"p": 0.01}, "haar_same_language": {"p": 0.2}}
     return {
         "grid": grid,
         "primary": grid[2],
         "width": 40,
         "offset": dict(zip(("contrast", "p"), offset)),
         "content": {"energy": energy},
+        "z": {"stands_on": None},
     }
 
 
@@ -513,6 +522,24 @@ def test_the_verdict_rule_and_what_is_handed_on(phase2, contrasts, ps, holm, ver
     assert phase2.standing(results["grid"]) == verdict
 
 
+def test_every_null_is_one_record(script, small, tmp_path, monkeypatch):
+    """Number of draws, three points in order, and p; a row's p is the largest of its three nulls'."""
+    monkeypatch.setattr(script("phase2_z_extraction.py"), "DRAWS", 250)
+    results, _ = run(script, small, tmp_path, "--layer", "2", "--limit", "6", "--contingencies", "always")
+    parts = results["contingencies"]
+    rows = [*results["grid"], results["offset"], *results["rivals"].values()]
+    rows += [*parts["sweep"], *parts["candidates"].values()]
+    for row in rows:
+        assert row["p"] == max(row[name]["p"] for name in ("haar", "matched", "pairing"))
+        assert row["haar"]["draws"] == row["pairing"]["draws"] == 250
+    content = results["content"]
+    energy = [content["energy"][f"haar_{part}_language"] for part in ("cross", "same")]
+    for record in [row[name] for row in rows for name in ("haar", "matched", "pairing")] + energy:
+        assert record["low"] <= record["middle"] <= record["high"]
+        assert set(record) == {"draws", "low", "middle", "high", "p"}
+    assert all(set(record) == set(energy[0]) for record in content["haar_null"].values())
+
+
 def test_which_claims_hold():
     judged = verdicts.phase2(results_of((0.5, 0.6, 0.7), (0.01, 0.01, 0.01), holm=0.01, offset=(0.9, 0.04)))
     assert judged["tests"] == {"every_k": True, "some_configuration": True, "centred": True}
@@ -523,6 +550,23 @@ def test_which_claims_hold():
     assert not any(judged["holds"][name] for name in ("primary", "centred", "multi"))
     given = results_of((0.5, 0.6, 0.7), (0.01, 0.01, 0.01)) | {"given": {"contrast": 0.9, "p": 0.04, "problems": 12}}
     assert verdicts.phase2(given)["given"] == given["given"] | {"holds": True}
+
+
+def test_what_was_handed_on_is_judged_anew(monkeypatch):
+    """`passed` is how a Z was chosen, `holds` what today's threshold says of it; only the latter moves."""
+    found = {
+        name: {"contrast": 0.5, "p_holm": p, "passed": p < 0.05} for name, p in (("centroid", 0.01), ("sweep", 0.2))
+    }
+    results = results_of((1.5, 1.6, 1.7), (0.9, 0.9, 0.9)) | {"contingencies": {"candidates": found, "sweep": []}}
+    results["z"] = {"passed": True, "stands_on": {"contrast": 0.5, "p_holm": 0.01}}
+    for level, centroid, sweep in ((0.05, True, False), (0.005, False, False), (0.5, True, True)):
+        monkeypatch.setattr(verdicts, "LEVEL", level)
+        judged = verdicts.phase2(results)
+        candidates = judged["contingencies"]["candidates"]
+        assert [candidates[name]["holds"] for name in ("centroid", "sweep")] == [centroid, sweep]
+        assert judged["z"] == results["z"] | {"holds": centroid}
+        assert [candidates[name]["passed"] for name in ("centroid", "sweep")] == [True, False]
+    assert verdicts.phase2(results | {"z": {"stands_on": None}})["z"]["holds"] is False  # falls with the verdict
 
 
 def test_a_changed_level_judges_again_without_a_model(script, small, tmp_path, monkeypatch, capsys):
@@ -545,7 +589,7 @@ def test_a_changed_level_judges_again_without_a_model(script, small, tmp_path, m
     again = json.loads((tmp_path / "phase2_results.json").read_text())
     assert again["verdict"] == "clear"
     assert again["fingerprint"] == results["fingerprint"]
-    assert again["z"] == results["z"]  # what was handed on while measuring stays
+    assert again["z"] == results["z"] | {"holds": True}  # what was handed on stays, whether it holds is judged
     assert "(`clear`)" in (tmp_path / "phase2_output.md").read_text()
 
 
@@ -571,7 +615,7 @@ def test_the_z_is_also_saved_with_what_it_is(script, small, tmp_path):
 
 def test_a_given_z_counts_by_its_content(phase2):
     basis = np.eye(2, 5, dtype=np.float32)
-    z = {"method": "centroid", "layer": 1, "site": 2, "k": 2, "holds": True, "fitted_on": ["b", "a"]}
+    z = {"method": "centroid", "layer": 1, "site": 2, "k": 2, "passed": True, "fitted_on": ["b", "a"]}
     once = phase2.given_hash({"fingerprint": "0", "z": z | {"fitted_index": [3, 4]}}, basis)
     assert once == phase2.given_hash({"fingerprint": "1", "z": z | {"fitted_on": ["a", "b"]}}, basis)
     others = [({"z": z | {"site": 3}}, basis), ({"z": z | {"fitted_on": ["a"]}}, basis), ({"z": z}, 2 * basis)]

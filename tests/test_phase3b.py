@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import random_model
 from controls import write_control
+from scipy.linalg import orthogonal_procrustes
 
 import verdicts
 from lab import models, runs
@@ -87,7 +88,7 @@ def test_p_values_are_calibrated_on_unrelated_pairs(phase3b, monkeypatch):
         source, target = pairs("none", 15, 4, seed=seed)
         basis = np.eye(4, 6)
         wide = tuple(np.pad(points, ((0, 0), (0, 2))) for points in (source, target))
-        p = phase3b.nulls(wide, basis, held_out(phase3b, source, target), seed)["p"]["ridge"]
+        p = phase3b.nulls(wide, basis, held_out(phase3b, source, target), seed)["shuffled"]["ridge"]["p"]
         low += p <= 0.05
     assert low <= 6  # 2 expected
 
@@ -178,10 +179,31 @@ def test_map_geometry_of_a_rotation_and_of_a_stretch(phase3b):
     np.testing.assert_allclose(stretched["procrustes"]["singular_values"], 1, rtol=1e-6)
 
 
-def test_sign_flips(phase3b):
-    assert phase3b.sign_flip_p(np.ones(10), 0) < 0.01
-    assert phase3b.sign_flip_p(-np.ones(10), 0) > 0.9
-    assert phase3b.sign_flip_p(np.zeros(10), 0) == 1
+def test_procrustes_is_scipys_where_the_data_say_everything(phase3b):
+    """scipy takes rows, A R ≈ B, and we columns: our rotation is its transpose."""
+    source, target = (points - points.mean(0) for points in pairs("linear", 12, 4, noise=1.0))
+    expected, _ = orthogonal_procrustes(source, target)
+    np.testing.assert_allclose(phase3b.procrustes(target.T @ source), expected.T, atol=1e-8)
+
+
+def test_gains_of_few_problems_are_tested_exactly(phase3b):
+    """Ten problems have 1024 patterns of signs, and all count."""
+    assert phase3b.gain_p(np.ones(10), 0) == 1 / 1024
+    assert phase3b.gain_p(-np.ones(10), 0) == 1
+    assert phase3b.gain_p(np.zeros(10), 0) == 1
+    assert phase3b.gain_p(np.ones(30), 0) == 1 / 5000
+
+
+def test_the_interval_of_r_squared_covers_it(phase3b):
+    """R² of a prediction whose error has variance ¼ of the target's is ¾."""
+    draw, hits = np.random.default_rng(0), 0
+    for seed in range(100):
+        target = draw.standard_normal((30, 6))
+        low, high = phase3b.interval(
+            phase3b.errors(target + draw.standard_normal((30, 6)) / 2, target), phase3b.mean_errors(target), seed
+        )
+        hits += low < 0.75 < high
+    assert hits >= 88  # 95 expected
 
 
 def test_the_direction_is_chinese_to_english_whatever_the_order(phase3b):
@@ -359,6 +381,12 @@ def test_stale_phase_3_is_refused(script, planted, tmp_path):
     np.save(stale / "phase2_z_basis.npy", np.load(stale / "phase2_z_basis.npy")[::-1])
     with pytest.raises(runs.UserError, match="run phase3_patching.py again"):
         run(script, control.path, stale, "phase3b_bridge.py")
+    elsewhere = copied(planted, tmp_path / "elsewhere", with_phase3b=True)  # the same basis, handed on at another site
+    results = json.loads((elsewhere / "phase2_results.json").read_text())
+    results["z"]["site"] -= 1
+    (elsewhere / "phase2_results.json").write_text(json.dumps(results))
+    with pytest.raises(runs.UserError, match="phase 2 has run again since phase 3"):
+        run(script, control.path, elsewhere, "phase3b_bridge.py")
     (stale / "phase3_results.json").unlink()
     with pytest.raises(runs.UserError, match="run phase3_patching.py with the same"):
         run(script, control.path, stale, "phase3b_bridge.py")

@@ -172,8 +172,7 @@ def test_the_recipes_ratio_is_judged_on_its_own_model_only(script, small, tmp_pa
     assert verdicts.two(results)["holds"]["ffn_value"] is None
     results |= {"is_qwen25_3b": True, "settings": {"layer": 33}, "ffn_alignment_over_chance": [1.0] * 33 + [0.58, 1, 1]}
     results["heads"]["across_groups"] = [0.1] * 36
-    for key in ("p_low", "p_high"):
-        results["ffn"][key] = [0.5] * 36
+    results["ffn"]["haar"] = [{"p_low": 0.5, "p_high": 0.5}] * 36
     assert verdicts.two(results)["holds"]["ffn_value"] is True
     results["ffn_alignment_over_chance"][33] = 0.7
     assert verdicts.two(results)["holds"]["ffn_value"] is False
@@ -182,9 +181,18 @@ def test_the_recipes_ratio_is_judged_on_its_own_model_only(script, small, tmp_pa
 
 def test_the_page_takes_the_number_of_draws_from_the_file(script, small, tmp_path):
     results = run(script, small, tmp_path, "--k", "4")
-    results["ffn"]["haar_draws"] = 77
+    for null in results["ffn"]["haar"]:
+        null["draws"] = 77
     (tmp_path / "two_results.json").write_text(json.dumps(results))
     script("2.py").main(["--report-only", "--out", str(tmp_path)])
     text = (tmp_path / "two_output.md").read_text()
-    assert "77 draws" in text
-    assert "77 random subspaces" in text
+    assert "77 Haar-random subspaces" in text
+    assert "of 77 random subspaces" in text
+
+
+def test_the_null_is_two_sided_beside_its_sides(script):
+    draws = np.arange(1.0, 100)
+    for observed, low, high in ((0.0, 0.01, 1), (50.0, 0.51, 0.51), (99.0, 1, 0.02)):
+        null = script("2.py").two_sided_null(draws, observed)
+        assert (null["draws"], null["middle"]) == (99, 50)
+        assert (null["p_low"], null["p_high"], null["p"]) == pytest.approx((low, high, min(1, 2 * min(low, high))))
