@@ -39,7 +39,7 @@ def placement(folder: checkpoints.ModelFolder, device: torch.device, dtype: torc
     if device.type != "cuda" or device.index is not None:
         return {}
     stored = getattr(folder.config, "dtype", None) or torch.float32
-    size = sum(file.stat().st_size for file in set(folder.files.values())) * dtype.itemsize / stored.itemsize
+    size = sum(file.stat().st_size for file in folder.files) * dtype.itemsize / stored.itemsize
     return {"device_map": "auto"} if size > 0.9 * torch.cuda.mem_get_info(device)[0] else {}
 
 

@@ -56,7 +56,7 @@ def command_line(description: str, asks_problems: bool = False) -> argparse.Argu
     """The flags that every script shares; with `asks_problems` also those about problems."""
     title = description.strip().split("\n")[0]
     parser = OneLineParser(description=title, formatter_class=DefaultsHelp)
-    parser.add_argument("--model", help=f"hub name or local folder (default: {DEFAULT_MODEL})")
+    parser.add_argument("--model", help=f"hub name, local folder or GGUF file (default: {DEFAULT_MODEL})")
     parser.add_argument("--revision", help="branch, tag or commit on the hub")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument(
@@ -335,8 +335,9 @@ def saved_results(arguments: argparse.Namespace, report: Report) -> dict:
 
 
 def shown_name(model: str) -> str:
-    """A model's name as reports show it: the hub's, or a local folder's own name."""
-    return Path(model).resolve().name if Path(model).is_dir() else model
+    """A model's name as reports show it: the hub's, or a local folder's or file's own name."""
+    path = Path(model).expanduser()
+    return path.resolve().name if path.exists() else model
 
 
 def check_owner(out: Path, model: dict | None) -> None:
@@ -345,7 +346,8 @@ def check_owner(out: Path, model: dict | None) -> None:
         path = out / f"{stem}_results.json"
         found = read_json(path) if path.exists() else None
         owner = found.get("model") if isinstance(found, dict) else model
-        if found and owner != model:
+        same = owner and model and all(owner[key] == model[key] for key in owner.keys() & model.keys())
+        if found and owner != model and not same:
             name = f"{owner['name']} (weights {owner['weights_hash']})" if owner else "a comparison of several models"
             raise UserError(f"{out} holds results of {name}: a folder belongs to one model, give another --out")
 

@@ -71,7 +71,7 @@ def test_sharded_and_single_checkpoints_are_the_same(small, tmp_path):
 def test_tied_and_headless_checkpoints(tmp_path):
     tied = random_model(tmp_path / "tied", tie_word_embeddings=True)
     folder = checkpoints.find_model(str(tied))
-    assert "lm_head.weight" not in folder.files
+    assert "lm_head.weight" not in folder.tensors.files
     model, _ = models.load_model(folder, torch.device("cpu"), torch.float32)
     assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
     tensors = {name.removeprefix("model."): value for name, value in load_file(tied / "model.safetensors").items()}
