@@ -9,6 +9,8 @@ import pytest
 import torch
 import transformers
 
+from lab import runs
+
 torch.set_num_threads(1)  # matrices here are small: a second thread costs more than it brings
 
 ROOT = Path(__file__).parent.parent
@@ -22,7 +24,7 @@ FAMILIES = {  # model_type -> (transformers' name, what its small model needs be
     "gemma3_text": ("Gemma3", {"head_dim": 16, "num_key_value_heads": 1}),
     "phi3": ("Phi3", {}),
     "olmo2": ("Olmo2", {}),
-    "gpt_neox": ("GPTNeoX", {}),
+    "gpt_neox": ("GPTNeoX", {"num_key_value_heads": None}),  # it knows no groups
     "qwen2_moe": ("Qwen2Moe", EXPERTS | {"shared_expert_intermediate_size": 40, "mlp_only_layers": [1]}),
     "qwen3_moe": ("Qwen3Moe", EXPERTS | {"head_dim": 16}),
 }
@@ -82,3 +84,16 @@ def families(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def script():
     return load_script
+
+
+def fails(script, capsys, name: str, *flags) -> str:
+    """Run a script as a user does; it must exit with 2 and one line on stderr, which is returned."""
+    sys.stdout.flush()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        runs.run_script(lambda: script(name).main([str(flag) for flag in flags]))
+    assert caught.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("Loading weights")]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    return lines[0]
