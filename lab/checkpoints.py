@@ -35,7 +35,7 @@ class ModelFolder:
     name: str  # as reports show it: hub name, or the folder's or file's own name
     path: Path
     revision: str | None  # the snapshot's commit; None for what is local
-    config: object  # transformers' config
+    config: object  # transformers' config of the language model
     tensors: tensors.Safetensors | tensors.Gguf
 
     @property
@@ -107,7 +107,9 @@ class ModelFolder:
     @cached_property
     def prefix(self) -> str:
         """What stands before `layers.` in tensor names: nothing where the base of the language model was saved alone."""
-        return next(name.partition("layers.0.")[0] for name in self.tensors.files if "layers.0." in name)
+        first = f"layers.0.{next(iter(families.FAMILIES[self.config.model_type].names.values()))}"
+        found = (name.removesuffix(first) for name in self.tensors.files if name.endswith(first))
+        return next(prefix for prefix in found if "vision" not in prefix)
 
     def has(self, layer: int, name: str) -> bool:
         return f"{self.prefix}layers.{layer}.{name}" in self.tensors.files
@@ -140,8 +142,9 @@ def find_model(name: str, revision: str | None = None) -> ModelFolder:
     configuration and weights do not fit each other to the last tensor.
     """
     path, shown, commit = locate(name, revision)
-    config = load_config(path)
-    if quantised := getattr(config, "quantization_config", None):
+    whole = load_config(path)
+    config = whole.get_text_config()  # Gemma 3's larger models also see images
+    if quantised := getattr(whole, "quantization_config", None):
         method = quantised.get("quant_method", "some") if isinstance(quantised, dict) else "some"
         raise runs.UserError(f"{path / 'config.json'} names {method} quantisation; {tensors.NO_QUANTISED}")
     if config.model_type not in families.FAMILIES:
@@ -150,7 +153,7 @@ def find_model(name: str, revision: str | None = None) -> ModelFolder:
             "(to add one: a row in lab/families.py)"
         )
     if path.is_dir():
-        held = tensors.Safetensors(path)
+        held = tensors.Safetensors(path, getattr(whole, "transformers_weights", None))
         check_that_it_loads(path)
     else:
         held = tensors.Gguf(path, parameter_shapes(path, config), config)

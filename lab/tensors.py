@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from lab import runs
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+FLOATS = ("F32", "BF16", "F16", "F64")  # as safetensors calls them
 # parts of a quantised matrix: GPTQ and AWQ, compressed-tensors, fp8, bitsandbytes, HQQ
 QUANTISED = "qweight qzeros weight_packed weight_scale weight_scale_inv absmax quant_map quant_state SCB W_q".split()
 WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "base_model.model.")
@@ -27,35 +27,35 @@ class Safetensors:
 
     quantisation = None
 
-    def __init__(self, folder: Path):
-        """Reads headers only. Raises UserError for missing and damaged files, pickles, quantised or wrapped weights."""
+    def __init__(self, folder: Path, wanted: str | None = None):
+        """Reads headers only; `wanted`: the file that the configuration names, where it names one.
+
+        Raises UserError for missing and damaged files, pickles, adapters, quantised or wrapped weights.
+        """
         self.files: dict[str, Path] = {}
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        for file in safetensors_files(folder):
+        for file in safetensors_files(folder, wanted):
             with open_tensors(file) as tensors:
                 for name in tensors.keys():  # noqa: SIM118 (safe_open is no mapping)
-                    self.files[name], self.shapes[name] = file, tuple(tensors.get_slice(name).get_shape())
-        if not self.files:
-            raise runs.UserError(f"{folder}: its safetensors hold no tensors; download or save them again")
-        for name, file in self.files.items():
-            refuse_what_no_model_loads(file, name, self.shapes[name])
+                    part = tensors.get_slice(name)
+                    refuse_what_no_model_runs(file, name, part.get_dtype(), part.get_shape())
+                    self.files[name] = file
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor in its stored dtype. Raises UserError where it is quantised or not finite."""
+        """One tensor in its stored dtype. Raises UserError where it is not finite."""
         with open_tensors(self.files[name]) as tensors:
-            tensor = tensors.get_tensor(name)
-        if tensor.dtype not in FLOATS:
-            raise runs.UserError(f"{self.files[name]}: {name} is {tensor.dtype}; {NO_QUANTISED}")
-        return finite(tensor, self.files[name], name)
+            return finite(tensors.get_tensor(name), self.files[name], name)
 
 
 NO_QUANTISED = "quantised weights are not supported: use the original checkpoint, or a GGUF file"
 
 
-def refuse_what_no_model_loads(file: Path, name: str, shape: tuple[int, ...]) -> None:
+def refuse_what_no_model_runs(file: Path, name: str, dtype: str, shape: Sequence[int]) -> None:
     """UserError for a tensor that belongs to a quantised matrix or a wrapped model, or is empty."""
-    if name.rpartition(".")[2] in QUANTISED or ".quant_state." in name:
+    ending = name.rpartition(".")[2]
+    if ending in QUANTISED or ".quant_state." in name:
         raise runs.UserError(f"{file}: {name} is part of a quantised matrix; {NO_QUANTISED}")
+    if ending == "weight" and dtype not in FLOATS:
+        raise runs.UserError(f"{file}: {name} is stored as {dtype}; {NO_QUANTISED}")
     for prefix in WRAPPERS:
         if name.startswith(prefix):
             raise runs.UserError(
@@ -63,7 +63,7 @@ def refuse_what_no_model_loads(file: Path, name: str, shape: tuple[int, ...]) ->
                 "wrapper with save_pretrained(...)"
             )
     if 0 in shape:
-        raise runs.UserError(f"{file}: {name} is empty, of shape {shape}; download or save it again")
+        raise runs.UserError(f"{file}: {name} is empty, of shape {tuple(shape)}; download or save it again")
 
 
 def finite(tensor: torch.Tensor, file: Path, name: str) -> torch.Tensor:
@@ -97,10 +97,12 @@ def refuse_shape(path: Path, name: str, have: Sequence[int], wanted: Sequence[in
     raise runs.UserError(f"{path}: {name} has shape {tuple(have)}, the configuration says {tuple(wanted)}")
 
 
-def safetensors_files(folder: Path) -> list[Path]:
-    """The files that transformers would load: model.safetensors, else the shards of the index."""
-    if (folder / SINGLE).exists():
-        return [folder / SINGLE]
+def safetensors_files(folder: Path, wanted: str | None) -> list[Path]:
+    """The files that transformers would load: the one wanted, else model.safetensors, else the shards of the index."""
+    if (folder / "adapter_config.json").exists():
+        raise runs.UserError(f"{folder}: an adapter (adapter_config.json); merge it into its model, and save that")
+    if wanted or (folder / SINGLE).exists():
+        return [folder / (wanted or SINGLE)]
     index = folder / INDEX
     if not index.exists():
         raise runs.UserError(f"{folder}: no {SINGLE}; {other_weights(folder)}")
@@ -118,7 +120,6 @@ def other_weights(folder: Path) -> str:
     """What a folder without the wanted files holds instead, and the remedy."""
     for patterns, remedy in (
         (("*.gguf",), "give that file itself as --model"),
-        (("adapter_model.*",), "an adapter alone: merge it into its model, and save that"),
         (("*.safetensors",), f"nobody loads that by itself: call it {SINGLE} if it is the one that is meant"),
         (("*.bin", "*.pt", "*.pth"), f"a pickle that could run code: convert it where it is trusted with {CONVERT}"),
     ):
@@ -152,6 +153,8 @@ class Gguf:
             raise runs.UserError(
                 f"{file} is truncated or damaged ({runs.first_line(error)}): download it again"
             ) from None
+        if (self.field("split.count") or 1) > 1:
+            raise runs.UserError(f"{file} is one part of several: join them with llama.cpp's gguf-split --merge")
         self.stored = {tensor.name: tensor for tensor in self.reader.tensors}
         self.architecture = self.field("general.architecture")
         self.places = self.find(

@@ -5,7 +5,7 @@ One token at position 0: no rotation, and attention returns the token's own valu
 
 import pytest
 import torch
-from conftest import FAMILIES
+from conftest import FAMILIES, SMALL
 from transformers import AutoModelForCausalLM
 from transformers.activations import ACT2FN
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -131,3 +131,23 @@ def test_folded_kernels_are_what_attention_multiplies(families, looked_at, famil
             if gain is not None:
                 found, vectors = (torch.nn.functional.normalize(part, dim=-1) for part in (found, vectors))
             torch.testing.assert_close(found.float(), vectors.detach().float(), **CLOSE)
+
+
+def test_the_language_model_of_one_that_also_sees(tmp_path):
+    """Gemma 3 from 4B on: a vision tower has layers of its own, with projections of the same names."""
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    text = {name: value for name, value in SMALL.items() if name != "max_position_embeddings"} | FAMILIES[
+        "gemma3_text"
+    ][1]
+    seeing = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    image = {"image_size": 28, "patch_size": 14}
+    tokens = {"image_token_index": 5, "boi_token_index": 6, "eoi_token_index": 7, "mm_tokens_per_image": 4}
+    model = Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=seeing | image, **tokens))
+    model.save_pretrained(tmp_path)
+    folder = checkpoints.find_model(str(tmp_path))
+    layers = model.get_decoder().layers
+    assert folder.layers == len(layers) == 5
+    for layer, module in zip(checkpoints.stream_layers(folder), layers):
+        assert torch.equal(layer.query, module.self_attn.q_proj.weight)
+        assert torch.equal(layer.ffn_gain, 1 + module.pre_feedforward_layernorm.weight)

@@ -52,10 +52,10 @@ TENSORS = {  # kind -> (what is done to the tensors, what the line says)
         "lm_head.weight is missing",
     ),
     "shape": (lambda found: found | {UP: found[UP][:-1]}, "has shape (79, 48), the configuration says (80, 48)"),
-    "integers": (lambda found: found | {UP: found[UP].to(torch.int8)}, f"{UP} is torch.int8; quantised weights"),
-    "fp8": (lambda found: found | {UP: found[UP].to(torch.float8_e4m3fn)}, f"{UP} is torch.float8_e4m3fn; quantised"),
+    "integers": (lambda found: found | {UP: found[UP].to(torch.int8)}, f"{UP} is stored as I8; quantised weights"),
+    "fp8": (lambda found: found | {UP: found[UP].to(torch.float8_e4m3fn)}, f"{UP} is stored as F8_E4M3; quantised"),
     "gptq": (gptq, "up_proj.qweight is part of a quantised matrix; quantised weights are not supported: use"),
-    "bitsandbytes": (bitsandbytes, f"{UP}.absmax is part of a quantised matrix"),
+    "bitsandbytes": (bitsandbytes, f"{UP} is stored as U8; quantised weights are not supported"),
     "compiled": (lambda found: {f"_orig_mod.{n}": t for n, t in found.items()}, "begins with '_orig_mod.'"),
     "data parallel": (lambda found: {f"module.{n}": t for n, t in found.items()}, "begins with 'module.'"),
     "empty tensor": (lambda found: found | {UP: torch.zeros(0, 48)}, f"{UP} is empty, of shape (0, 48)"),
@@ -102,7 +102,10 @@ FILES = {
     ),
     "another name": (rename("model.safetensors", "weights.safetensors"), "it holds weights.safetensors, nobody loads"),
     "a GGUF folder": (rename("model.safetensors", "model-q4.gguf"), "it holds model-q4.gguf, give that file itself"),
-    "adapter": (rename("model.safetensors", "adapter_model.safetensors"), "an adapter alone: merge it into its model"),
+    "adapter": (
+        lambda path: (path / "adapter_config.json").write_text("{}"),
+        "an adapter (adapter_config.json); merge",
+    ),
     "no weights": (
         lambda path: (path / "model.safetensors").unlink(),
         "it holds no weights: is the download complete?",
@@ -194,6 +197,28 @@ def test_an_index_comes_before_strays(tmp_path):
     expected = query(path)
     stray = {name: tensor + 1 for name, tensor in load_file(next(path.glob("model-00001*"))).items()}
     saved(path, stray, "model-00009-of-00009.safetensors")
+    assert torch.equal(query(path), expected)
+
+
+def test_a_file_that_the_configuration_names_comes_first(sound, tmp_path):
+    path = shutil.copytree(sound, tmp_path / "model")
+    other = {name: tensor + 1 for name, tensor in load_file(path / "model.safetensors").items()}
+    saved(path, other, "better.safetensors")
+    configured(path, transformers_weights="better.safetensors")
+    assert torch.equal(query(path), query(sound) + 1)
+
+
+def test_the_names_of_older_checkpoints_are_known(tmp_path):
+    """Pythia's files hold masks that the model no longer has, and call the readout otherwise: transformers says that it fits."""
+    path = random_model(tmp_path / "pythia", "gpt_neox")
+    tensors = load_file(path / "model.safetensors")
+    if "lm_head.weight" in tensors:
+        tensors["embed_out.weight"] = tensors.pop("lm_head.weight")
+    for layer in range(5):
+        tensors[f"gpt_neox.layers.{layer}.attention.bias"] = torch.ones(1, 1, 9, 9, dtype=torch.bool)
+        tensors[f"gpt_neox.layers.{layer}.attention.masked_bias"] = torch.tensor(-1e9)
+    expected = query(path)
+    saved(path, tensors)
     assert torch.equal(query(path), expected)
 
 
