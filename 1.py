@@ -136,7 +136,7 @@ def gaussian_rank(short: int, long: int, seed: int) -> float:
 
 
 def kernel_ranks(head_ranks: np.ndarray) -> np.ma.MaskedArray:
-    """Head ranks with kernels of zeros masked: a head that is not there has no few directions to collapse to. (L, h)"""
+    """Head ranks with zero kernels masked: these have no directions, which is no collapse to a few. (L, h)"""
     return np.ma.masked_equal(head_ranks, 0)
 
 

@@ -268,15 +268,20 @@ class Report:
 class Run:
     """One run of one script: its fingerprint, whether the work is done already, and saving all files together."""
 
-    def __init__(self, report: Report, arguments: argparse.Namespace, model: dict, settings: dict):
+    def __init__(
+        self, report: Report, arguments: argparse.Namespace, model: dict, settings: dict, handed: dict | None = None
+    ):
         """`model` is the model's identity; `settings` are those that change results, files among them by content.
+
+        `handed`: further entries of the results that an earlier phase hands on and that change no measurement; results that
+        are there already take them anew.
 
         Raises UserError where the output folder is not writable or holds another model's results.
         """
         self.report, self.out, self.fresh, self.started = report, arguments.out, arguments.fresh, time.monotonic()
         check_owner(self.out, model)
         prepare_folder(self.out)
-        self.model, self.settings = model, significant(settings)
+        self.model, self.settings, self.handed = model, significant(settings), handed or {}
         self.fingerprint = short_hash([self.model, self.settings, code_hash(Path(report.script))])
 
     def finished(self) -> bool:
@@ -289,7 +294,7 @@ class Run:
             return False
         if processes()[0] == 0:
             print("results with these settings are there already; --fresh measures again")
-            self.report.again(self.out, results)
+            self.report.again(self.out, results | self.handed)
         return True
 
     def save(self, results: dict, arrays: dict) -> None:
@@ -300,7 +305,7 @@ class Run:
         if processes()[0] > 0:
             return
         head = {"script": self.report.stem, "model": self.model, "settings": self.settings}
-        self.report.write(self.out, head | {"fingerprint": self.fingerprint} | results, arrays)
+        self.report.write(self.out, head | {"fingerprint": self.fingerprint} | self.handed | results, arrays)
         self.log()
 
     def log(self) -> None:
