@@ -322,15 +322,19 @@ def test_a_lower_layer_on_the_edge_does_not_hide_an_inner_bottleneck(script, edg
     )
 
 
-@pytest.mark.parametrize(
-    "layers, named, reason", [(1, 0, "there is no inner layer;"), (2, 1, "there is no inner layer;")]
-)
-def test_without_an_inner_layer_the_lowest_is_named_and_no_bottleneck(script, layers, named, reason):
-    results = judged(script("1.py"), planted_ranks(layers, 4, {named: 60}), 2)
+@pytest.mark.parametrize("layers, zero", [(1, []), (2, []), (6, [1, 2, 3, 4])])
+def test_without_an_inner_layer_the_lowest_is_named_and_no_bottleneck(script, layers, zero):
+    """None because there are too few, or because the kernels of all of them are zero."""
+    named = layers - 1
+    ranks = planted_ranks(layers, 4, {named: 60})
+    ranks[zero] = 0
+    results = judged(script("1.py"), ranks, 2)
     low = results["bottleneck"]
     assert (low["layer"], low["lowest"]["layer"], low["inner_layers"], low["margin"]) == (named, named, 0, None)
     assert results["verdict"] == "no_bottleneck"
-    assert f"because {reason} the lowest is layer {named}" in page.verdict_sentence(results)
+    assert results["because"] == ["there is an inner layer", "margin beyond equal layers"]
+    reason = "because there is no inner layer" + " with a kernel" * bool(zero)
+    assert f"{reason}; the lowest is layer {named}, which later phases" in page.verdict_sentence(results)
 
 
 def test_a_single_inner_layer_has_nothing_to_lead(script):
