@@ -34,9 +34,10 @@ def main(argv: list[str] | None = None) -> None:
     if opening is None:
         return
     folder, device = opening.folder, opening.device
-    layer = checkpoints.bottleneck_layer(arguments, folder)
+    found = checkpoints.bottleneck_layer(arguments, folder)
+    layer, handed = found.layer, {"layer_chosen": found.chosen}
     k = min(arguments.k, folder.head_width, folder.width)
-    run = opening.run(fold_norm=arguments.fold_norm, k=k, k_asked=arguments.k, layer=layer)
+    run = opening.run(handed, fold_norm=arguments.fold_norm, k=k, k_asked=arguments.k, layer=layer)
     if run is None:
         return
     subspaces, definition = head_subspaces(folder, device, k, arguments.fold_norm)

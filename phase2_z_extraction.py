@@ -53,11 +53,12 @@ def main(argv: list[str] | None = None) -> None:
     if len(opening.problems) < MINIMUM_PROBLEMS:
         raise runs.UserError(f"{len(opening.problems)} problem(s): phase 2 needs at least {MINIMUM_PROBLEMS}")
     given = load_given(opening)
-    layer = checkpoints.bottleneck_layer(arguments, opening.folder) if given is None else given[0]["settings"]["layer"]
+    found = checkpoints.bottleneck_layer(arguments, opening.folder) if given is None else given_layer(given[0])
+    layer, handed = found.layer, {"layer_chosen": found.chosen}
     fitting = fitting_share(opening)
     settings = {"layer": layer, "contingencies": arguments.contingencies, "hand_on": arguments.hand_on}
     settings |= {"fitting_share": fitting}
-    run = opening.run(**settings, fold_norm=arguments.fold_norm, z_from=given and given_hash(*given))
+    run = opening.run(handed, **settings, fold_norm=arguments.fold_norm, z_from=given and given_hash(*given))
     if run is None:
         return
     weights = weight_subspaces(opening.folder, layer, arguments.fold_norm, opening.device)
@@ -128,6 +129,11 @@ def load_given(opening: questions.Asking) -> tuple[dict, np.ndarray] | None:
     if results["settings"]["fold_norm"] != arguments.fold_norm:
         raise runs.UserError(f"--z-from {arguments.z_from} was run with another --fold-norm: run this alike")
     return results, runs.load_array(arguments.z_from, "phase2_z_basis.npy", (results["z"]["k"], folder.width))
+
+
+def given_layer(results: dict) -> checkpoints.ChosenLayer:
+    """The layer of another run, chosen as it was there."""
+    return checkpoints.ChosenLayer(results["settings"]["layer"], results["layer_chosen"])
 
 
 def given_hash(results: dict, basis: np.ndarray) -> str:

@@ -286,9 +286,9 @@ class Opening:
     folder: ModelFolder
     settings: dict  # seed and device
 
-    def run(self, **settings) -> runs.Run | None:
-        """The run under these further settings; None where its results are there already."""
-        run = runs.Run(self.report, self.arguments, self.folder.identity, self.settings | settings)
+    def run(self, handed: dict | None = None, **settings) -> runs.Run | None:
+        """The run under these further settings, `handed` as `runs.Run` has it; None where its results are there already."""
+        run = runs.Run(self.report, self.arguments, self.folder.identity, self.settings | settings, handed)
         return None if run.finished() else run
 
 
@@ -308,11 +308,22 @@ def begin(report: runs.Report, arguments: argparse.Namespace) -> Opening | None:
     return Opening(report, arguments, device, runs.choose_dtype(arguments.dtype, device), folder, settings)
 
 
-def bottleneck_layer(arguments: argparse.Namespace, folder: ModelFolder) -> int:
-    """--layer: a number in range, or with `auto` the bottleneck that 1.py found for this model with the same --fold-norm."""
+@dataclass(frozen=True)
+class ChosenLayer:
+    """The layer whose attention is looked at, and what chose it."""
+
+    layer: int
+    chosen: str  # by 1.py, whose verdict on it this is, or "given" by the user
+
+
+def bottleneck_layer(arguments: argparse.Namespace, folder: ModelFolder) -> ChosenLayer:
+    """--layer: a number in range, or with `auto` the bottleneck that 1.py found for this model with the same --fold-norm.
+
+    Where 1.py found `no_bottleneck` it is the lowest inner layer all the same, which pages then call exploratory.
+    """
     if arguments.layer != "auto":
         try:
-            return runs.check_range("--layer", int(arguments.layer), 0, folder.layers - 1)
+            return ChosenLayer(runs.check_range("--layer", int(arguments.layer), 0, folder.layers - 1), "given")
         except ValueError:
             raise runs.UserError(f"--layer {arguments.layer} is neither auto nor a number") from None
     results = runs.load_results(arguments.out, "one", folder.identity)
@@ -320,4 +331,4 @@ def bottleneck_layer(arguments: argparse.Namespace, folder: ModelFolder) -> int:
         raise runs.UserError(
             f"{arguments.out / 'one_results.json'} has another --fold-norm: run 1.py alike, or give --layer"
         )
-    return results["bottleneck"]["layer"]
+    return ChosenLayer(results["bottleneck"]["layer"], results["verdict"])

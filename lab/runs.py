@@ -252,10 +252,17 @@ class Report:
         self.print_verdict(out, results)
 
     def again(self, out: Path, results: dict) -> None:
-        """Judge and render saved results once more, without a model."""
-        results = self.judged(results)
-        content = json_bytes(results)
-        files = self.page.render(json.loads(content), {name: load_array(out, name) for name in self.arrays})
+        """Judge and render saved results once more, without a model. UserError where an older edition wrote them."""
+        arrays = {name: load_array(out, name) for name in self.arrays}
+        try:
+            results = self.judged(results)
+            content = json_bytes(results)
+            files = self.page.render(json.loads(content), arrays)
+        except KeyError as error:
+            raise UserError(
+                f"{out / f'{self.stem}_results.json'} lacks {error}, an older edition wrote it: measure again, without "
+                "--report-only"
+            ) from None
         write_files(out, files | {f"{self.stem}_results.json": content})
         self.print_verdict(out, results)
 
@@ -268,15 +275,20 @@ class Report:
 class Run:
     """One run of one script: its fingerprint, whether the work is done already, and saving all files together."""
 
-    def __init__(self, report: Report, arguments: argparse.Namespace, model: dict, settings: dict):
+    def __init__(
+        self, report: Report, arguments: argparse.Namespace, model: dict, settings: dict, handed: dict | None = None
+    ):
         """`model` is the model's identity; `settings` are those that change results, files among them by content.
+
+        `handed`: further entries of the results that an earlier phase hands on and that change no measurement; results that
+        are there already take them anew.
 
         Raises UserError where the output folder is not writable or holds another model's results.
         """
         self.report, self.out, self.fresh, self.started = report, arguments.out, arguments.fresh, time.monotonic()
         check_owner(self.out, model)
         prepare_folder(self.out)
-        self.model, self.settings = model, significant(settings)
+        self.model, self.settings, self.handed = model, significant(settings), handed or {}
         self.fingerprint = short_hash([self.model, self.settings, code_hash(Path(report.script))])
 
     def finished(self) -> bool:
@@ -289,7 +301,7 @@ class Run:
             return False
         if processes()[0] == 0:
             print("results with these settings are there already; --fresh measures again")
-            self.report.again(self.out, results)
+            self.report.again(self.out, results | self.handed)
         return True
 
     def save(self, results: dict, arrays: dict) -> None:
@@ -300,7 +312,7 @@ class Run:
         if processes()[0] > 0:
             return
         head = {"script": self.report.stem, "model": self.model, "settings": self.settings}
-        self.report.write(self.out, head | {"fingerprint": self.fingerprint} | results, arrays)
+        self.report.write(self.out, head | {"fingerprint": self.fingerprint} | self.handed | results, arrays)
         self.log()
 
     def log(self) -> None:

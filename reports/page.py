@@ -16,6 +16,12 @@ METHODS = {  # how a Z was made, by the name that phase 2 gives it
     "sweep": "weight-based, best layer of the sweep",
     "previous_layer": "weight-based, previous layer",
 }
+CHOSEN = {  # what chose the layer whose attention is looked at: 1.py by its verdict, or the user
+    "clear_bottleneck": "",
+    "weak_bottleneck": " (a weak bottleneck of the weights)",
+    "no_bottleneck": " (exploratory: the weights predict no layer)",
+    "given": " (given by --layer)",
+}
 
 
 def claim(identifier: str, text: str, recipe: str, measured: str, null: str) -> dict:
@@ -49,6 +55,11 @@ def escape(text: str) -> str:
     text = text.replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([`*_|\[\]#~$])", r"\\\1", text).replace("\n", "⏎")
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+def layer_name(layer: int, chosen: str) -> str:
+    """The layer whose attention is looked at, with what it stands on where that is no clear bottleneck."""
+    return f"layer {layer}{CHOSEN[chosen]}"
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
