@@ -86,7 +86,7 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
     if "models" in results:
         return {"hunt_output.md": comparison_report(results)}
     title = f"The hunt for Z in {results['model']['name']}"
-    text = page.report(title, verdict_sentence(results), results["claims"], sections(results), limitations(results))
+    text = page.report(title, verdict_sentence(results), results, sections(results), limitations(results))
     return {"hunt_tree.png": figure_tree(results["path"]), "hunt_output.md": text}
 
 
@@ -413,7 +413,7 @@ def comparison_report(results: dict) -> bytes:
     return page.report(
         "The hunt for Z in several models",
         f"Causal Z (`{results['verdict']}`) in: {', '.join(results['causal']) or 'none'}.",
-        results["claims"],
+        results,
         ["## 1 Models", table, *failed],
         ["Each model's own report says what its verdict rests on.", "Few models are no sample of all models."],
     )

@@ -162,7 +162,7 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
         eigen_section(results),
     ]
     title = f"Effective rank of {results['model']['name']}"
-    text = page.report(title, verdict_sentence(results), results["claims"], sections, limitations(results))
+    text = page.report(title, verdict_sentence(results), results, sections, limitations(results))
     return {
         "one_rank_per_layer.png": figure_ranks(results, weight_ranks, np.ma.masked_equal(head_ranks, 0)),
         "one_head_heatmap.png": figure_heads(np.ma.masked_equal(head_ranks, 0)),

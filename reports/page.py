@@ -70,13 +70,16 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def report(
-    title: str, verdict: str, claims: Sequence[dict], sections: Sequence[str], limitations: Sequence[str]
-) -> bytes:
-    """The report's fixed order: verdict, claims, sections, limitations."""
+def report(title: str, verdict: str, results: dict, sections: Sequence[str], limitations: Sequence[str]) -> bytes:
+    """The report's fixed order: verdict, how the weights are stored where they are quantised, claims, sections, limitations."""
     columns = ("claim", "recipe", "measured", "null")
-    rows = [[*(row[column] for column in columns), HOLDS[row["holds"]]] for row in claims]
+    rows = [[*(row[column] for column in columns), HOLDS[row["holds"]]] for row in results["claims"]]
     parts = [f"# {title}", f"**Verdict.** {verdict}"]
+    if quantisation := results.get("model", {}).get("quantisation"):
+        parts.append(
+            f"**Weights.** Quantised, {quantisation}: what is analysed and what runs are the dequantised weights, which are "
+            "not those of the original model."
+        )
     if rows:
         parts += ["## Claims", table(["claim", "recipe", "measured", "null or chance", "holds"], rows)]
     parts += [*sections, "## Limitations", "\n".join(f"- {line}" for line in limitations)]

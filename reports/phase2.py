@@ -142,7 +142,7 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
         plane_section(results["plane"], layer),
         f"## 9 What the recipe asks\n\n{answers(results, by_k)}",
     ]
-    text = page.report(title, sentence, results["claims"], sections, limitations(results))
+    text = page.report(title, sentence, results, sections, limitations(results))
     files = {
         "phase2_output.md": text,
         "phase2_contrast.png": figure_contrast(results),

@@ -117,7 +117,7 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
         "phase3_output.md": page.report(
             f"Phase 3: patching {results['model']['name']}",
             verdict_sentence(results),
-            results["claims"],
+            results,
             sections(results, samples),
             limitations(results),
         ),

@@ -92,7 +92,7 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
         "phase3b_map.png": figure_map(results),
         "phase3b_components.png": figure_components(results),
         "phase3b_transfer.png": figure_transfer(results),
-        "phase3b_output.md": page.report(title, verdict(results), results["claims"], texts, limitations(results)),
+        "phase3b_output.md": page.report(title, verdict(results), results, texts, limitations(results)),
     }
 
 

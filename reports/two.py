@@ -116,7 +116,7 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
         definition_section(results),
     ]
     title = f"Subspace overlap and FFN alignment of {results['model']['name']}"
-    text = page.report(title, verdict_sentence(results), results["claims"], sections, limitations(results))
+    text = page.report(title, verdict_sentence(results), results, sections, limitations(results))
     return {
         "two_similarity.png": figure_similarity(similarity.mean(0), consensus, results["chance"]),
         "two_to_bottleneck.png": figure_to_bottleneck(results, similarity),
