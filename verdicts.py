@@ -87,12 +87,17 @@ ORTHOGONAL = 0.1  # below a tenth of chance the word "orthogonal" is fair; exact
 
 
 def two(results: dict) -> dict:
-    """ffn_avoids_attention | ffn_at_chance | ffn_shares_attention: at the bottleneck, two-sided."""
-    haar = results["ffn"]["haar"][results["settings"]["layer"]]
+    """ffn_avoids_attention | ffn_at_chance | ffn_shares_attention: what the FFN reads at the bottleneck, two-sided."""
+    haar = haar_at_bottleneck(results, "reading", results["ffn"]["judged"])
     tests = {"below Haar subspaces": haar["p_low"] < LEVEL / 2, "above Haar subspaces": haar["p_high"] < LEVEL / 2}
     below, above = tests.values()
     verdict = "ffn_avoids_attention" if below else "ffn_shares_attention" if above else "ffn_at_chance"
     return {"verdict": verdict, "tests": tests, "holds": two_holds(results, verdict)}
+
+
+def haar_at_bottleneck(results: dict, side: str, matrix: str) -> dict:
+    """The null of what a matrix reads, or writes, of the heads' subspaces at the bottleneck."""
+    return results["ffn"][side][matrix]["haar"][results["settings"]["layer"]]
 
 
 def two_holds(results: dict, verdict: str) -> dict:
@@ -101,11 +106,14 @@ def two_holds(results: dict, verdict: str) -> dict:
     across = results["heads"]["across_groups"]  # all None with a single KV group
     near = layer == RECIPE["layer"] and abs(over[layer] - RECIPE["ffn_over_chance"]) < RATIO_TOLERANCE
     paired = approach is not None and other is not None
+    written = results["ffn"]["writing"]["W_down"]["energy"][layer] / results["chance"]
     return {
         "ffn_below_chance": verdict == "ffn_avoids_attention",
         "ffn_value": recipes_model(results, near),
         "ffn_special": over.index(min(over)) == layer and over[layer] < 1,
-        "ffn_orthogonal": over[layer] < ORTHOGONAL,
+        "ffn_writes_below_chance": haar_at_bottleneck(results, "writing", "W_down")["p_low"] < LEVEL / 2,
+        "attention_writes_above_chance": haar_at_bottleneck(results, "writing", "W_O")["p_high"] < LEVEL / 2,
+        "ffn_orthogonal": max(over[layer], written) < ORTHOGONAL,
         "ffn_spread": None,  # a small spread over heads does not show it: heads of a KV group share W_K
         "approach": paired and approach >= RECIPE["pair_ratio"] * other["similarity"],
         "snap": results["snap"] == [layer, layer + 1],
