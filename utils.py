@@ -15,6 +15,10 @@ SMALL_SIDE = 512
 BLOCK, COLUMNS = 256, 1024  # rows and columns multiplied at a time: the fastest of those tried on a CPU at 2048 x 11008
 RANK_ERROR = 1e-4  # relative, of an effective rank: float32 is kept where it is bound to stay below
 KERNEL_ERROR = 1e-9  # the same for a kernel's squares in float64
+ALMOST_SQUARE, UNEVEN = (
+    1.25,
+    2.5,
+)  # a square matrix has values near zero; unless about random, float32 loses their squares
 # Errors of eigenvalues in units of ε, against float64: over real weights and 40 spectra (flat, decaying, square, clustered,
 # scaled rows, low rank) they stayed below n λ/8, a drift of the large ones, plus 3 λ_max where no eigenvalues coincide.
 # Where hundreds do, single ones reach 16, their mean 1.
@@ -106,17 +110,26 @@ def singular_values(matrix: torch.Tensor) -> torch.Tensor:
     short = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
     scale = unit_scale(matrix)
     if working_dtype(len(short)) == torch.float32:
-        squares = gram_eigenvalues(short, torch.float32, scale)
-        if rank_error(squares, torch.float32) <= RANK_ERROR:
-            return squares.sqrt() / scale
-    squares = gram_eigenvalues(short, torch.float64, scale)
+        lower = lower_gram(short, torch.float32, scale)
+        if short.shape[1] > ALMOST_SQUARE * len(short) or unevenness(lower) < UNEVEN:
+            squares = eigenvalues(lower)
+            if rank_error(squares, torch.float32) <= RANK_ERROR:
+                return squares.sqrt() / scale
+    squares = eigenvalues(lower_gram(short, torch.float64, scale))
     noise = squares[0] * len(squares) * torch.finfo(torch.float64).eps
     return torch.where(squares > noise, squares, 0.0).sqrt() / scale
 
 
-def gram_eigenvalues(matrix: torch.Tensor, dtype: torch.dtype, scale: float) -> torch.Tensor:
-    """Eigenvalues of scale² W Wᵀ, descending and not negative, as float64, by arithmetic in `dtype`. (m, n) -> (m,)"""
-    return torch.linalg.eigvalsh(lower_gram(matrix, dtype, scale)).double().flip(0).clamp_min(0)
+def eigenvalues(lower: torch.Tensor) -> torch.Tensor:
+    """Of a Gram matrix, descending and not negative, as float64. (n, n) lower triangle -> (n,)"""
+    return torch.linalg.eigvalsh(lower).double().flip(0).clamp_min(0)
+
+
+def unevenness(lower: torch.Tensor) -> float:
+    """n Σλ²/(Σλ)² without the eigenvalues λ: 1 where all are equal, 2 for a large square Gaussian matrix. (n, n) -> float"""
+    diagonal = lower.diagonal().double()
+    squares = 2 * lower.tril(-1).double().square().sum() + diagonal.square().sum()
+    return (len(lower) * squares / diagonal.sum().square()).nan_to_num().item()
 
 
 def rank_error(squares: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -121,7 +121,7 @@ def test_an_effective_rank_is_never_further_off_than_its_bound(name):
     for dtype, seed in ((torch.float32, 0), (torch.float32, 1), (torch.float64, 0)):
         turned, _ = torch.linalg.qr(randn(len(SPECTRA[name]), len(SPECTRA[name]), seed=seed))
         matrix = (turned @ SPECTRA[name]).float()
-        squares = utils.gram_eigenvalues(short_side_first(matrix), dtype, utils.unit_scale(matrix))
+        squares = utils.eigenvalues(utils.lower_gram(short_side_first(matrix), dtype, utils.unit_scale(matrix)))
         error = abs(utils.effective_rank(squares.sqrt()).item() / dense_rank(matrix) - 1)
         assert error <= utils.rank_error(squares, dtype).item() + 1e-12
 
@@ -134,7 +134,7 @@ def test_the_bound_holds_for_spectra_of_every_decay(size, extra, power, outlier,
     matrix = (
         with_spectrum(values, size + extra) @ torch.linalg.qr(randn(size + extra, size + extra, seed=seed))[0]
     ).float()
-    squares = utils.gram_eigenvalues(matrix, torch.float32, utils.unit_scale(matrix))
+    squares = utils.eigenvalues(utils.lower_gram(matrix, torch.float32, utils.unit_scale(matrix)))
     error = abs(utils.effective_rank(squares.sqrt()).item() / dense_rank(matrix) - 1)
     assert error <= utils.rank_error(squares, torch.float32).item() + 1e-12
 
@@ -147,15 +147,30 @@ def test_singular_values_keep_the_promised_precision(float32, name):
 
 
 def test_float32_is_kept_where_it_suffices_and_float64_taken_where_not(float32, monkeypatch):
-    used, eigenvalues = [], utils.gram_eigenvalues
-    monkeypatch.setattr(utils, "gram_eigenvalues", lambda *args: used.append(args[1]) or eigenvalues(*args))
-    utils.singular_values(SPECTRA["wide Gaussian"].bfloat16())
-    assert used == [torch.float32]
-    utils.singular_values(SPECTRA["fast decay"].float())
-    assert used[1:] == [torch.float32, torch.float64]
+    used, eigenvalues = [], utils.eigenvalues
+    monkeypatch.setattr(utils, "eigenvalues", lambda lower: used.append(lower.dtype) or eigenvalues(lower))
+    single, double = torch.float32, torch.float64
+
+    def arithmetic(name: str, dtype: torch.dtype) -> list[torch.dtype]:
+        used.clear()
+        utils.singular_values(SPECTRA[name].to(dtype))
+        return used
+
+    assert arithmetic("wide Gaussian", torch.bfloat16) == [single]
+    assert arithmetic("square Gaussian", single) == [single]
+    assert arithmetic("fast decay", single) == [single, double]
+    assert arithmetic("exponential", single) == [double]  # square and uneven: not worth a trial
     monkeypatch.setattr(utils, "SMALL_SIDE", 200)
-    utils.singular_values(SPECTRA["wide Gaussian"])
-    assert used[3:] == [torch.float64]
+    assert arithmetic("wide Gaussian", double) == [double]
+
+
+def test_unevenness_is_that_of_the_eigenvalues():
+    for name in ("square Gaussian", "wide Gaussian", "one outlier", "flat"):
+        lower = utils.lower_gram(SPECTRA[name], torch.float64, 1.0)
+        squares = torch.linalg.svdvals(SPECTRA[name]).square()
+        expected = len(squares) * squares.square().sum() / squares.sum().square()
+        assert utils.unevenness(lower) == pytest.approx(expected.item(), rel=1e-9)
+    assert utils.unevenness(torch.zeros(3, 3)) == 0
 
 
 @pytest.mark.parametrize("shape", [(13, 30), (30, 13), (5, 1), (1, 5), (4, 7), (8, 8)])
