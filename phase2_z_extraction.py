@@ -174,11 +174,11 @@ def capture(opening: questions.Asking) -> tuple[np.ndarray, dict, dict]:
     sinks, of at most CLOUD_PROBLEMS problems.
     """
     folder, languages, problems, exemplars = opening.folder, opening.languages, opening.problems, opening.exemplars
-    model, tokenizer = models.load_model(folder, opening.device, opening.dtype)
+    model, tokenizer = opening.load_model()
     asked = [(language, problem) for language in languages for problem in problems]
     prompts = [questions.prompt_text(problem, language, languages, exemplars) for language, problem in asked]
     prefixes = [questions.exemplar_text(language, languages, exemplars) for language in languages]
-    skip = [len(tokenizer(prefix)["input_ids"]) if prefix else 0 for prefix in prefixes]
+    skip = [len(tokenizer(prefix)["input_ids"]) for prefix in prefixes]  # without exemplars what stands before any text
     sites = range(folder.layers + 1)
     captured = {}  # prompt -> pooled residuals, tokens for the cloud, sinks
     streams = models.residual_streams(model, tokenizer, prompts, sites, opening.arguments.batch)
