@@ -72,7 +72,7 @@ def verdict_sentence(results: dict) -> str:
 
 def problems_section(results: dict) -> str:
     settings = results["settings"]
-    files = ", ".join(f"`{name}`" for name, _ in settings["problems"])
+    files = page.problem_files(settings)
     return page.prose(f"""
         ## 1 Problems and prompts
 
