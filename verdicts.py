@@ -114,19 +114,23 @@ def two_holds(results: dict, verdict: str) -> dict:
 
 
 COVERED = 1.0  # tokens per character above which a tokenizer falls back to bytes in a language
-NO_ROOM = 0.05  # share of problems: with all accuracies within it of 1, or of 0, no asymmetry could show
+NO_ROOM = 0.05  # share of problems: with both accuracies within it of 1, or of 0, an asymmetry can hardly show
 
 
 def phase0(results: dict) -> dict:
-    """<candidate>_advantage | <reference>_advantage | no_asymmetry."""
-    accuracies, coverage = results["accuracy"].values(), results["identity"]["coverage"]
+    """<candidate>_advantage | <reference>_advantage | no_asymmetry | untestable.
+
+    untestable: both languages are at the ceiling or at the floor (`no_room` says which), and the exact test sees no difference
+    all the same. `one_problem_away` holds the verdicts that one answer more or less right would give.
+    """
+    coverage, smallest = results["identity"]["coverage"], fewest_wins(results["n"])
     judgement = who_leads(results, results)
-    tests = judgement["tests"]
+    tests, untestable = judgement["tests"], judgement["verdict"] == "untestable" or smallest is None
     judgement |= {
-        "holds": {"behaviour": tests["candidate leads"] and tests["significant"]},
-        "smallest_significant": fewest_wins(results["n"]),
+        "holds": {"behaviour": None if untestable else tests["candidate leads"] and tests["significant"]},
+        "one_problem_away": one_problem_away(results, judgement["verdict"]),
+        "smallest_significant": smallest,
         "p_of_advantage": p_of_wins(RECIPE["chinese_ahead"]),
-        "uninformative": min(accuracies) > 1 - NO_ROOM or max(accuracies) < NO_ROOM,
         "covered": {
             language: cover["tokens_per_character"] <= COVERED and cover["round_trips"] == 1
             for language, cover in coverage.items()
@@ -139,15 +143,32 @@ def phase0(results: dict) -> dict:
 
 
 def who_leads(results: dict, answers: dict) -> dict:
-    """Verdict and tests of the answers with exemplars (the results themselves), or of those without."""
+    """Verdict, tests and `no_room` of the answers with exemplars (the results themselves), or of those without."""
+    right = {who: answers["right"][language] for who, language in results["compared"].items()}
+    difference = right["candidate"] - right["reference"]
     tests = {
-        "candidate leads": answers["difference"] >= RECIPE["chinese_ahead"],
-        "reference leads": answers["difference"] < -RECIPE["equal_within"],
+        "candidate leads": difference >= RECIPE["chinese_ahead"],
+        "reference leads": difference < -RECIPE["equal_within"],
         "significant": answers["mcnemar_p"] < LEVEL,
     }
+    shares = [count / answers["n"] for count in right.values()]
+    no_room = "ceiling" if min(shares) > 1 - NO_ROOM else "floor" if max(shares) < NO_ROOM else None
     names = {who: results["names"][language].lower() for who, language in results["compared"].items()}
     leaders = [names[who] for who in names if tests[f"{who} leads"]]
-    return {"verdict": f"{leaders[0]}_advantage" if leaders else "no_asymmetry", "tests": tests}
+    verdict = f"{leaders[0]}_advantage" if leaders else "no_asymmetry"
+    if no_room and not tests["significant"]:
+        verdict = "untestable"
+    return {"verdict": verdict, "tests": tests, "no_room": no_room}
+
+
+def one_problem_away(results: dict, verdict: str) -> list[str]:
+    """Other verdicts that one answer more or less right in one of the two languages would give, the exact test aside."""
+    found, right = set(), results["right"]
+    for language in results["compared"].values():
+        for count in (right[language] - 1, right[language] + 1):
+            if 0 <= count <= results["n"]:
+                found.add(who_leads(results, results | {"right": right | {language: count}})["verdict"])
+    return sorted(found - {verdict})
 
 
 def p_of_wins(wins: int) -> float:
