@@ -358,12 +358,13 @@ def ablation(results: dict) -> dict:
 
 
 NEAR = 1  # layers: the recipe speaks of L32 and L33 together, so prediction and cause agree within one
-WAYS = {"chinese_advantage": "yes", "clear": "yes", "double_dissociation": "yes", "partial": "partial"}  # else "no"
+WAYS = {"clear": "yes", "double_dissociation": "yes", "partial": "partial", "untestable": "untestable"}  # else "no"
 
 
 def hunt(results: dict) -> dict:
-    """causal_z | correlational_z | no_z; of several models see `comparison`.
+    """causal_z | correlational_z | no_z | untestable (nothing separates, and nothing could be patched).
 
+    Of several models see `comparison`.
     Beside verdict, tests and holds: which way the tree went at each node of `path`, how the predicted and the causal layer
     lie (`layers`), which Z the verdict is about (`weight_based.handed_on`), and two warnings, `offset_only`, `site_moves`.
     """
@@ -384,7 +385,7 @@ def hunt(results: dict) -> dict:
     elif tests["separates"] or tests["handed_on_separates"] or tests["moves_some"]:
         verdict = "correlational_z"
     else:
-        verdict = "no_z"
+        verdict = "untestable" if first["verdict"] == "untestable" else "no_z"
     layers = results["layers"] | distance_of_layers(results["layers"])
     return {
         "verdict": verdict,
@@ -404,9 +405,11 @@ def causal_patching(node: dict, subspaces: int) -> bool:
 
 
 def way(node: dict, verdict: str) -> str:
-    """yes | partial | no: the way out of a node of the tree; at its end the verdict."""
+    """yes | partial | no | untestable: the way out of a node of the tree; at its end the verdict."""
     if node["node"] == "end":
         return verdict
+    if node["node"] == "behaviour" and node["verdict"] == f"{node['candidate'].lower()}_advantage":
+        return "yes"
     if node["node"] == "contingencies":
         return "yes" if any(row["holds"] for row in node["candidates"]) else "no"
     return WAYS.get(node["verdict"], "no")
@@ -429,20 +432,20 @@ def distance_of_layers(found: dict) -> dict:
 
 def hunt_claims(results: dict, layers: dict) -> dict:
     """The recipe's publishability list, ticked by what was measured."""
-    reports, rivals, tasks = results["reports"], results["rivals"], results["tasks"]
-    dissociates = {
-        task: row["patching"] == "double_dissociation" if row["pairs"] else None for task, row in tasks.items()
-    }
+    reports, rivals = results["reports"], results["rivals"]
+    patched = {task: row["patching"] for task, row in results["tasks"].items() if row["pairs"]}
+    dissociates = {task: verdict == "double_dissociation" for task, verdict in patched.items()}
+    bridge = results["bridge"].get("math")
     return {
         "structure": reports["one"] == "clear_bottleneck" and reports["two"] == "ffn_avoids_attention",
         "separation": reports["phase2"] != "none",
         "comparison": rivals["weight"] < rivals["centroid"],
-        "causal": dissociates["math"],
+        "causal": dissociates.get("math"),
         "second_model": None,
         "information": None,  # decodability is no mutual information: shown, not judged
         "universal": layers["agree"],
-        "bridge": carries(results["bridge"]["math"]),
-        "not_just_math": dissociates["reasoning"],
+        "bridge": carries(bridge) if bridge else None,
+        "not_just_math": dissociates.get("reasoning"),
     }
 
 

@@ -198,7 +198,7 @@ def number_alone(answer: str) -> str:
     """What is wrong with an answer that is a number and more, and the remedy."""
     shown = plain(answer)
     numbers = re.findall(r"-?\d[\d,]*(?:[./]\d+)?", shown)
-    remedy = f"write {numbers[0]}" if len(numbers) == 1 else "write the number alone"
+    remedy = f"write {numbers[0]}" if len(numbers) == 1 else "write just the number"
     shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]} ..."
     return f"answer {shown!r} is not a number alone: {remedy}, and its unit in the question"
 
