@@ -219,7 +219,7 @@ def answered_in(problem, output: str, languages: dict) -> str | None:
     if number and not questions.grade(problem, output)[1]:
         return None
     for name in languages:
-        if re.match(rf"\s*{re.escape(problem.answer_text[name])}(?![a-z])", output, re.IGNORECASE):
+        if re.match(rf"\s*{re.escape(problem.answer_text[name])}(?![a-zß-ɏ])", output, re.IGNORECASE):
             return name
     return questions.answer_language(output, problem, languages) if number else None
 

@@ -195,7 +195,7 @@ def check_words(problem: Problem, languages: Sequence[str]) -> None:
             "(leave out --problems and --exemplars for the suite's own)"
         )
     for language in languages:
-        if re.search(r"\d", problem.answer_text[language]):
+        if not re.search(r"[^\W\d_]", problem.answer_text[language]):
             raise NoWords(
                 f"problem {problem.id!r} has answer_text {problem.answer_text[language]!r} for {language}: digits carry no "
                 "language, write it in words"

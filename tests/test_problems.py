@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import numerals, questions, runs
+from lab import checkpoints, numerals, questions, runs
 
 ROOT = Path(__file__).parent.parent
 LANGUAGES = ["en", "zh"]
@@ -560,6 +560,15 @@ def test_the_problems_own_answer_text_counts_first():
     assert questions.answer_language("poison", own, languages) is None  # nobody's answer text, and the script is shared
 
 
-def test_answers_in_words_hold_no_digits():
-    with pytest.raises(questions.NoWords, match="digits carry no language"):
-        questions.check_words(questions.Problem("p", "", Fraction(3), {}, {"en": "three", "zh": "3"}), LANGUAGES)
+def test_digits_are_no_answer_in_words():
+    for digits in ("3", "３", "3.5", "-3"):
+        with pytest.raises(questions.NoWords, match="digits carry no language"):
+            questions.check_words(questions.Problem("p", "", Fraction(3), {}, {"en": "three", "zh": digits}), LANGUAGES)
+
+
+@pytest.mark.parametrize("name", ["phase3_patching.py", "ablation.py"])
+def test_what_asks_for_words_refuses_mgsm_before_it_looks_for_a_model(script, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(checkpoints, "find_model", None)
+    files = write_mgsm(tmp_path, en=["a?\t1"], zh=["甲？\t1"])
+    with pytest.raises(questions.NoWords, match="'mgsm-001' has no answer_text for en, zh"):
+        script(name).main(["--model", "no/such", "--out", str(tmp_path), "--problems", *map(str, files)])
