@@ -28,6 +28,7 @@ WEIGHT_TYPES = ("W_Q", "W_K", "W_V", "W_O", "W_gate", "W_up", "W_down")
 ATTENTION_TYPES, FFN_TYPES = WEIGHT_TYPES[:4], WEIGHT_TYPES[4:]
 ENERGY_SHARES = (0.5, 0.75, 0.9, 0.95, 0.99)
 RESAMPLES = 10_000
+LARGEST_WINDOW = 3  # neighbours that may form a bottleneck: the recipe's own picture is a pair, L32 and L33
 KERNEL_DRAWS = 20
 MATRIX_DRAWS, LARGE_MATRIX = 20, 2**18  # one draw suffices above this many entries: the spread is below 0.1 %
 ARRAYS = ("one_weight_eff_rank.npy", "one_head_eff_rank.npy", "one_kernel_spectra.npy")
@@ -47,17 +48,19 @@ def main(argv: list[str] | None = None) -> None:
     head_ranks = utils.effective_rank(torch.from_numpy(spectra)).numpy()
     bottleneck = find_bottleneck(head_ranks, folder.groups, arguments.seed)
     trends = find_trends(weight_ranks, head_ranks)
+    lowest = np.inf if bottleneck["mean"] is None else bottleneck["mean"]  # without a kernel nothing is low
     results = {
         "shape": {"layers": folder.layers, "heads": folder.heads, "groups": folder.groups},
         "is_qwen25_3b": folder.is_qwen25_3b,
         "weight_types": {"attention": ATTENTION_TYPES, "ffn": FFN_TYPES},
         "heads": over_heads(head_ranks),
+        "zero_kernels": zero_kernels(head_ranks),
         "bottleneck": bottleneck,
         "trends": trends,
         "opposite": opposite_trends(trends, folder.layers),
         "eigen": eigen,
         "energy_shares": ENERGY_SHARES,
-        "null": random_matrices(shapes, folder.head_width, bottleneck["mean"], arguments.seed),
+        "null": random_matrices(shapes, folder.head_width, lowest, arguments.seed),
         **find_phases(weight_ranks, head_ranks),
     }
     run.save(results, dict(zip(ARRAYS, (weight_ranks, head_ranks, spectra))))
@@ -139,66 +142,121 @@ def gaussian_rank(short: int, long: int, seed: int) -> float:
     return float(np.mean([utils.effective_rank(utils.singular_values(matrix)).item() for matrix in matrices]))
 
 
+def kernel_ranks(head_ranks: np.ndarray) -> np.ma.MaskedArray:
+    """Head ranks with zero kernels masked: these have no directions, which is no collapse to a few. (L, h)"""
+    return np.ma.masked_equal(head_ranks, 0)
+
+
+def zero_kernels(head_ranks: np.ndarray) -> list[dict]:
+    """Layers with kernels of zeros, and how many. (L, h)"""
+    counts = (head_ranks == 0).sum(1)
+    return [{"layer": int(layer), "heads": int(counts[layer])} for layer in np.flatnonzero(counts)]
+
+
 def over_heads(head_ranks: np.ndarray) -> dict:
-    """Per layer, over heads: mean, standard deviation, their ratio (0 where the mean is 0) and extremes. (L, h)"""
-    means, spread = head_ranks.mean(1), head_ranks.std(1)
-    ratio = spread / np.where(means > 0, means, 1)
-    return {"mean": means, "sd": spread, "cv": ratio, "lowest": head_ranks.min(1), "highest": head_ranks.max(1)}
+    """Per layer, over heads whose kernel is not zero: mean, standard deviation, their ratio and extremes. (L, h)
+
+    Masked, which is saved as null, where a layer has no such head.
+    """
+    ranks = kernel_ranks(head_ranks)
+    means, spread = ranks.mean(1), ranks.std(1)
+    return {"mean": means, "sd": spread, "cv": spread / means, "lowest": ranks.min(1), "highest": ranks.max(1)}
 
 
 def find_bottleneck(head_ranks: np.ndarray, groups: int, seed: int) -> dict:
-    """The layer of lowest mean head rank, and how far that depends on the heads at hand. head_ranks (L, h)
+    """The inner layer of lowest mean head rank, and how far that depends on the heads at hand. head_ranks (L, h)
 
-    `support`: share of bootstrap resamples of heads that pick the same layer; `support_groups`: of whole KV groups,
-    since heads of a group share W_K and are no independent votes (None for a single group).
+    The first and the last layer cannot lie between encoding and decoding; where no inner layer has a kernel, the lowest of
+    all is named. `window`: the layer and the neighbours that lead the other inner layers with it, see `window_margin`.
+    `support`: share of bootstrap resamples of heads whose lowest inner layer lies in the window; `support_groups`: of whole
+    KV groups, since heads of a group share W_K and are no independent votes (None for a single group).
     """
-    layers = len(head_ranks)
-    heads = over_heads(head_ranks)
+    layers, heads = len(head_ranks), over_heads(head_ranks)
     means = heads["mean"]
-    order = np.argsort(means, kind="stable")
-    layer = int(order[0])
-    per_group = head_ranks.reshape(layers, groups, -1).mean(2)
-    resample = statistics.seeded(seed, "one: bootstrap groups")
-    return {
+    existing = np.flatnonzero(~np.ma.getmaskarray(means))
+    inner = existing[(existing > 0) & (existing < layers - 1)]
+    among = next((found for found in (inner, existing) if len(found)), np.array([0]))
+    layer, lowest = int(among[np.ma.argmin(means[among])]), int(np.ma.argmin(means))
+    counts = (head_ranks > 0).astype(float)
+    totals, numbers = (part[among].reshape(len(among), groups, -1).sum(2) for part in (head_ranks, counts))
+    lead = {"window": [layer], "margin": None, "margin_null": None, "runner_up": None}
+    if len(inner) > 1:
+        lead = find_window(means[inner].data, totals, numbers, inner, seed)
+    inside = np.isin(among, lead["window"])
+    resample = {unit: statistics.seeded(seed, f"one: bootstrap {unit}") for unit in ("heads", "groups")}
+    support = bootstrap_support(head_ranks[among], counts[among], inside, resample["heads"])
+    others = np.delete(heads["cv"], layer).compressed()
+    return lead | {
         "layer": layer,
-        "mean": means[layer],
+        "inner_layers": len(inner),
+        "lowest": {"layer": lowest, "mean": means[lowest] or None},
+        "mean": means[layer] or None,
         "sd": heads["sd"][layer],
         "cv": heads["cv"][layer],
-        "cv_other_layers": float(np.median(np.delete(heads["cv"], layer))) if layers > 1 else None,
-        "group_means": per_group[layer],
-        "support": bootstrap_support(head_ranks, layer, statistics.seeded(seed, "one: bootstrap heads")),
-        "support_groups": bootstrap_support(per_group, layer, resample) if groups > 1 else None,
-        "runner_up": int(order[1]) if layers > 1 else None,
-        "margin": means[order[1]] - means[layer] if layers > 1 else None,
-        "margin_null": margin_null(per_group, seed),
+        "cv_other_layers": float(np.median(others)) if len(others) else None,
+        "group_means": np.ma.divide(totals, numbers)[among == layer][0],
+        "support": support,
+        "support_groups": bootstrap_support(totals, numbers, inside, resample["groups"]) if groups > 1 else None,
         "layers_after": layers - 1 - layer,
         "resamples": RESAMPLES,
     }
 
 
-def bootstrap_support(ranks: np.ndarray, layer: int, generator: torch.Generator) -> float:
-    """Share of resamples of the columns whose mean is lowest at `layer`. (L, n)"""
-    picks = torch.randint(ranks.shape[1], (RESAMPLES, ranks.shape[1]), generator=generator).numpy()
-    weights = np.stack([np.bincount(pick, minlength=ranks.shape[1]) for pick in picks])
-    return float((np.argmin(ranks @ weights.T, axis=0) == layer).mean())
+def find_window(means: np.ndarray, totals: np.ndarray, counts: np.ndarray, layers: np.ndarray, seed: int) -> dict:
+    """The window of lowest layers, its margin over the runner-up, and the margin's null.
 
-
-def margin_null(per_group: np.ndarray, seed: int) -> dict | None:
-    """By how much the lowest of L equal layers leads the next, by chance alone. per_group (L, g) mean ranks
-
-    Layers that differ only by noise have means that are normal with the pooled variance between KV groups of a layer;
-    its L(g - 1) degrees of freedom are allowed for. None where one group, or one layer, leaves no estimate of noise.
+    means (n,) of the inner layers (n,), n > 1; totals, counts (n, g): per KV group the sum of ranks and of how many kernels.
     """
-    layers, groups = per_group.shape
-    if layers < 2 or groups < 2:
+    margins, sizes = window_margin(means[None], layers)
+    order = layers[np.argsort(means, kind="stable")]
+    return {
+        "window": sorted(order[: sizes[0]].tolist()),
+        "runner_up": int(order[sizes[0]]),
+        "margin": float(margins[0]),
+        "margin_null": margin_null(totals, counts, layers, float(margins[0]), seed),
+    }
+
+
+def window_margin(means: np.ndarray, layers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """By how much a window of the lowest layers leads the next one, and its size. (draws, n), (n,) -> (draws,) twice
+
+    A window may hold the lowest, the two or the three lowest layers where these are neighbours; the one that leads by most
+    counts, of equals the smaller.
+    """
+    order = np.argsort(means, axis=1, kind="stable")
+    ranked, places = np.take_along_axis(means, order, 1), layers[order]
+    leads = []
+    for size in range(1, min(LARGEST_WINDOW, len(layers) - 1) + 1):
+        neighbours = np.ptp(places[:, :size], axis=1) == size - 1
+        leads.append(np.where(neighbours, ranked[:, size] - ranked[:, size - 1], 0))
+    return np.max(leads, axis=0), np.argmax(leads, axis=0) + 1
+
+
+def margin_null(totals: np.ndarray, counts: np.ndarray, layers: np.ndarray, margin: float, seed: int) -> dict | None:
+    """By how much a window of equal layers leads by chance alone, its size and place free. See `find_window`.
+
+    Layers that differ only by noise have means that are normal with the variance between KV groups of a layer, pooled over
+    layers; its n(g - 1) degrees of freedom are allowed for. None where one group leaves no estimate of noise.
+    """
+    per_group = np.ma.divide(totals, counts)  # masked where all kernels of a group are zero
+    degrees = int((per_group.count(1) - 1).sum())
+    if degrees < 1:
         return None
-    degrees = layers * (groups - 1)
-    noise = np.sqrt(per_group.var(1, ddof=1).mean() / groups)
-    lowest, following = np.sort(per_group.mean(1))[:2]
+    variance = ((per_group - per_group.mean(1, keepdims=True)) ** 2).sum() / degrees
+    shares = counts / counts.sum(1, keepdims=True)
+    noise = np.sqrt(variance * (shares**2).sum(1))  # of each layer's mean
     draw = statistics.numpy_generator(statistics.seeded(seed, "one: margin"))
-    means = np.sort(draw.normal(size=(RESAMPLES, layers)), axis=1)
-    scale = noise * np.sqrt(degrees / draw.chisquare(degrees, RESAMPLES))
-    return statistics.null_record((means[:, 1] - means[:, 0]) * scale, following - lowest)
+    margins, _ = window_margin(draw.normal(size=(RESAMPLES, len(layers))) * noise, layers)
+    return statistics.null_record(margins * np.sqrt(degrees / draw.chisquare(degrees, RESAMPLES)), margin)
+
+
+def bootstrap_support(totals: np.ndarray, counts: np.ndarray, inside: np.ndarray, generator: torch.Generator) -> float:
+    """Share of resamples of the columns whose lowest mean lies `inside`. totals, counts (n, columns), inside (n,) bool"""
+    columns = totals.shape[1]
+    picks = torch.randint(columns, (RESAMPLES, columns), generator=generator).numpy()
+    weights = np.stack([np.bincount(pick, minlength=columns) for pick in picks])
+    means = np.ma.divide(totals @ weights.T, counts @ weights.T)  # masked where only zero kernels were drawn
+    return float((inside[means.argmin(0)] & (means.count(0) > 0)).mean())
 
 
 def find_phases(weight_ranks: np.ndarray, head_ranks: np.ndarray) -> dict:
@@ -210,7 +268,8 @@ def find_phases(weight_ranks: np.ndarray, head_ranks: np.ndarray) -> dict:
     layers = len(weight_ranks)
     if layers < 2:
         return {"phases": [0, layers, 0], "phase_votes": {"encode": {}, "decode": {}}}
-    columns = dict(zip(WEIGHT_TYPES, np.diff(weight_ranks, axis=0).T)) | {"heads": np.diff(head_ranks.mean(1))}
+    steps = np.ma.diff(over_heads(head_ranks)["mean"]).filled(0)  # next to a layer of zero kernels there is none
+    columns = dict(zip(WEIGHT_TYPES, np.diff(weight_ranks, axis=0).T)) | {"heads": steps}
     encode = {name: int(np.argmin(columns[name])) for name in WEIGHT_TYPES if columns[name].min() < 0}
     first = most_common(encode.values()) + 1 if encode else 0
     voters = ("W_Q", "W_K", "W_V", "heads")
@@ -227,21 +286,26 @@ def most_common(votes) -> int:
 
 
 def find_trends(weight_ranks: np.ndarray, head_ranks: np.ndarray) -> dict:
-    """Spearman correlation of each rank with depth, its permutation p, share of steps that fall, and thirds."""
-    columns = dict(zip(WEIGHT_TYPES, weight_ranks.T)) | {"heads": head_ranks.mean(1)}
+    """Spearman correlation of each rank with depth, its permutation p, share of steps that fall, and thirds.
+
+    The heads' mean leaves out layers of zero kernels.
+    """
+    columns = dict(zip(WEIGHT_TYPES, weight_ranks.T)) | {"heads": over_heads(head_ranks)["mean"]}
     trends = {}
     for name, column in columns.items():
+        depth = np.flatnonzero(~np.ma.getmaskarray(column))
+        column = np.asarray(column)[depth]
         constant = len(column) < 3 or np.ptp(column) == 0
-        rho, p = (0.0, 1.0) if constant else stats.spearmanr(np.arange(len(column)), column)
-        steps = np.diff(column)
+        rho, p = (0.0, 1.0) if constant else stats.spearmanr(depth, column)
+        steps, mean = np.diff(column), float(column.mean()) if len(column) else 0.0
         trends[name] = {
             "rho": float(rho),
             "p": float(p),
             "steps_down": float((steps < 0).mean()) if len(steps) else 0.0,
             "steps_up": float((steps > 0).mean()) if len(steps) else 0.0,
             "thirds": [float(third.mean()) if len(third) else 0.0 for third in np.array_split(column, 3)],
-            "mean": float(column.mean()),
-            "cv": float(column.std() / column.mean()) if column.mean() else 0.0,
+            "mean": mean,
+            "cv": float(column.std() / mean) if mean else 0.0,
         }
     return trends
 

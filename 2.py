@@ -33,9 +33,10 @@ def main(argv: list[str] | None = None) -> None:
     if opening is None:
         return
     folder, device = opening.folder, opening.device
-    layer = checkpoints.bottleneck_layer(arguments, folder)
+    found = checkpoints.bottleneck_layer(arguments, folder)
+    layer, handed = found.layer, {"layer_chosen": found.chosen}
     k = min(arguments.k, folder.head_width, folder.width)
-    run = opening.run(fold_norm=arguments.fold_norm, k=k, k_asked=arguments.k, layer=layer)
+    run = opening.run(handed, fold_norm=arguments.fold_norm, k=k, k_asked=arguments.k, layer=layer)
     if run is None:
         return
     subspaces, definition = head_subspaces(folder, device, k, arguments.fold_norm)
@@ -150,17 +151,17 @@ def ffn_alignment(
 
 def before_ffn(layer, fold_norm: bool) -> tuple[torch.Tensor | None, bool]:
     """Gain of the norm before the FFN, and whether it subtracts the mean; none unless folded."""
-    return (layer.ffn_gain, utils.is_centred(layer)) if fold_norm else (None, False)
+    return (layer.ffn_gain, layer.centred) if fold_norm else (None, False)
 
 
 def stream_grams(layer, device: torch.device, fold_norm: bool) -> dict[str, torch.Tensor]:
     """Gram matrices on the stream's side, (d, d), of the matrix whose reading is judged and of both that write."""
-    gains = {name: getattr(layer, f"{name}_out_gain", None) if fold_norm else None for name in ("ffn", "attention")}
+    ffn_gain, attention_gain = (layer.ffn_out_gain, layer.attention_out_gain) if fold_norm else (None, None)
     judged, reading = ("W_up", layer.up) if layer.gate is None else ("W_gate", layer.gate)
     return {
         judged: utils.gram(reading.to(device).mT, *before_ffn(layer, fold_norm)),
-        "W_down": utils.gram(layer.down.to(device), gains["ffn"]),
-        "W_O": utils.gram(layer.output.to(device), gains["attention"]),
+        "W_down": utils.gram(layer.down.to(device), ffn_gain),
+        "W_O": utils.gram(layer.output.to(device), attention_gain),
     }
 
 

@@ -53,11 +53,12 @@ def main(argv: list[str] | None = None) -> None:
     if len(opening.problems) < MINIMUM_PROBLEMS:
         raise runs.UserError(f"{len(opening.problems)} problem(s): phase 2 needs at least {MINIMUM_PROBLEMS}")
     given = load_given(opening)
-    layer = checkpoints.bottleneck_layer(arguments, opening.folder) if given is None else given[0]["settings"]["layer"]
+    found = checkpoints.bottleneck_layer(arguments, opening.folder) if given is None else given_layer(given[0])
+    layer, handed = found.layer, {"layer_chosen": found.chosen}
     fitting = fitting_share(opening)
     settings = {"layer": layer, "contingencies": arguments.contingencies, "hand_on": arguments.hand_on}
     settings |= {"fitting_share": fitting}
-    run = opening.run(**settings, fold_norm=arguments.fold_norm, z_from=given and given_hash(*given))
+    run = opening.run(handed, **settings, fold_norm=arguments.fold_norm, z_from=given and given_hash(*given))
     if run is None:
         return
     weights = weight_subspaces(opening.folder, layer, arguments.fold_norm, opening.device)
@@ -130,6 +131,11 @@ def load_given(opening: questions.Asking) -> tuple[dict, np.ndarray] | None:
     return results, runs.load_array(arguments.z_from, "phase2_z_basis.npy", (results["z"]["k"], folder.width))
 
 
+def given_layer(results: dict) -> checkpoints.ChosenLayer:
+    """The layer of another run, chosen as it was there."""
+    return checkpoints.ChosenLayer(results["settings"]["layer"], results["layer_chosen"])
+
+
 def given_hash(results: dict, basis: np.ndarray) -> str:
     """The content of another run's Z: what it is, on which problems it was fitted, and its bytes."""
     z = results["z"]
@@ -168,11 +174,11 @@ def capture(opening: questions.Asking) -> tuple[np.ndarray, dict, dict]:
     sinks, of at most CLOUD_PROBLEMS problems.
     """
     folder, languages, problems, exemplars = opening.folder, opening.languages, opening.problems, opening.exemplars
-    model, tokenizer = models.load_model(folder, opening.device, opening.dtype)
+    model, tokenizer = opening.load_model()
     asked = [(language, problem) for language in languages for problem in problems]
     prompts = [questions.prompt_text(problem, language, languages, exemplars) for language, problem in asked]
     prefixes = [questions.exemplar_text(language, languages, exemplars) for language in languages]
-    skip = [len(tokenizer(prefix)["input_ids"]) if prefix else 0 for prefix in prefixes]
+    skip = [len(tokenizer(prefix)["input_ids"]) for prefix in prefixes]  # without exemplars what stands before any text
     sites = range(folder.layers + 1)
     captured = {}  # prompt -> pooled residuals, tokens for the cloud, sinks
     streams = models.residual_streams(model, tokenizer, prompts, sites, opening.arguments.batch)

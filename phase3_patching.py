@@ -103,10 +103,10 @@ def main(argv: list[str] | None = None) -> None:
         return
     z = subspaces.load_z(arguments.out, opening.folder)
     problems, fitted = unfitted(opening.problems, z.fitted_on, opening.files)
-    run = opening.run(z=z.summary, draws=DRAWS)
+    run = opening.run({"layer_chosen": z.chosen}, z=z.summary, draws=DRAWS)
     if run is None:
         return
-    model, tokenizer = models.load_model(opening.folder, opening.device, opening.dtype)
+    model, tokenizer = opening.load_model()
     study = Study(model, tokenizer, opening.languages, problems, opening.exemplars, z, arguments.batch, arguments.seed)
     samples = study.ask()
     study.solved = solved(samples, study)

@@ -50,6 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     pooled, embedded = pooled_vectors(arguments, opening.folder, z, phase2, (source, target))
     last = last_vectors(arguments.out, opening.folder, phase3, (source, target))
     run = opening.run(
+        {"layer_chosen": z.chosen},
         dtype=str(opening.dtype).removeprefix("torch."), batch=arguments.batch, pooling=arguments.pooling,
         source=source, target=target, z=z.summary, inputs=contents(arguments.out, phase2, phase3),
         candidates=phase3["candidates"], conditions=CONDITIONS, controls=CONTROLS, maps=MAPS, learned=LEARNED, primary=PRIMARY,

@@ -156,16 +156,11 @@ def kernel_factors(layer, head_width: int, fold_norm: bool) -> tuple[torch.Tenso
     query, key = (part.double().unflatten(0, (-1, head_width)) for part in (layer.query, layer.key))
     if not fold_norm:
         return query, key
-    query, key = (folded(part, layer.attention_gain, is_centred(layer)) for part in (query, key))
+    query, key = (folded(part, layer.attention_gain, layer.centred) for part in (query, key))
     if layer.query_gain is not None:
         query = query * layer.query_gain.double().reshape(-1, head_width, 1)  # one gain for all heads, or one for each
         key = key * layer.key_gain.double().reshape(-1, head_width, 1)
     return query, key
-
-
-def is_centred(layer) -> bool:
-    """Whether the layer's norms subtract the mean."""
-    return getattr(layer, "centred", False)
 
 
 def kernel_core(query: torch.Tensor, key_triangle: torch.Tensor) -> torch.Tensor:

@@ -31,7 +31,7 @@ RECIPE = {  # what the recipe recorded on Qwen2.5-3B, and asks for
 }
 
 
-SUPPORT_NEEDED = 0.95  # share of bootstrap resamples that must pick the same bottleneck layer
+SUPPORT_NEEDED = 0.95  # share of bootstrap resamples that must pick the bottleneck, or one of its layers
 
 
 def recipes_model(results: dict, holds: bool) -> bool | None:
@@ -44,30 +44,34 @@ SHARE_ROUNDING = 0.005  # the recipe's shares have two decimals
 
 
 def one(results: dict) -> dict:
-    """clear_bottleneck | weak_bottleneck | no_bottleneck; with a single KV group nothing can be shown."""
-    low, layers = results["bottleneck"], results["shape"]["layers"]
-    null = low["margin_null"]
-    tests = {
+    """clear_bottleneck | weak_bottleneck | no_bottleneck, of the inner layers; `because`: the failed tests that decided."""
+    low = results["bottleneck"]
+    null, of_groups = low["margin_null"], low["support_groups"]
+    needed = {
+        "there is an inner layer": low["inner_layers"] > 0,
         "margin beyond equal layers": null is not None and null["p"] < LEVEL,
-        "neither first nor last": 0 < low["layer"] < layers - 1,
-        "head resamples agree": low["support"] >= SUPPORT_NEEDED,
-        "KV-group resamples agree": low["support_groups"] is not None and low["support_groups"] >= SUPPORT_NEEDED,
     }
-    verdict = "clear_bottleneck" if all(tests.values()) else "weak_bottleneck"
-    if not tests["margin beyond equal layers"]:
-        verdict = "no_bottleneck"
-    return {"verdict": verdict, "tests": tests, "holds": one_holds(results, verdict)}
+    agreed = {
+        "head resamples agree": low["support"] >= SUPPORT_NEEDED,
+        "KV-group resamples agree": of_groups is not None and of_groups >= SUPPORT_NEEDED,
+    }
+    verdict, deciding = "no_bottleneck", needed
+    if all(needed.values()):
+        verdict, deciding = "clear_bottleneck" if all(agreed.values()) else "weak_bottleneck", agreed
+    because = [name for name, passed in deciding.items() if not passed]
+    judgement = {"verdict": verdict, "tests": needed | agreed, "because": because}
+    return judgement | {"holds": one_holds(results, verdict)}
 
 
 def one_holds(results: dict, verdict: str) -> dict:
     low, trends, opposite = results["bottleneck"], results["trends"], results["opposite"]
     attention, ffn = (*results["weight_types"]["attention"], "heads"), results["weight_types"]["ffn"]
-    other_cv = low["cv_other_layers"]
-    near = low["layer"] == RECIPE["layer"] and abs(low["mean"] - RECIPE["rank"]) < RANK_TOLERANCE
+    cv, other_cv, found = low["cv"], low["cv_other_layers"], low["mean"] is not None
+    near = found and low["layer"] == RECIPE["layer"] and abs(low["mean"] - RECIPE["rank"]) < RANK_TOLERANCE
     return {
         "bottleneck_rank": recipes_model(results, near),
         "bottleneck_exists": verdict == "clear_bottleneck",
-        "heads_agree": low["cv"] < RECIPE["head_cv"] and other_cv is not None and low["cv"] < other_cv,
+        "heads_agree": found and cv < RECIPE["head_cv"] and other_cv is not None and cv < other_cv,
         "phases": recipes_model(results, results["phases"] == RECIPE["phases"]),
         "middle": results["phases"][1] / results["shape"]["layers"] >= RECIPE["middle"] - SHARE_ROUNDING,
         "attention_falls": all(trends[name]["steps_down"] == 1 for name in attention),

@@ -34,7 +34,8 @@ def main() -> None:
     device = runs.choose_device(arguments.device)
     load = trained_model if arguments.shape == "tiny" else random_model
     model, tokenizer, prompts = load(device, batch)
-    length, layers = models.padded_batch(tokenizer, prompts, device)["input_ids"].shape[1], len(model.model.layers)
+    length = models.padded_batch(tokenizer, prompts, device)["input_ids"].shape[1]
+    layers = len(models.site_modules(model)) - 1
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     print(f"{arguments.shape}, {model.dtype}, {layers} layers, {batch} prompts padded to {length} tokens, {name}")
     for site in sites:

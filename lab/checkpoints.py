@@ -1,24 +1,21 @@
-"""Checkpoints on disk: finding one, its configuration, and its weights streamed one layer at a time.
+"""Checkpoints on disk: finding one, making sure that its weights are those that run, and streaming them layer by layer.
 
-A weight matrix is stored as PyTorch's Linear has it, (out, in). Letters: L layers, d width, h query heads, g KV groups, dh
-head width.
+Letters: L layers, d width, h query heads, g KV groups, dh head width.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from lab import runs
+from lab import families, runs, tensors
 
-# these name their projections alike, and scale the normed stream by the gain itself (Gemma's is 1 + gain)
-SUPPORTED_MODELS = ("qwen2", "qwen3", "llama", "mistral")
 NARROW = 512  # up to this width the matrices are so small that a second CPU thread costs more than it brings
 QWEN25_3B_SHAPE = {
     "model_type": "qwen2",
@@ -28,19 +25,18 @@ QWEN25_3B_SHAPE = {
     "num_key_value_heads": 2,
     "intermediate_size": 11008,
     "vocab_size": 151936,
-    "tie_word_embeddings": True,
 }
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A checkpoint on disk: local, or the hub's snapshot of it."""
+    """A checkpoint on disk: a local folder, the hub's snapshot of one, or a GGUF file."""
 
-    name: str  # as reports show it: hub name, or the folder's own name
+    name: str  # as reports show it: hub name, or the folder's or file's own name
     path: Path
-    revision: str | None  # the snapshot's commit; None for a local folder
-    config: object  # transformers' config
-    files: dict  # tensor name -> safetensors file
+    revision: str | None  # the snapshot's commit; None for what is local
+    config: object  # transformers' config of the language model
+    tensors: tensors.Safetensors | tensors.Gguf
 
     @property
     def layers(self) -> int:
@@ -63,63 +59,220 @@ class ModelFolder:
         return getattr(self.config, "head_dim", None) or self.width // self.heads
 
     @property
+    def source(self) -> dict:
+        """from_pretrained's arguments that name this checkpoint."""
+        return source(self.path)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that hold the weights."""
+        return sorted(set(self.tensors.files.values()))
+
+    @property
     def is_qwen25_3b(self) -> bool:
-        """Whether the configuration has Qwen2.5-3B's shape: the recipe's recorded numbers are about that model."""
+        """Whether the model has Qwen2.5-3B's shape: the recipe's recorded numbers are about that model."""
         return all(getattr(self.config, key, None) == value for key, value in QWEN25_3B_SHAPE.items())
 
     @cached_property
+    def tied(self) -> bool:
+        """Whether the running model reads out with its embedding: where a readout of other values is saved, it does not."""
+        readout = [name for name in self.tensors.files if name.endswith("lm_head.weight")]
+        if not self.config.tie_word_embeddings or not readout:
+            return self.config.tie_word_embeddings
+        embedding = next(name for name in self.tensors.files if name.endswith("embed_tokens.weight"))
+        return torch.equal(self.tensors.read(readout[0]), self.tensors.read(embedding))
+
+    @cached_property
     def identity(self) -> dict:
-        """What makes two runs comparable: name, revision and hashes of config, tokenizer and weights."""
-        config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
-        config = {key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")}
-        names = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json")
-        tokenizer = [runs.file_hash(self.path / name) for name in names if (self.path / name).exists()]
-        weights = [runs.file_hash(file) for file in sorted(set(self.files.values()))]
+        """What makes two runs comparable: name, revision, hashes of config, tokenizer and weights (one file's, for GGUF)."""
+        weights = [runs.file_hash(file) for file in self.files]
+        config, tokenizer = weights, weights
+        if self.path.is_dir():
+            config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+            config = {
+                key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")
+            }
+            names = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json")
+            tokenizer = [runs.file_hash(self.path / name) for name in names if (self.path / name).exists()]
         return {
             "name": self.name,
             "revision": self.revision,
+            "quantisation": self.tensors.quantisation,
+            "tied": self.tied,
             "config_hash": runs.short_hash(config),
             "tokenizer_hash": runs.short_hash(tokenizer) if tokenizer else None,
             "weights_hash": runs.short_hash(weights),
         }
 
+    @cached_property
+    def prefix(self) -> str:
+        """What stands before `layers.` in tensor names: nothing where the base of the language model was saved alone."""
+        first = f"layers.0.{next(iter(families.FAMILIES[self.config.model_type].names.values()))}"
+        found = (name.removesuffix(first) for name in self.tensors.files if name.endswith(first))
+        return next(prefix for prefix in found if "vision" not in prefix)
+
+    def has(self, layer: int, name: str) -> bool:
+        return f"{self.prefix}layers.{layer}.{name}" in self.tensors.files
+
+    def read(self, layer: int, name: str) -> torch.Tensor:
+        return self.tensors.read(f"{self.prefix}layers.{layer}.{name}")
+
+
+def source(path: Path) -> dict:
+    """from_pretrained's arguments that name a folder or a GGUF file."""
+    if path.is_dir():
+        return {"pretrained_model_name_or_path": path}
+    return {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
+
+
+def stream_layers(folder: ModelFolder) -> Iterator[families.LayerWeights]:
+    """Layers 0..L-1, one in memory at a time; files are mapped and unmapped again."""
+    return (read_layer(folder, layer) for layer in range(folder.layers))
+
+
+def read_layer(folder: ModelFolder, layer: int) -> families.LayerWeights:
+    """One layer's weights. Raises UserError that names the tensor where it is quantised or not finite."""
+    return families.read_layer(families.FAMILIES[folder.config.model_type], folder.config, folder, layer)
+
 
 def find_model(name: str, revision: str | None = None) -> ModelFolder:
-    """Locate a checkpoint (downloading it from the hub where needed) without building the model.
+    """Locate a checkpoint (downloading it from the hub where needed), and make sure that a model of just these weights runs.
 
-    Raises UserError for an unknown model, pickled weights, truncated files and unsupported architectures.
+    Raises UserError for an unknown model; pickled, quantised or damaged weights; a family without a row; and where
+    configuration and weights do not fit each other to the last tensor.
     """
+    path, shown, commit = locate(name, revision)
+    whole = load_config(path)
+    config = whole.get_text_config()  # Gemma 3's larger models also see images
+    if quantised := getattr(whole, "quantization_config", None):
+        method = quantised.get("quant_method", "some") if isinstance(quantised, dict) else "some"
+        raise runs.UserError(f"{path / 'config.json'} names {method} quantisation; {tensors.NO_QUANTISED}")
+    if config.model_type not in families.FAMILIES:
+        raise runs.UserError(
+            f"{shown}: architecture {config.model_type!r} is not known here; supported: {', '.join(families.FAMILIES)} "
+            "(to add one: a row in lab/families.py)"
+        )
+    if path.is_dir():
+        held = tensors.Safetensors(path, getattr(whole, "transformers_weights", None))
+        check_that_it_loads(path)
+    else:
+        held = tensors.Gguf(path, parameter_shapes(path, config), config)
+    return ModelFolder(shown, path, commit, config, held)
+
+
+def locate(name: str, revision: str | None) -> tuple[Path, str, str | None]:
+    """(folder or GGUF file, name that reports show, the hub's commit or None)."""
+    path = Path(name).expanduser()
+    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
+        if revision:
+            kind = "folder" if path.is_dir() else "file"
+            raise runs.UserError(
+                f"--revision {revision}: {name} is a local {kind}, which has no revisions; leave it out"
+            )
+        return path, runs.shown_name(name), None
+    if path.is_file():
+        raise runs.UserError(f"--model {name}: a file, but no GGUF file; give its folder")
+    if name.startswith((".", "/", "~")) or name.count("/") != 1 or path.suffix == ".gguf":
+        raise runs.UserError(
+            f"--model {name}: no such folder or file; give a local folder, a GGUF file or a hub name such as "
+            f"{runs.DEFAULT_MODEL}"
+        )
+    path = hub_snapshot(name, revision)
+    return path, name, path.name
+
+
+def hub_snapshot(name: str, revision: str | None) -> Path:
+    """The local snapshot of a hub model: from the cache, or downloaded (safetensors, JSON and tokenizer files only)."""
+    from huggingface_hub import constants, errors, snapshot_download
+
+    wanted = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    which = f"--model {name}{f' at {revision}' if revision else ''}"
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    except errors.GatedRepoError:
+        why = "is gated: accept its terms on its page on the hub, and set HF_TOKEN to a token of that account"
+    except errors.RevisionNotFoundError:
+        why = "is not on the hub: the model is, but has no such branch, tag or commit"
+    except errors.RepositoryNotFoundError:
+        why = "is not on the hub: check the name; if it is private, set HF_TOKEN to a token that may read it"
+    except (errors.HFValidationError, errors.BadRequestError):
+        why = "is no name that the hub could have"
+    except Exception as error:  # no network surfaces as any of a dozen types
+        cache = f"the cache below {constants.HF_HUB_CACHE} (HF_HOME chooses it) does not hold it"
+        if constants.HF_HUB_OFFLINE:
+            why = f"was not looked up, since HF_HUB_OFFLINE is set, and {cache}"
+        else:
+            why = f"could not be had from the hub ({runs.first_line(error)}: check the network), and {cache}"
+    raise runs.UserError(f"{which} {why}; or give a local folder or a GGUF file") from None
+
+
+def load_config(path: Path):
+    """transformers' configuration of a folder or GGUF file."""
     from transformers import AutoConfig
 
-    path = Path(name)
-    if path.is_dir():
-        if revision:
-            raise runs.UserError(
-                f"--revision {revision}: {name} is a local folder, which has no revisions; leave it out"
-            )
-        shown, commit = runs.shown_name(name), None
-    elif path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise runs.UserError(
-            f"--model {name}: no such folder; give a local folder or a hub name such as {runs.DEFAULT_MODEL}"
-        )
-    else:
-        path = hub_snapshot(name, revision)
-        shown, commit = name, path.name
-    if not (path / "config.json").exists():
-        raise runs.UserError(f"{path}: no config.json; --model needs a folder as save_pretrained writes it")
+    if path.is_dir() and not (path / "config.json").exists():
+        held = tensors.other_weights(path) if list(path.glob("*.gguf")) else "--model needs what save_pretrained writes"
+        raise runs.UserError(f"{path}: no config.json; {held}")
     try:
-        config = AutoConfig.from_pretrained(path)
+        with silent_transformers():
+            return AutoConfig.from_pretrained(**source(path))
     except Exception as error:  # a wrong type in it surfaces as one of several unrelated types
-        raise runs.UserError(
-            f"{path / 'config.json'} is not a usable configuration: {runs.first_line(error)}"
-        ) from None
-    files = tensor_files(path)
-    if config.model_type not in SUPPORTED_MODELS or layer_name(files, 0, "self_attn.q_proj.weight") is None:
-        raise runs.UserError(
-            f"{shown}: architecture {config.model_type!r} lacks separate q_proj, k_proj and v_proj as known here; "
-            f"supported: {', '.join(SUPPORTED_MODELS)}"
+        what = (
+            f"{path / 'config.json'} is not a usable configuration"
+            if path.is_dir()
+            else f"{path} is no usable GGUF file"
         )
-    return ModelFolder(shown, path, commit, config, files)
+        raise runs.UserError(f"{what}: {runs.first_line(error)}") from None
+
+
+@contextmanager
+def silent_transformers():
+    """Without transformers' notes and bars: what they would say is an error here, or nothing."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def check_that_it_loads(path: Path) -> None:
+    """UserError where the running model would hold a random parameter, drop a tensor, or need another shape.
+
+    transformers itself says so: it loads the folder onto the meta device, which reads names and shapes only.
+    """
+    from transformers import AutoModelForCausalLM
+
+    config = path / "config.json"
+    try:
+        with silent_transformers():
+            _, found = AutoModelForCausalLM.from_pretrained(
+                path, use_safetensors=True, device_map="meta", ignore_mismatched_sizes=True, output_loading_info=True
+            )
+    except Exception as error:  # a value that no layer can be built from surfaces as any type
+        said = f"{type(error).__name__}: {runs.first_line(error)}"
+        raise runs.UserError(f"{config} describes no model that can be built from these weights ({said})") from None
+    for name, have, wanted in sorted(found["mismatched_keys"]):
+        tensors.refuse_shape(path, name, have, wanted)
+    tensors.check_names(path, found["missing_keys"], found["unexpected_keys"])
+
+
+def parameter_shapes(path: Path, config) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every parameter of the configured model; no weight is made."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with silent_transformers(), torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except Exception as error:  # as above
+        said = f"{type(error).__name__}: {runs.first_line(error)}"
+        raise runs.UserError(f"{path} describes no model that can be built ({said})") from None
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
 @dataclass
@@ -133,9 +286,9 @@ class Opening:
     folder: ModelFolder
     settings: dict  # seed and device
 
-    def run(self, **settings) -> runs.Run | None:
-        """The run under these further settings; None where its results are there already."""
-        run = runs.Run(self.report, self.arguments, self.folder.identity, self.settings | settings)
+    def run(self, handed: dict | None = None, **settings) -> runs.Run | None:
+        """The run under these further settings, `handed` as `runs.Run` has it; None where its results are there already."""
+        run = runs.Run(self.report, self.arguments, self.folder.identity, self.settings | settings, handed)
         return None if run.finished() else run
 
 
@@ -155,11 +308,22 @@ def begin(report: runs.Report, arguments: argparse.Namespace) -> Opening | None:
     return Opening(report, arguments, device, runs.choose_dtype(arguments.dtype, device), folder, settings)
 
 
-def bottleneck_layer(arguments: argparse.Namespace, folder: ModelFolder) -> int:
-    """--layer: a number in range, or with `auto` the bottleneck that 1.py found for this model with the same --fold-norm."""
+@dataclass(frozen=True)
+class ChosenLayer:
+    """The layer whose attention is looked at, and what chose it."""
+
+    layer: int
+    chosen: str  # by 1.py, whose verdict on it this is, or "given" by the user
+
+
+def bottleneck_layer(arguments: argparse.Namespace, folder: ModelFolder) -> ChosenLayer:
+    """--layer: a number in range, or with `auto` the bottleneck that 1.py found for this model with the same --fold-norm.
+
+    Where 1.py found `no_bottleneck` it is the lowest inner layer all the same, which pages then call exploratory.
+    """
     if arguments.layer != "auto":
         try:
-            return runs.check_range("--layer", int(arguments.layer), 0, folder.layers - 1)
+            return ChosenLayer(runs.check_range("--layer", int(arguments.layer), 0, folder.layers - 1), "given")
         except ValueError:
             raise runs.UserError(f"--layer {arguments.layer} is neither auto nor a number") from None
     results = runs.load_results(arguments.out, "one", folder.identity)
@@ -167,117 +331,4 @@ def bottleneck_layer(arguments: argparse.Namespace, folder: ModelFolder) -> int:
         raise runs.UserError(
             f"{arguments.out / 'one_results.json'} has another --fold-norm: run 1.py alike, or give --layer"
         )
-    return results["bottleneck"]["layer"]
-
-
-def hub_snapshot(name: str, revision: str | None) -> Path:
-    """The local snapshot of a hub model: from the cache, or downloaded (safetensors and JSON only)."""
-    from huggingface_hub import snapshot_download
-
-    wanted = ["*.json", "*.safetensors", "*.txt", "*.model"]
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
-    except Exception as error:  # the hub's client raises a dozen unrelated types for "not found" and "no network"
-        raise runs.UserError(
-            f"--model {name}{f' at {revision}' if revision else ''} is neither in the local cache nor to be had from "
-            f"the hub ({type(error).__name__}): check name and network, or give a local folder"
-        ) from None
-
-
-def tensor_files(path: Path) -> dict[str, Path]:
-    """{tensor name: file} of a single or sharded safetensors checkpoint; reads headers only."""
-    files = sorted(path.glob("*.safetensors"))
-    index = path / "model.safetensors.index.json"
-    if index.exists():
-        try:
-            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, AttributeError):
-            raise runs.UserError(f"{index} is damaged: download it again") from None
-        files = [path / name for name in sorted(named)]
-        for file in files:
-            if not file.exists():
-                raise runs.UserError(f"{file}: shard named in {index.name} is missing; download it again")
-    if not files:
-        pickled = [file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in sorted(path.glob(pattern))]
-        held = f"holds {pickled[0]}, a pickle that could run code" if pickled else "holds no weights"
-        raise runs.UserError(
-            f"{path}: no safetensors ({held}); convert it where it is trusted with "
-            "AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)"
-        )
-    names = {}
-    for file in files:
-        with open_tensors(file) as tensors:
-            names.update(dict.fromkeys(tensors.keys(), file))
-    return names
-
-
-def open_tensors(file: Path):
-    """safe_open that names the damaged file in one line."""
-    try:
-        return safe_open(file, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise runs.UserError(
-            f"{file} is truncated or damaged ({runs.first_line(error)}): download or save it again"
-        ) from None
-
-
-def layer_name(files: dict, layer: int, suffix: str) -> str | None:
-    """The full name of a layer's tensor: with or without the `model.` prefix of a causal language model."""
-    names = (f"{prefix}layers.{layer}.{suffix}" for prefix in ("model.", ""))
-    return next((name for name in names if name in files), None)
-
-
-@dataclass
-class LayerWeights:
-    """One layer's matrices as stored, in the checkpoint's dtype; each field's metadata is the tensor's name."""
-
-    query: torch.Tensor = field(metadata={"name": "self_attn.q_proj.weight"})  # (h * dh, d)
-    key: torch.Tensor = field(metadata={"name": "self_attn.k_proj.weight"})  # (g * dh, d)
-    value: torch.Tensor = field(metadata={"name": "self_attn.v_proj.weight"})  # (g * dh, d)
-    output: torch.Tensor = field(metadata={"name": "self_attn.o_proj.weight"})  # (d, h * dh)
-    gate: torch.Tensor = field(metadata={"name": "mlp.gate_proj.weight"})  # (d_ff, d)
-    up: torch.Tensor = field(metadata={"name": "mlp.up_proj.weight"})  # (d_ff, d)
-    down: torch.Tensor = field(metadata={"name": "mlp.down_proj.weight"})  # (d, d_ff)
-    attention_gain: torch.Tensor = field(metadata={"name": "input_layernorm.weight"})  # (d,)
-    ffn_gain: torch.Tensor = field(metadata={"name": "post_attention_layernorm.weight"})  # (d,)
-    query_gain: torch.Tensor | None = field(metadata={"name": "self_attn.q_norm.weight"})  # (dh,), Qwen3
-    key_gain: torch.Tensor | None = field(metadata={"name": "self_attn.k_norm.weight"})  # (dh,), Qwen3
-
-
-def stream_layers(folder: ModelFolder) -> Iterator[LayerWeights]:
-    """Layers 0..L-1, one in memory at a time."""
-    return (read_layer(folder, layer) for layer in range(folder.layers))
-
-
-def read_layer(folder: ModelFolder, layer: int) -> LayerWeights:
-    """One layer's weights; files are mapped and unmapped again.
-
-    Raises UserError that names the tensor for missing, misshapen, quantised or non-finite weights.
-    """
-    queries, keys, wide = folder.heads * folder.head_width, folder.groups * folder.head_width, folder.width
-    inner, norm = folder.config.intermediate_size, (folder.head_width,)
-    shapes = [(queries, wide), (keys, wide), (keys, wide), (wide, queries), (inner, wide), (inner, wide), (wide, inner)]
-    shapes += [(wide,), (wide,), norm, norm]
-    tensors = {}
-    for part, shape in zip(fields(LayerWeights), shapes):
-        name = layer_name(folder.files, layer, part.metadata["name"])
-        if name is None and shape is not norm:
-            missing = f"layers.{layer}.{part.metadata['name']}"
-            raise runs.UserError(f"{folder.path}: tensor {missing} is missing; is the download complete?")
-        tensors[part.name] = read_tensor(folder.files[name], name, shape) if name else None
-    return LayerWeights(**tensors)
-
-
-def read_tensor(file: Path, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """One checked tensor in its stored dtype."""
-    with open_tensors(file) as tensors:
-        tensor = tensors.get_tensor(name)
-    if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
-        raise runs.UserError(
-            f"{file}: {name} is {tensor.dtype}; quantised checkpoints are not supported, use the original"
-        )
-    if tuple(tensor.shape) != shape:
-        raise runs.UserError(f"{file}: {name} has shape {tuple(tensor.shape)}, the configuration says {shape}")
-    if not torch.isfinite(tensor).all():
-        raise runs.UserError(f"{file}: {name} holds NaN or infinite values; download or save it again")
-    return tensor
+    return ChosenLayer(results["bottleneck"]["layer"], results["verdict"])

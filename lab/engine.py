@@ -1,6 +1,9 @@
 """The patching engine: a prompt is run once, and its last position's stream then replaced at any site, many times over."""
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -8,6 +11,11 @@ from lab import models, runs
 
 QUERIES_AT_ONCE = 128  # query tokens of a pass attend to one another in vain: longer passes cost more than they save
 HEAD_ROWS = 256  # rows of logits in memory at once: 148 MiB in float32 at Qwen2.5's vocabulary
+TOLERANCE = 1e-4  # between log-probabilities here and in the model's own pass, in float32
+COARSE_TOLERANCE = (
+    0.5  # in bfloat16, where real models differ from themselves by up to 0.3 when tokens are batched otherwise
+)
+CHECKED: WeakKeyDictionary = WeakKeyDictionary()  # model -> whether it was checked on a prompt beyond its window
 
 
 class PatchedPrompts:
@@ -17,7 +25,8 @@ class PatchedPrompts:
     a condition is then one query token in the last position's place, which sees the prompt and itself but no other
     condition, and passes only the layers above the site, the final norm and the head. Candidate answers of several
     tokens hang below it as a tree, in which shared beginnings are computed once; their streams below the site are those
-    of the unpatched run.
+    of the unpatched run. A layer is called as the model itself calls it, for more tokens at a time and with another mask;
+    that this gives the model's own numbers is checked once for every model.
 
     engine = PatchedPrompts(model, tokenizer, prompts, candidates)
     engine.scores(site, engine.streams[:, site, None] + change)
@@ -27,44 +36,25 @@ class PatchedPrompts:
     def __init__(self, model, tokenizer, prompts: Sequence[str], candidates: Sequence[Sequence[Sequence[int]]] = ()):
         """`candidates`: for every prompt the same number of answers, each a sequence of token ids.
 
-        Raises UserError for a prompt that does not fit the model's positions or sliding window.
+        Raises UserError for a prompt that does not fit the model's positions or its embedding, and for a model that scores
+        otherwise in its own pass.
         """
-        from transformers import DynamicCache
-
-        self.model, self.layers = model, model.model.layers
         inputs = models.padded_batch(tokenizer, prompts, model.device)
-        ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
-        trees = [token_tree(int(row[-1]), answers) for row, answers in zip(ids, candidates or [()] * len(ids))]
-        nodes = max(len(tokens) for tokens, _, _ in trees)
-        check_length(
-            model.config, ids.shape[1] + max(map(len, (path for _, _, paths in trees for path in paths)), default=0)
-        )
-        self.prefix_mask = mask[:, :-1]
-        cache = DynamicCache()
-        if ids.shape[1] > 1:
-            model.model(
-                input_ids=ids[:, :-1],
-                attention_mask=mask[:, :-1].long(),
-                position_ids=inputs["position_ids"][:, :-1],
-                past_key_values=cache,
-                use_cache=True,
-            )
-        self.cache = [(layer.keys, layer.values) for layer in cache.layers]
-        tokens = torch.zeros(len(ids), nodes, dtype=torch.long)
-        depth = torch.zeros(len(ids), nodes, dtype=torch.long)
-        self.ancestors = torch.eye(nodes, dtype=torch.bool).repeat(len(ids), 1, 1)  # (b, m, m), a node is its own
-        for row, (row_tokens, parents, _) in enumerate(trees):
-            tokens[row, : len(row_tokens)] = torch.tensor(row_tokens)
-            for node, parent in enumerate(parents[1:], 1):
-                self.ancestors[row, node] |= self.ancestors[row, parent]
-                depth[row, node] = depth[row, parent] + 1
-        self.ancestors = self.ancestors.to(model.device)
-        self.positions = inputs["position_ids"][:, -1:] + depth.to(model.device)  # (b, m)
+        ids, mask, positions = (inputs[name] for name in ("input_ids", "attention_mask", "position_ids"))
+        answers = candidates or [()] * len(ids)
+        given = [answer for own in answers for answer in own]
+        models.check_tokens(model, [ids.max().item(), *(token for answer in given for token in answer)])
+        check_length(model.config.get_text_config(), ids.shape[1] + max(map(len, given), default=0))
+        check_once(model, tokenizer, prompts, ids, mask)
+        self.model, (*self.layers, self.norm) = model, models.site_modules(model)
+        self.windows = windows(model.config)
+        self.prefix_mask, self.prefix_positions = mask[:, :-1].bool(), positions[:, :-1]
+        self.cache = prefix_cache(model, ids[:, :-1], mask[:, :-1], self.prefix_positions)
+        trees = [token_tree(int(row[-1]), own) for row, own in zip(ids, answers)]
         self.paths = [paths for _, _, paths in trees]
-        self.node_streams = self.run(
-            slice(None), 0, model.model.embed_tokens(tokens.to(model.device))[:, None], keep=True
-        )
-        self.node_streams = torch.stack(self.node_streams, 1)[:, :, 0]  # (b, sites, m, d)
+        tokens, depth, self.ancestors = (part.to(model.device) for part in stacked_trees(trees))
+        self.positions = positions[:, -1:] + depth  # (b, m)
+        self.node_streams = self.node_pass(tokens)  # (b, sites, m, d)
 
     @property
     def streams(self) -> torch.Tensor:
@@ -76,35 +66,71 @@ class PatchedPrompts:
         nodes = self.node_streams[rows, site]
         hidden = nodes[:, None].repeat(1, patched.shape[1], 1, 1)
         hidden[:, :, 0] = patched.to(hidden)
-        return self.model.model.norm(self.run(rows, site, hidden))
+        return self.norm(self.run(rows, site, hidden))
 
-    def run(self, rows: slice, site: int, hidden: torch.Tensor, keep: bool = False):
-        """Nodes (b, c, m, d) through the layers above the site; with `keep` the stream at every site from there on."""
-        batch, copies, nodes, _ = hidden.shape
-        own = torch.eye(copies, dtype=torch.bool, device=hidden.device)[None, :, None, :, None]
-        own = (own & self.ancestors[rows][:, None, :, None, :]).view(batch, copies * nodes, copies * nodes)
-        before = self.prefix_mask[rows][:, None].expand(-1, copies * nodes, -1)
-        hidden_from = ~torch.cat([before, own], -1)[:, None]  # (b, 1, c * m, T - 1 + c * m)
-        mask = torch.zeros(hidden_from.shape, dtype=hidden.dtype, device=hidden.device)
-        mask.masked_fill_(hidden_from, torch.finfo(hidden.dtype).min)
-        positions = self.positions[rows].repeat(1, copies)
-        hidden = hidden.flatten(1, 2)
-        rotary = self.model.model.rotary_emb(hidden, positions)
+    def node_pass(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The model's own pass over the nodes (b, m): their stream at every site, (b, L + 1, m, d); notes its layers' calls."""
+        masks, self.calls = self.masks(slice(None), 1), []
+
+        def note(_, args: tuple, kwargs: dict):
+            if len(args) != 1 or "attention_mask" not in kwargs:
+                raise runs.UserError(cannot_be_patched(self.model))
+            mask = masks[self.windows[len(self.calls)]]
+            self.calls.append({name: value for name, value in kwargs.items() if name != "attention_mask"})
+            return args, kwargs | {"attention_mask": mask}
+
+        hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in self.layers]
+        decoder = self.model.get_decoder()
+        cache = {cache_argument(decoder): PrefixCache(self.cache)}
+        try:
+            with models.captured_sites(self.model, range(len(self.layers) + 1)) as streams:
+                mask = next(iter(masks.values()))  # of this shape the model hands it on as it is
+                decoder(input_ids=tokens, attention_mask=mask, position_ids=self.positions, use_cache=True, **cache)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.stack([streams[site].to(self.model.device) for site in sorted(streams)], 1)
+
+    def masks(self, rows: slice, copies: int) -> dict[int | None, torch.Tensor]:
+        """What nodes under every condition see, by the layer's window: (b, 1, c * m, T - 1 + c * m) to add to attention."""
+        dtype, device = self.model.dtype, self.positions.device
+        apart = torch.eye(copies, dtype=torch.bool, device=device)[None, :, None, :, None]
+        own = (apart & self.ancestors[rows][:, None, :, None, :]).flatten(3, 4).flatten(1, 2)
+        queries = self.positions[rows].repeat(1, copies)
+        before = self.prefix_mask[rows][:, None].expand(-1, queries.shape[1], -1)
+        seen = torch.cat([before, own], -1)
+        distance = queries[:, :, None] - torch.cat([self.prefix_positions[rows], queries], 1)[:, None]
+        masks = {}
+        for window in dict.fromkeys(self.windows):
+            hidden_from = ~(seen if window is None else seen & (distance < window))[:, None]
+            mask = torch.zeros(hidden_from.shape, dtype=dtype, device=device)
+            masks[window] = mask.masked_fill_(hidden_from, torch.finfo(dtype).min)
+        return masks
+
+    def run(self, rows: slice, site: int, hidden: torch.Tensor) -> torch.Tensor:
+        """Nodes under conditions, (b, c, m, d), through the layers above the site."""
+        copies, nodes = hidden.shape[1:3]
         cache = PrefixCache([(keys[rows], values[rows]) for keys, values in self.cache])
-        kept = [hidden]
-        for layer in self.layers[site:]:
-            hidden = layer(
-                hidden,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                position_embeddings=rotary,
-            )
+        masks, repeated = self.masks(rows, copies), {}  # layers share what they are handed
+
+        def handed(value):
+            """What a layer was handed for the nodes, now for all copies of them."""
+            if isinstance(value, PrefixCache):
+                return cache
+            if isinstance(value, tuple):
+                return tuple(map(handed, value))
+            if not isinstance(value, torch.Tensor) or value.shape[:2] != self.positions.shape:
+                return value
+            if id(value) not in repeated:
+                repeated[id(value)] = value[rows].repeat(1, copies, *[1] * (value.dim() - 2))
+            return repeated[id(value)]
+
+        hidden = hidden.flatten(1, 2)
+        for layer, call, window in list(zip(self.layers, self.calls, self.windows))[site:]:
+            kwargs = {name: handed(value) for name, value in call.items()}
+            hidden = layer(hidden, attention_mask=masks[window], **kwargs)
             hidden = hidden[0] if isinstance(hidden, tuple) else hidden
-            kept.append(hidden.to(self.model.device))
-        kept = [stream.unflatten(1, (copies, nodes)) for stream in (kept if keep else kept[-1:])]
-        return kept if keep else kept[0]
+        return hidden.to(self.model.device).unflatten(1, (copies, nodes))
 
     @torch.inference_mode()
     def scores(self, site: int, patched: torch.Tensor) -> torch.Tensor:
@@ -145,7 +171,7 @@ class PatchedPrompts:
         flat, owner = states.flatten(0, 2), torch.arange(batch, device=states.device).repeat_interleave(copies * nodes)
         found = []
         for piece, index in zip(flat.split(HEAD_ROWS), owner.split(HEAD_ROWS)):
-            logits = self.model.lm_head(piece).float()
+            logits = models.logits(self.model, piece)
             log_probabilities = logits.gather(1, wanted[index].to(logits.device)) - logits.logsumexp(-1, keepdim=True)
             found.append(log_probabilities.to(states.device))
         found = torch.cat(found).view(batch, copies, nodes, *node.shape[1:])
@@ -160,10 +186,137 @@ class PrefixCache:
     def __init__(self, layers: list[tuple[torch.Tensor, torch.Tensor]]):
         self.layers = layers
 
-    def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_, **__) -> tuple:
+        """The prompt's keys and values of a layer, then those of this pass."""
         if not self.layers:  # prompts of a single token
             return keys, values
         return tuple(torch.cat(pair, 2) for pair in zip(self.layers[layer], (keys, values)))
+
+
+def check_once(model, tokenizer, prompts: Sequence, ids: torch.Tensor, mask: torch.Tensor) -> None:
+    """UserError for a model whose own pass gives other log-probabilities; asked once, and again where its window matters.
+
+    How layers are called is in question, not what rounding, or a near tie among experts, does to a deep model: some layers
+    of every kind, in float32. The longest prompt and the shortest, which is padded, are asked.
+    """
+    lengths = mask.sum(1).tolist()
+    beyond = any(window and window < max(lengths) for window in windows(model.config))
+    if model in CHECKED and CHECKED[model] >= beyond:
+        return
+    CHECKED[model] = True  # so that the engine that is checked is not
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    rows = [order[-1], order[0]]
+    own = [ids[row][mask[row].bool()] for row in rows]
+    answers = [[tuple(tokens[:3].tolist()), tuple(tokens[:2].flip(0).tolist())] for tokens in own]  # any will do
+    try:
+        with few_layers(model) as tolerance:
+            patcher = PatchedPrompts(model, tokenizer, [prompts[row] for row in rows], answers)
+            found = max(difference(patcher, row, tokens) for row, tokens in enumerate(own))
+    except Exception as error:  # a layer that misses an argument, or gets one of another shape, raises any type
+        if models.no_memory(error) or isinstance(error, runs.UserError):
+            raise
+        raise runs.UserError(f"{cannot_be_patched(model)} ({runs.first_line(error)})") from None
+    finally:
+        del CHECKED[model]
+    if found > tolerance:
+        raise runs.UserError(
+            f"{cannot_be_patched(model)} (log-probabilities differ from its own pass by {found:.2g}, allowed are {tolerance:g})"
+        )
+    CHECKED[model] = beyond
+
+
+def cannot_be_patched(model) -> str:
+    """What is said of a family, or a version of transformers, that calls its layers otherwise than is known here."""
+    return f"{type(model).__name__} cannot be patched here: it calls its layers otherwise than lab/engine.py does"
+
+
+@contextmanager
+def few_layers(model) -> Iterator[float]:
+    """The model with its first layers only, some of every kind, in float32; yields the tolerance that this allows.
+
+    Parameters that wait on disk come in their own dtype, so that such a model stays in it.
+    """
+    decoder = model.get_decoder()
+    layers, kinds = decoder.layers, list(map(kind, decoder.layers))
+    decoder.layers = layers[: max(2, 1 + max(map(kinds.index, kinds)))]
+    parameters = [(parameter, parameter.data) for parameter in model.parameters()]
+    exact = not any(parameter.is_meta for parameter, _ in parameters) or model.dtype == torch.float32
+    try:
+        if exact:
+            for parameter, data in parameters:
+                parameter.data = data.float()
+        yield TOLERANCE if exact else COARSE_TOLERANCE
+    finally:
+        for parameter, data in parameters:
+            parameter.data = data
+        decoder.layers = layers
+
+
+def kind(layer: torch.nn.Module) -> list[tuple]:
+    """What a layer and its parts are, and how they are set; not which number they have."""
+    found = []
+    for part in layer.modules():
+        settings = {name: value for name, value in vars(part).items() if isinstance(value, int | float | str)}
+        settings.pop("layer_idx", None)
+        found.append((type(part), settings))
+    return found
+
+
+def difference(patcher: PatchedPrompts, row: int, prompt: torch.Tensor) -> float:
+    """Largest between log-probabilities here and in the model's own pass of one prompt, (T,) without pads.
+
+    Of every token of its first answer, with the stream of site 0 at the last position as it is, and turned end to end.
+    """
+    nodes, tokens = (list(part) for part in zip(*patcher.paths[row][0]))
+    own = patcher.streams[row : row + 1, 0]
+    vectors = torch.stack([own, own.flip(-1)], 1)
+    states = patcher.final_states(0, vectors, slice(row, row + 1))[0][:, nodes]
+    ours = models.logits(patcher.model, states).log_softmax(-1)
+    whole = torch.cat([prompt, prompt.new_tensor(tokens[:-1])]).repeat(2, 1)
+
+    def patch(stream: torch.Tensor) -> None:
+        stream[:, len(prompt) - 1] = vectors[0]
+
+    with models.edited_stream(patcher.model, {0: patch}):
+        theirs = patcher.model(input_ids=whole, use_cache=False, logits_to_keep=len(nodes)).logits
+    apart = ours - theirs.to(ours).log_softmax(-1)
+    return apart.gather(-1, torch.tensor(tokens, device=ours.device).expand(2, -1)[..., None]).abs().max().item()
+
+
+def cache_argument(decoder) -> str:
+    """What the decoder calls the keys and values that it is given."""
+    return "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
+
+
+def prefix_cache(model, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> list[tuple]:
+    """Every layer's keys and values of the prompts without their last token, (b, T - 1) each; empty where nothing is left."""
+    from transformers import DynamicCache
+
+    cache, decoder = DynamicCache(), model.get_decoder()  # one that knows no windows keeps all keys
+    if ids.shape[1]:
+        inputs = {"input_ids": ids, "attention_mask": mask.long(), "position_ids": positions, "use_cache": True}
+        decoder(**inputs, **{cache_argument(decoder): cache})
+    return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def windows(config) -> list[int | None]:
+    """How many positions back each layer sees, itself included; None without a limit. As transformers' own caches have it."""
+    from transformers import DynamicCache
+
+    return [getattr(layer, "sliding_window", None) for layer in DynamicCache(config=config).layers]
+
+
+def stacked_trees(trees: Sequence[tuple]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Tokens (b, m) and depths (b, m) of every prompt's tree, and which nodes each one sees, (b, m, m): itself and above."""
+    nodes = max(len(tokens) for tokens, _, _ in trees)
+    tokens, depth = torch.zeros(2, len(trees), nodes, dtype=torch.long)
+    ancestors = torch.eye(nodes, dtype=torch.bool).repeat(len(trees), 1, 1)
+    for row, (row_tokens, parents, _) in enumerate(trees):
+        tokens[row, : len(row_tokens)] = torch.tensor(row_tokens)
+        for node, parent in enumerate(parents[1:], 1):
+            ancestors[row, node] |= ancestors[row, parent]
+            depth[row, node] = depth[row, parent] + 1
+    return tokens, depth, ancestors
 
 
 def token_tree(last: int, candidates: Sequence[Sequence[int]]) -> tuple[list, list, list]:
@@ -198,13 +351,10 @@ def unless_out_of_memory(attempt: Callable, last: bool):
 
 
 def check_length(config, length: int) -> None:
-    """UserError if a prompt with its answer exceeds the model's positions, or its sliding window."""
-    for limit, kind in (
-        (config.max_position_embeddings, "positions"),
-        (getattr(config, "sliding_window", None), "window"),
-    ):
-        if limit and length > limit:
-            raise runs.UserError(f"a prompt of {length} tokens with its answer exceeds this model's {kind} of {limit}")
+    """UserError if a prompt with its answer exceeds the model's positions."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit and length > limit:
+        raise runs.UserError(f"a prompt of {length} tokens with its answer exceeds this model's positions of {limit}")
 
 
 def patched_prompts(

@@ -3,32 +3,109 @@
 The residual stream at site s is the stream after s layers, s = 0..L.
 """
 
+import io
 import math
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from functools import partial
 
 import torch
-from safetensors import SafetensorError
 
-from lab import checkpoints, runs
+from lab import checkpoints, runs, tensors
 
 SINK_FACTOR = 10  # a position whose norm exceeds this many medians of its prompt's is an attention sink
+PROBE = "1 a"  # a text that every tokenizer reads
+FINAL_NORMS = ("norm", "final_layer_norm")  # what decoders call the norm above their last layer
 
 
 def load_tokenizer(folder: checkpoints.ModelFolder):
-    """The model's tokenizer, padding left."""
+    """The model's tokenizer, padding left. What it puts before a text stays; what it would append is taken off.
+
+    A prompt that ends in a special token asks for no answer, and one inside an answer makes it a wrong one. Raises
+    UserError where there is no tokenizer, or one that reads nothing.
+    """
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder.path)
+        with checkpoints.silent_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(**folder.source)
+        read = unmarked(tokenizer, PROBE)
     except Exception as error:  # missing files surface as OSError, ValueError, TypeError or a Rust exception
         raise runs.UserError(f"{folder.path}: no usable tokenizer ({runs.first_line(error)})") from None
+    if set(read) <= {tokenizer.unk_token_id}:  # transformers makes an empty one where files are missing
+        raise runs.UserError(
+            f"{folder.path}: no usable tokenizer, {PROBE!r} has no tokens in it: are tokenizer.json, or the vocabulary "
+            "files of its class, beside the weights?"
+        )
+    append_nothing(folder, tokenizer, read)
     tokenizer.padding_side = "left"
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:  # any token will do: nothing attends to pads
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(read[0])
     return tokenizer
+
+
+def unmarked(tokenizer, text: str) -> list[int]:
+    """The text's own token ids."""
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def append_nothing(folder: checkpoints.ModelFolder, tokenizer, read: list[int]) -> None:
+    """Makes the tokenizer put special tokens before a text only; `read` are the ids of PROBE. UserError where it cannot."""
+    from tokenizers.processors import TemplateProcessing
+
+    ids, size = tokenizer(PROBE)["input_ids"], len(read)
+    if ids[-size:] == read:
+        return
+    start = next((place for place in range(len(ids)) if ids[place : place + size] == read), None)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if start is not None and backend is not None:
+        names = tokenizer.convert_ids_to_tokens(ids[:start])
+        backend.post_processor = TemplateProcessing(single=[*names, "$A"], special_tokens=list(zip(names, ids)))
+        if tokenizer(PROBE)["input_ids"] == ids[: start + size]:
+            return
+    raise runs.UserError(
+        f"{folder.path}: its tokenizer makes {tokenizer.convert_ids_to_tokens(ids)} of {PROBE!r}, and what it appends cannot "
+        "be taken off; save it with add_eos_token=False"
+    )
+
+
+def check_reading(tokenizer, texts: Mapping[str, Iterable[str]]) -> None:
+    """UserError for the first language of whose letters the tokenizer knows none. `texts`: by language."""
+    for language, own in texts.items():
+        letters = "".join(letter if letter.isalpha() else " " for letter in " ".join(own))
+        known = [token for token in unmarked(tokenizer, letters) if token != tokenizer.unk_token_id]
+        if not tokenizer.decode(known).strip():
+            raise runs.UserError(
+                f"--languages {language}: this model's tokenizer makes nothing but unknown tokens of its letters; leave "
+                "that language out, or use a model that was trained on it"
+            )
+
+
+def embedding_rows(model) -> int:
+    """How many token ids the model knows. Its tokenizer may have more, which no text makes (Gemma 3's image token)."""
+    return model.get_input_embeddings().weight.shape[0]
+
+
+def check_tokens(model, tokens: Iterable[int]) -> None:
+    """UserError for a token beyond the embedding."""
+    highest, rows = max(tokens, default=0), embedding_rows(model)
+    if highest >= rows:
+        raise runs.UserError(
+            f"the tokenizer makes token {highest} of a text asked here, but the model's embedding has {rows} rows: is it "
+            "another model's tokenizer? Save the model's own beside its weights"
+        )
+
+
+def check_special_tokens(folder: checkpoints.ModelFolder, model, tokenizer) -> None:
+    """UserError for a pad, beginning or end token beyond the embedding."""
+    rows = embedding_rows(model)
+    for name in ("pad", "bos", "eos"):
+        number = getattr(tokenizer, f"{name}_token_id")
+        if number is not None and number >= rows:
+            raise runs.UserError(
+                f"{folder.path}: the tokenizer's {name}_token {getattr(tokenizer, f'{name}_token')!r} is number {number}, "
+                f"but the embedding has {rows} rows: name one that the model knows in tokenizer_config.json"
+            )
 
 
 def placement(folder: checkpoints.ModelFolder, device: torch.device, dtype: torch.dtype) -> dict:
@@ -38,29 +115,24 @@ def placement(folder: checkpoints.ModelFolder, device: torch.device, dtype: torc
     """
     if device.type != "cuda" or device.index is not None:
         return {}
-    stored = getattr(folder.config, "dtype", None) or torch.float32
-    size = sum(file.stat().st_size for file in set(folder.files.values())) * dtype.itemsize / stored.itemsize
-    return {"device_map": "auto"} if size > 0.9 * torch.cuda.mem_get_info(device)[0] else {}
+    if folder.path.is_dir():
+        stored = getattr(folder.config, "dtype", None) or torch.float32
+        parameters = sum(file.stat().st_size for file in folder.files) / stored.itemsize
+    else:
+        parameters = sum(map(math.prod, folder.tensors.shapes.values()))
+    return {"device_map": "auto"} if parameters * dtype.itemsize > 0.9 * torch.cuda.mem_get_info(device)[0] else {}
 
 
 def load_model(folder: checkpoints.ModelFolder, device: torch.device, dtype: torch.dtype):
-    """(model in eval mode, tokenizer). Raises UserError for missing or non-finite tensors."""
-    from transformers import AutoModelForCausalLM, GenerationConfig, logging
+    """(model in eval mode, tokenizer). Raises UserError where not just the folder's weights would run, all of them finite."""
+    from transformers import GenerationConfig
 
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
     tokenizer, spread = load_tokenizer(folder), placement(folder, device, dtype)
-    try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder.path, dtype=dtype, use_safetensors=True, output_loading_info=True, **spread
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise runs.UserError(f"{folder.path}: the model does not load ({runs.first_line(error)})") from None
-    if info["missing_keys"]:
-        raise runs.UserError(f"{folder.path}: tensor {min(info['missing_keys'])} is missing; is the download complete?")
+    model = load_weights(folder, dtype, spread)
+    check_special_tokens(folder, model, tokenizer)
     for name, tensor in model.named_parameters():
-        if not tensor.is_meta and not torch.isfinite(tensor).all():  # meta: left on disk until a layer runs
-            raise runs.UserError(f"{folder.path}: {name} holds NaN or infinite values; download or save it again")
+        if not tensor.is_meta:  # left on disk until a layer runs
+            tensors.finite(tensor, folder.path, name)
     end = model.generation_config.eos_token_id
     # a plain greedy configuration: a checkpoint's own may hold a repetition penalty, which changes greedy output
     model.generation_config = GenerationConfig(
@@ -69,6 +141,38 @@ def load_model(folder: checkpoints.ModelFolder, device: torch.device, dtype: tor
         pad_token_id=tokenizer.pad_token_id,
     )
     return (model if spread else model.to(device)).eval(), tokenizer
+
+
+def load_weights(folder: checkpoints.ModelFolder, dtype: torch.dtype, spread: dict):
+    """The model as transformers loads it, a GGUF file's weights dequantised; UserError where it keeps or drops others."""
+    import transformers
+
+    options = {"dtype": dtype, "ignore_mismatched_sizes": True, "output_loading_info": True, **spread}
+    if folder.path.is_dir():
+        options["use_safetensors"] = True
+    else:
+        options["config"] = folder.config  # or the file's vocabulary is read once more, which takes seconds
+        if hasattr(transformers, "GgufConfig"):  # without it there is no other way than to dequantise
+            options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    try:
+        with checkpoints.silent_transformers(), redirect_stderr(io.StringIO()):  # one of its bars knows no setting
+            model, found = transformers.AutoModelForCausalLM.from_pretrained(**folder.source, **options)
+    except Exception as error:  # what does not load surfaces as any type
+        if no_memory(error):
+            raise
+        raise runs.UserError(f"{folder.path}: the model does not load ({runs.first_line(error)})") from None
+    for name, have, wanted in sorted(found["mismatched_keys"]):
+        tensors.refuse_shape(folder.path, name, have, wanted)
+    tensors.check_names(folder.path, found["missing_keys"], found["unexpected_keys"])
+    if not folder.path.is_dir():  # or it counts as quantised, dense as it is, and is not cast
+        model.hf_quantizer = None
+        vars(model.config).pop("quantization_config", None)
+    return model
+
+
+def no_memory(error: Exception) -> bool:
+    """Whether it says that memory does not suffice, on a GPU or the CPU."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 @torch.inference_mode()
@@ -83,8 +187,10 @@ def generate(
     from tqdm import tqdm
     from transformers import StoppingCriteriaList
 
-    lengths = [len(ids) for ids in tokenizer(list(prompts))["input_ids"]]
-    room = getattr(model.config, "max_position_embeddings", None) or math.inf
+    rows = tokenizer(list(prompts))["input_ids"]
+    check_tokens(model, (token for ids in rows for token in ids))
+    lengths = [len(ids) for ids in rows]
+    room = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
     if max(lengths) + max_new_tokens > room:
         raise runs.UserError(
             f"a prompt of {max(lengths)} tokens plus {max_new_tokens} new ones exceeds this model's {room} positions"
@@ -124,6 +230,24 @@ def first_text_line(text: str) -> str:
     return text[: len(text) - len(body)] + body.split("\n")[0]
 
 
+def site_modules(model) -> list[torch.nn.Module]:
+    """What reads the stream at sites 0..L: the layers, then the final norm."""
+    decoder = model.get_decoder()
+    norm = next((getattr(decoder, name) for name in FINAL_NORMS if hasattr(decoder, name)), None)
+    if norm is None or not hasattr(decoder, "layers"):
+        raise runs.UserError(
+            f"{type(decoder).__name__} calls its layers or its final norm otherwise than is known here"
+        )
+    return [*decoder.layers, norm]
+
+
+def logits(model, states: torch.Tensor) -> torch.Tensor:
+    """What the model makes of its normed final stream: (..., d) -> (..., vocabulary) float32."""
+    found = model.get_output_embeddings()(states).float()
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    return found if cap is None else cap * (found / cap).tanh()
+
+
 class _LastSiteReached(Exception):
     """Ends a forward pass at the last wanted site."""
 
@@ -139,7 +263,7 @@ def edited_stream(model, edits: dict[int, Callable], scope: str = "prefill", sto
     with edited_stream(model, {5: lambda stream: 0 * stream}, "last"):
         model.generate(**inputs)
     """
-    modules = [*model.model.layers, model.model.norm]
+    modules = site_modules(model)
 
     def visitor(site: int, edit: Callable):
         passes = iter(["prompts"])
@@ -201,6 +325,7 @@ def residual_streams(model, tokenizer, prompts: Sequence[str], sites: Sequence[i
 
     for start in tqdm(runs.own_batches(len(prompts), batch), desc="activations", unit="batch", disable=None):
         inputs = padded_batch(tokenizer, prompts[start : start + batch], model.device)
+        check_tokens(model, [inputs["input_ids"].max().item()])
         with captured_sites(model, sites) as streams:
             model(**inputs, use_cache=False)
         stack = torch.stack([streams[site].to(model.device) for site in sites], 1)  # (b, sites, T, d)

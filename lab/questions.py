@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from lab import checkpoints, numerals, runs
+from lab import checkpoints, models, numerals, runs
 
 DEFAULT_EXEMPLARS = runs.ROOT / "data" / "exemplars.jsonl"
 
@@ -177,6 +177,13 @@ class Asking(checkpoints.Opening):
     files: list[Path]
     problems: list[Problem]
     exemplars: list[Problem]
+
+    def load_model(self):
+        """(model, tokenizer). Raises UserError also where the tokenizer does not read one of the languages."""
+        model, tokenizer = models.load_model(self.folder, self.device, self.dtype)
+        asked = {name: [problem.question[name] for problem in self.problems] for name in self.languages}
+        models.check_reading(tokenizer, asked)
+        return model, tokenizer
 
 
 def begin(

@@ -56,7 +56,7 @@ def command_line(description: str, asks_problems: bool = False) -> argparse.Argu
     """The flags that every script shares; with `asks_problems` also those about problems."""
     title = description.strip().split("\n")[0]
     parser = OneLineParser(description=title, formatter_class=DefaultsHelp)
-    parser.add_argument("--model", help=f"hub name or local folder (default: {DEFAULT_MODEL})")
+    parser.add_argument("--model", help=f"hub name, local folder or GGUF file (default: {DEFAULT_MODEL})")
     parser.add_argument("--revision", help="branch, tag or commit on the hub")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument(
@@ -252,10 +252,17 @@ class Report:
         self.print_verdict(out, results)
 
     def again(self, out: Path, results: dict) -> None:
-        """Judge and render saved results once more, without a model."""
-        results = self.judged(results)
-        content = json_bytes(results)
-        files = self.page.render(json.loads(content), {name: load_array(out, name) for name in self.arrays})
+        """Judge and render saved results once more, without a model. UserError where an older edition wrote them."""
+        arrays = {name: load_array(out, name) for name in self.arrays}
+        try:
+            results = self.judged(results)
+            content = json_bytes(results)
+            files = self.page.render(json.loads(content), arrays)
+        except KeyError as error:
+            raise UserError(
+                f"{out / f'{self.stem}_results.json'} lacks {error}, an older edition wrote it: measure again, without "
+                "--report-only"
+            ) from None
         write_files(out, files | {f"{self.stem}_results.json": content})
         self.print_verdict(out, results)
 
@@ -268,15 +275,20 @@ class Report:
 class Run:
     """One run of one script: its fingerprint, whether the work is done already, and saving all files together."""
 
-    def __init__(self, report: Report, arguments: argparse.Namespace, model: dict, settings: dict):
+    def __init__(
+        self, report: Report, arguments: argparse.Namespace, model: dict, settings: dict, handed: dict | None = None
+    ):
         """`model` is the model's identity; `settings` are those that change results, files among them by content.
+
+        `handed`: further entries of the results that an earlier phase hands on and that change no measurement; results that
+        are there already take them anew.
 
         Raises UserError where the output folder is not writable or holds another model's results.
         """
         self.report, self.out, self.fresh, self.started = report, arguments.out, arguments.fresh, time.monotonic()
         check_owner(self.out, model)
         prepare_folder(self.out)
-        self.model, self.settings = model, significant(settings)
+        self.model, self.settings, self.handed = model, significant(settings), handed or {}
         self.fingerprint = short_hash([self.model, self.settings, code_hash(Path(report.script))])
 
     def finished(self) -> bool:
@@ -289,7 +301,7 @@ class Run:
             return False
         if processes()[0] == 0:
             print("results with these settings are there already; --fresh measures again")
-            self.report.again(self.out, results)
+            self.report.again(self.out, results | self.handed)
         return True
 
     def save(self, results: dict, arrays: dict) -> None:
@@ -300,7 +312,7 @@ class Run:
         if processes()[0] > 0:
             return
         head = {"script": self.report.stem, "model": self.model, "settings": self.settings}
-        self.report.write(self.out, head | {"fingerprint": self.fingerprint} | results, arrays)
+        self.report.write(self.out, head | {"fingerprint": self.fingerprint} | self.handed | results, arrays)
         self.log()
 
     def log(self) -> None:
@@ -335,8 +347,9 @@ def saved_results(arguments: argparse.Namespace, report: Report) -> dict:
 
 
 def shown_name(model: str) -> str:
-    """A model's name as reports show it: the hub's, or a local folder's own name."""
-    return Path(model).resolve().name if Path(model).is_dir() else model
+    """A model's name as reports show it: the hub's, or a local folder's or file's own name."""
+    path = Path(model).expanduser()
+    return path.resolve().name if path.exists() else model
 
 
 def check_owner(out: Path, model: dict | None) -> None:
@@ -345,7 +358,8 @@ def check_owner(out: Path, model: dict | None) -> None:
         path = out / f"{stem}_results.json"
         found = read_json(path) if path.exists() else None
         owner = found.get("model") if isinstance(found, dict) else model
-        if found and owner != model:
+        same = owner and model and all(owner[key] == model[key] for key in owner.keys() & model.keys())
+        if found and owner != model and not same:
             name = f"{owner['name']} (weights {owner['weights_hash']})" if owner else "a comparison of several models"
             raise UserError(f"{out} holds results of {name}: a folder belongs to one model, give another --out")
 

@@ -30,6 +30,9 @@ class HandedZ:
     summary: (
         dict  # method, layer, site, k, whether it passed when it was chosen, bottleneck, and the content of both arrays
     )
+    chosen: str = (
+        "given"  # what chose the bottleneck, as checkpoints.ChosenLayer has it; no setting: it changes no number
+    )
 
     @property
     def predicted(self) -> bool:
@@ -53,7 +56,7 @@ def load_z(out: Path, folder: checkpoints.ModelFolder) -> HandedZ:
     summary = {key: z[key] for key in ("method", "layer", "site", "k", "passed")} | {"bottleneck": bottleneck}
     summary["content"] = runs.short_hash([runs.array_hash(basis), runs.array_hash(every_layer), sorted(z["fitted_on"])])
     bases = (torch.from_numpy(array).float() for array in (basis, every_layer))
-    return HandedZ(*bases, z["site"], bottleneck, set(z["fitted_on"]), summary)
+    return HandedZ(*bases, z["site"], bottleneck, set(z["fitted_on"]), summary, results["layer_chosen"])
 
 
 def z_file(basis: np.ndarray, z: dict, model: dict) -> bytes:

@@ -110,7 +110,7 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
         samples_section(results, samples),
     ]
     title = f"Ablation: removing the language subspace from {results['model']['name']}"
-    text = page.report(title, verdict_sentence(results), results["claims"], parts, limitations(results))
+    text = page.report(title, verdict_sentence(results), results, parts, limitations(results))
     return {"ablation_test.png": figure_test(results), "ablation_output.md": text}
 
 

@@ -86,7 +86,7 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
     if "models" in results:
         return {"hunt_output.md": comparison_report(results)}
     title = f"The hunt for Z in {results['model']['name']}"
-    text = page.report(title, verdict_sentence(results), results["claims"], sections(results), limitations(results))
+    text = page.report(title, verdict_sentence(results), results, sections(results), limitations(results))
     return {"hunt_tree.png": figure_tree(results["path"]), "hunt_output.md": text}
 
 
@@ -182,6 +182,7 @@ def branch(node: dict) -> str:
 
 def verdict_sentence(results: dict) -> str:
     weights, node, site = results["weight_based"], deciding(results), results["site"]
+    layer = page.layer_name(results["layers"]["predicted"], results["layers"]["predicted_verdict"])
     what = VERDICTS[results["verdict"]]
     if results["verdict"] != "no_z":
         what += f" {SOURCES[weights['handed_on']]}"
@@ -190,7 +191,7 @@ def verdict_sentence(results: dict) -> str:
     offset = "The separation vanishes once the constant offset between the languages is removed."
     warnings = [null_of_site] * (results["site_moves"] is False) + [offset] * results["offset_only"]
     return page.prose(f"""
-        {what} (`{results["verdict"]}`). The Z that the weights predict (L{results["layers"]["predicted"]})
+        {what} (`{results["verdict"]}`). The weight-based Z of {layer}
         {SEPARATES[weights["separates"]]} and {MOVES[weights["causal"]]}. Patching: {node["success"]["z"]:.1%} of
         {node["pairs"]} pairs with Z, {node["success"]["random"]:.1%} with random subspaces.{"".join(f" {text}" for text in warnings)}
         """)
@@ -412,7 +413,7 @@ def comparison_report(results: dict) -> bytes:
     return page.report(
         "The hunt for Z in several models",
         f"Causal Z (`{results['verdict']}`) in: {', '.join(results['causal']) or 'none'}.",
-        results["claims"],
+        results,
         ["## 1 Models", table, *failed],
         ["Each model's own report says what its verdict rests on.", "Few models are no sample of all models."],
     )

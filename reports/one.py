@@ -1,5 +1,7 @@
 """The page of 1.py: effective ranks of weights and attention kernels, the bottleneck, phases and trends."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 import verdicts
@@ -8,8 +10,8 @@ from verdicts import RECIPE
 
 
 def summary(results: dict) -> str:
-    low, random = results["bottleneck"], results["null"]["kernel"]["middle"]
-    return f"L{low['layer']}, mean effective rank {page.show(low['mean'])} (random {page.show(random)})"
+    low, random, show = results["bottleneck"], results["null"]["kernel"]["middle"], page.show
+    return f"L{low['layer']}, mean effective rank {show(low['mean'])} (random {show(random)}){edge_note(low)}"
 
 
 def claims(results: dict) -> list[dict]:
@@ -19,20 +21,21 @@ def claims(results: dict) -> list[dict]:
 
 def bottleneck_rows(results: dict) -> list[tuple]:
     show, low, kernel = page.show, results["bottleneck"], results["null"]["kernel"]
+    found = f"{listing(f'L{layer}' for layer in low['window'])} of {results['shape']['layers']}"
     return [
         (
             "bottleneck_rank",
             f"heads collapse to an effective rank near {RECIPE['rank_claimed']} at layer {RECIPE['layer']}",
             f"L{RECIPE['layer']}, mean {RECIPE['rank']}, sd {RECIPE['rank_sd']}",
-            f"L{low['layer']}, mean {show(low['mean'])}, sd {show(low['sd'])}",
+            f"L{low['layer']}, mean {show(low['mean'])}, sd {show(low['sd'])}{edge_note(low)}",
             f"random kernel {null_text(kernel)}",
         ),
         (
             "bottleneck_exists",
-            "one layer inside the network is lower than all others",
+            "one inner layer, or up to three neighbours, is lower than all other inner layers",
             f"layer {RECIPE['layer']} of {RECIPE['layers']}",
-            f"L{low['layer']} of {results['shape']['layers']}: {support_text(low)}, margin {show(low['margin'])}",
-            f"equal layers: margin {null_text(low['margin_null'], 2)}",
+            f"{found}: {support_text(low)}, margin {show(low['margin'])}{edge_note(low)}",
+            f"equal inner layers: margin {null_text(low['margin_null'], 2)}",
         ),
         (
             "heads_agree",
@@ -103,11 +106,31 @@ def trend_rows(results: dict) -> list[tuple]:
     ]
 
 
+def edge_note(low: dict) -> str:
+    """Where the lowest layer of all is the first or the last: which, and how low."""
+    lowest = low["lowest"]
+    return (
+        ""
+        if lowest["layer"] == low["layer"]
+        else f"; lowest of all {edge(low)} L{lowest['layer']}, {page.show(lowest['mean'])}"
+    )
+
+
+def edge(low: dict) -> str:
+    return "the last layer" if low["lowest"]["layer"] else "the first layer"
+
+
+def listing(parts: Iterable[str]) -> str:
+    """a, b and c"""
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def support_text(low: dict) -> str:
-    """The share of resamples that pick the layer, over heads and over KV groups."""
+    """The share of resamples whose lowest inner layer lies in the window, over heads and over KV groups."""
     if low["support_groups"] is None:
-        return f"{low['support']:.0%} of head resamples (one KV group: none over groups)"
-    return f"{low['support']:.0%} of head and {low['support_groups']:.0%} of KV-group resamples"
+        return f"{percent(low['support'])} of head resamples (one KV group: none over groups)"
+    return f"{percent(low['support'])} of head and {percent(low['support_groups'])} of KV-group resamples"
 
 
 def null_text(null: dict | None, digits: int = 4) -> str:
@@ -119,7 +142,7 @@ def null_text(null: dict | None, digits: int = 4) -> str:
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return f"{page.show(100 * share, 3)} %"
 
 
 def probability(value: float) -> str:
@@ -139,28 +162,62 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
         eigen_section(results),
     ]
     title = f"Effective rank of {results['model']['name']}"
-    text = page.report(title, verdict_sentence(results), results["claims"], sections, limitations(results))
+    text = page.report(title, verdict_sentence(results), results, sections, limitations(results))
     return {
-        "one_rank_per_layer.png": figure_ranks(results, weight_ranks, head_ranks),
-        "one_head_heatmap.png": figure_heads(head_ranks),
+        "one_rank_per_layer.png": figure_ranks(results, weight_ranks, np.ma.masked_equal(head_ranks, 0)),
+        "one_head_heatmap.png": figure_heads(np.ma.masked_equal(head_ranks, 0)),
         "one_spectra.png": figure_spectra(arrays["one_kernel_spectra.npy"], results["bottleneck"]["layer"]),
         "one_output.md": text,
     }
 
 
 def verdict_sentence(results: dict) -> str:
-    low, show = results["bottleneck"], page.show
-    layer = low["layer"]
+    """The verdict, why it is no better one, and the numbers beside it."""
+    low, show, verdict = results["bottleneck"], page.show, f"(`{results['verdict']}`)"
+    if low["mean"] is None:
+        return f"No layer is a bottleneck of the heads' kernels {verdict} because every kernel is zero."
+    grounds, inner, plural = grounds_of(results), low["inner_layers"], len(low["window"]) > 1
+    because = listing(dict.fromkeys(grounds[name] for name in results["because"])) if results["because"] else ""
+    window = f"layer{'s' * plural} {listing(map(str, low['window']))}"
     found = {
-        "clear_bottleneck": f"The heads' kernels have a clear bottleneck at layer {layer}",
-        "weak_bottleneck": f"The heads' kernels are lowest at layer {layer}, but this is not a clear bottleneck",
-        "no_bottleneck": f"No layer is a bottleneck of the heads' kernels; the lowest is layer {layer}",
+        "clear_bottleneck": f"the heads' kernels have a clear bottleneck at {window} {verdict}",
+        "weak_bottleneck": f"""{window} {"are" if plural else "is"} lowest of the inner layers, but not a clear bottleneck
+            {verdict} because {because}""",
+        "no_bottleneck": f"""no {"inner " if inner else ""}layer is a bottleneck of the heads' kernels {verdict} because
+            {because}; the lowest is layer {low["layer"]}, which later phases use as exploratory""",
     }[results["verdict"]]
-    return page.prose(f"""
-        {found} (`{results["verdict"]}`): mean effective rank {show(low["mean"])} there against
-        {show(results["null"]["kernel"]["middle"])} for a random kernel; {support_text(low)} pick that layer, and a margin as large
-        over the next layer has p = {margin_p(low)} if all layers are equal.
-    """)
+    if edge_note(low):
+        found = f"""the lowest mean rank is at layer {low["lowest"]["layer"]} ({show(low["lowest"]["mean"])}), which cannot be a
+            bottleneck between encoding and decoding because it is {edge(low)}; {found}"""
+    ranks = listing(show(results["heads"]["mean"][layer]) for layer in low["window"])
+    numbers = [f"mean effective rank {ranks} there, {show(results['null']['kernel']['middle'])} for a random kernel"]
+    if inner > 1:
+        numbers += [grounds[name] for name in grounds if name not in results["because"] and grounds[name]]
+    return page.prose(f"{found[0].upper()}{found[1:]}: {'; '.join(numbers)}.")
+
+
+def grounds_of(results: dict) -> dict[str, str]:
+    """What each test of the verdict rests on, in words: for a test that failed, why it did."""
+    low, failed = results["bottleneck"], [name for name, passed in results["tests"].items() if not passed]
+    inner, window = low["inner_layers"], low["window"]
+    none = "there is no inner layer" + (" with a kernel" if results["shape"]["layers"] > 2 else "")
+    margin = f"a margin of {page.show(low['margin'], 3)} has p = {margin_p(low)} if all inner layers are equal"
+    if low["margin_null"] is None:
+        margin = (
+            "one KV group leaves no estimate of the noise" if inner > 1 else "a single inner layer has no other to lead"
+        )
+    picked = "it" if len(window) == 1 else f"layer {', '.join(map(str, window[:-1]))} or {window[-1]}"
+    shares = {"head resamples agree": ("head", "support"), "KV-group resamples agree": ("KV-group", "support_groups")}
+    agree = {
+        name: f"{'only ' * (name in failed)}{percent(low[share])} of {unit} resamples pick {picked}"
+        for name, (unit, share) in shares.items()
+        if low[share] is not None
+    }
+    return {
+        "there is an inner layer": "" if inner else none,
+        "margin beyond equal layers": margin if inner else none,
+        **agree,
+    }
 
 
 def margin_p(low: dict) -> str:
@@ -170,7 +227,7 @@ def margin_p(low: dict) -> str:
 def rank_section(results: dict, weight_ranks: np.ndarray) -> str:
     null, means = results["null"], results["heads"]["mean"]
     types = [*results["weight_types"]["attention"], *results["weight_types"]["ffn"]]
-    rows = [[f"L{layer}", *ranks, means[layer]] for layer, ranks in enumerate(weight_ranks.tolist())]
+    rows = [[f"L{layer}", *ranks, page.show(means[layer])] for layer, ranks in enumerate(weight_ranks.tolist())]
     rows.append(["**random**", *(null["weights"][name] for name in types), null["kernel"]["middle"]])
     return page.prose(f"""
         ## 1 Effective rank of every weight matrix
@@ -186,7 +243,7 @@ def rank_section(results: dict, weight_ranks: np.ndarray) -> str:
 
 def head_section(results: dict) -> str:
     heads = results["heads"]
-    columns = (heads[name] for name in ("mean", "sd", "cv", "lowest", "highest"))
+    columns = (map(page.show, heads[name]) for name in ("mean", "sd", "cv", "lowest", "highest"))
     rows = [[f"L{layer}", *row] for layer, row in enumerate(zip(*columns))]
     folded = " with norm gains folded in" if results["settings"]["fold_norm"] else ""
     return page.prose(f"""
@@ -197,38 +254,66 @@ def head_section(results: dict) -> str:
         Effective rank of each head's kernel W_Qᵀ W_K{folded}; CV is the coefficient of variation over heads.
 
         {page.table(["layer", "mean", "sd", "CV", "lowest head", "highest head"], rows)}
+
+        {zero_text(results)}
     """)
 
 
+def zero_text(results: dict) -> str:
+    """How many kernels are zero, and where."""
+    zero, heads = results["zero_kernels"], results["shape"]["heads"]
+    if not zero:
+        return ""
+    counts = [f"layer {row['layer']} ({'all' if row['heads'] == heads else row['heads']})" for row in zero]
+    return f"""{sum(row["heads"] for row in zero)} of {heads * results["shape"]["layers"]} kernels are zero: {listing(counts)}. They
+        have no directions, so means leave them out, and a layer without any other kernel is no bottleneck."""
+
+
 def random_section(results: dict) -> str:
-    kernel, show = results["null"]["kernel"], page.show
+    kernel, low, show = results["null"]["kernel"], results["bottleneck"], page.show
     return page.prose(f"""
         ## 3 Random matrices of the same shape
 
         A kernel of two Gaussian factors of this model's shape has effective rank {show(kernel["middle"])}
-        ({show(kernel["low"])} to {show(kernel["high"])}: median, 5 % and 95 % points of {kernel["draws"]} draws). The lowest mean
-        over heads is {show(results["bottleneck"]["mean"])}; p that a draw is as low is {show(kernel["p"], 2)}.
+        ({show(kernel["low"])} to {show(kernel["high"])}: median, 5 % and 95 % points of {kernel["draws"]} draws). The mean over
+        heads at layer {low["layer"]}, section 4's, is {show(low["mean"])}; p that a draw is as low is {show(kernel["p"], 2)}.
     """)
 
 
 def bottleneck_section(results: dict) -> str:
     low, show = results["bottleneck"], page.show
-    groups = ", ".join(show(mean) for mean in low["group_means"])
-    runner_up = ""
-    if low["runner_up"] is not None:
-        runner_up = f"Runner-up: layer {low['runner_up']}, {show(low['margin'])} higher."
+    lowest, among = low["lowest"], f"{low['inner_layers']} inner layer(s)" if low["inner_layers"] else "all layers"
+    outside, found = "", "Every kernel is zero."
+    if low["mean"] is not None:
+        found = f"""Lowest of {among}: layer {low["layer"]} with {show(low["mean"])} (sd {show(low["sd"])} over heads; KV groups:
+            {", ".join(map(show, low["group_means"]))}), {low["layers_after"]} layer(s) before the end."""
+    if edge_note(low):
+        outside = f"""The lowest mean of all is that of layer {lowest["layer"]}, {show(lowest["mean"])}; as {edge(low)} it cannot lie
+            between encoding and decoding."""
     return page.prose(f"""
         ## 4 Bottleneck
 
         ![Singular values at the bottleneck](one_spectra.png)
 
-        Lowest mean: layer {low["layer"]} with {show(low["mean"])} (sd {show(low["sd"])} over heads; KV groups: {groups}),
-        {low["layers_after"]} layer(s) before the end. {runner_up}
-        Bootstrap ({low["resamples"]:,} resamples): {support_text(low)} pick it. If all layers were equal up to the noise between
-        KV groups, the lowest would lead by as much with p = {margin_p(low)}. The verdict is clear when both shares reach
-        {percent(verdicts.SUPPORT_NEEDED)}, p is below {probability(verdicts.LEVEL)} and the layer is neither first nor last; weak
-        when p alone is; with one KV group there is no test.
+        {outside} {found} Later phases use {page.layer_name(low["layer"], results["verdict"])}.
+
+        {margin_text(low)} The verdict is clear when both shares reach {percent(verdicts.SUPPORT_NEEDED)} and p is below
+        {probability(verdicts.LEVEL)}; weak when p alone is; with one KV group there is no test.
     """)
+
+
+def margin_text(low: dict) -> str:
+    """What the window leads by, how often resamples find it, and by how much chance leads."""
+    if low["runner_up"] is None:
+        return "There is no other inner layer to lead, so nothing is tested."
+    window = listing(f"L{layer}" for layer in low["window"])
+    chance = "One KV group leaves no estimate of the noise, so chance is unknown."
+    if low["margin_null"] is not None:
+        chance = f"""If all inner layers were equal up to the noise between KV groups, the best of all such windows would lead by
+            as much with p = {margin_p(low)}."""
+    return f"""A bottleneck is a window of one to three neighbours, the lowest inner layers with the largest gap above them:
+        {window}, {page.show(low["margin"], 3)} below L{low["runner_up"]}. Bootstrap ({low["resamples"]:,} resamples):
+        {support_text(low)} have their lowest inner layer in it. {chance}"""
 
 
 def phase_section(results: dict) -> str:
@@ -307,8 +392,8 @@ def limitations(results: dict) -> list[str]:
     return page.prose(text).split("\n\n")
 
 
-def figure_ranks(results: dict, weight_ranks: np.ndarray, head_ranks: np.ndarray) -> bytes:
-    null, types = results["null"], results["weight_types"]
+def figure_ranks(results: dict, weight_ranks: np.ndarray, head_ranks: np.ma.MaskedArray) -> bytes:
+    null, types, low = results["null"], results["weight_types"], results["bottleneck"]
     columns = dict(zip((*types["attention"], *types["ffn"]), weight_ranks.T))
     with page.figure(12, 4, 1, 3) as (figure, panels):
         for panel, names, title in zip(
@@ -322,14 +407,18 @@ def figure_ranks(results: dict, weight_ranks: np.ndarray, head_ranks: np.ndarray
         panels[2].plot(means, marker=".", label="mean over heads")
         panels[2].fill_between(range(len(means)), means - spread, means + spread, alpha=0.25, label="± 1 sd")
         panels[2].axhline(null["kernel"]["middle"], color="black", linestyle=":", linewidth=1, label="random kernel")
-        panels[2].axvline(results["bottleneck"]["layer"], color="tab:red", linewidth=1, label="lowest")
+        for layer in low["window"]:
+            label = f"L{layer}, lowest inner layer" if layer == low["layer"] else f"L{layer}, its neighbour"
+            panels[2].axvline(
+                layer, color="tab:red", linestyle="-" if layer == low["layer"] else "--", linewidth=1, label=label
+            )
         panels[2].set(title="attention kernels", xlabel="layer", ylabel="effective rank")
         for panel in panels:
             panel.legend(fontsize=8)
     return page.png(figure)
 
 
-def figure_heads(head_ranks: np.ndarray) -> bytes:
+def figure_heads(head_ranks: np.ma.MaskedArray) -> bytes:
     layers, heads = head_ranks.shape
     with page.figure(max(5, 0.35 * layers), max(2.5, 0.3 * heads)) as (figure, panel):
         image = panel.imshow(head_ranks.T, aspect="auto", origin="lower", cmap="viridis")
@@ -340,14 +429,17 @@ def figure_heads(head_ranks: np.ndarray) -> bytes:
 
 
 def figure_spectra(spectra: np.ndarray, layer: int) -> bytes:
-    scaled = spectra / np.where(spectra[..., :1] > 0, spectra[..., :1], 1)
-    component = np.arange(1, scaled.shape[-1] + 1)
+    """Zero kernels have no spectrum and are left out."""
+    largest = spectra[..., :1]
+    scaled, existing = spectra / np.where(largest > 0, largest, 1), largest[..., 0] > 0
+    component, rows = np.arange(1, scaled.shape[-1] + 1), scaled[layer][existing[layer]]
     with page.figure(6, 4) as (figure, panel):
-        for head, row in enumerate(scaled[layer]):
-            label = f"L{layer} heads" if head == 0 else None
-            panel.plot(component, row, color="tab:red", alpha=0.6, label=label)
-        panel.plot(component, scaled.mean((0, 1)), color="black", label="mean over all layers and heads")
-        panel.set(title=f"kernel spectra at layer {layer}", xlabel="component", ylabel="σ / largest σ", yscale="log")
-        panel.set_ylim(bottom=max(1e-4, float(scaled[layer][scaled[layer] > 0].min(initial=1.0)) / 2))
-        panel.legend()
+        panel.set(title=f"kernel spectra at layer {layer}", xlabel="component", ylabel="σ / largest σ")
+        if len(rows):
+            panel.plot(
+                component, rows.T, color="tab:red", alpha=0.6, label=[f"L{layer} heads", *[None] * (len(rows) - 1)]
+            )
+            panel.plot(component, scaled[existing].mean(0), color="black", label="mean over all layers and heads")
+            panel.set(yscale="log", ylim=(max(1e-4, float(rows[rows > 0].min()) / 2), None))
+            panel.legend()
     return page.png(figure)

@@ -16,6 +16,12 @@ METHODS = {  # how a Z was made, by the name that phase 2 gives it
     "sweep": "weight-based, best layer of the sweep",
     "previous_layer": "weight-based, previous layer",
 }
+CHOSEN = {  # what chose the layer whose attention is looked at: 1.py by its verdict, or the user
+    "clear_bottleneck": "",
+    "weak_bottleneck": " (a weak bottleneck of the weights)",
+    "no_bottleneck": " (exploratory: the weights predict no layer)",
+    "given": " (given by --layer)",
+}
 
 
 def claim(identifier: str, text: str, recipe: str, measured: str, null: str) -> dict:
@@ -51,6 +57,11 @@ def escape(text: str) -> str:
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
+def layer_name(layer: int, chosen: str) -> str:
+    """The layer whose attention is looked at, with what it stands on where that is no clear bottleneck."""
+    return f"layer {layer}{CHOSEN[chosen]}"
+
+
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table; floats at 4 significant digits, bare pipes escaped."""
     cells = [[show(cell) if isinstance(cell, float) else str(cell) for cell in row] for row in [headers, *rows]]
@@ -59,13 +70,16 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def report(
-    title: str, verdict: str, claims: Sequence[dict], sections: Sequence[str], limitations: Sequence[str]
-) -> bytes:
-    """The report's fixed order: verdict, claims, sections, limitations."""
+def report(title: str, verdict: str, results: dict, sections: Sequence[str], limitations: Sequence[str]) -> bytes:
+    """The report's fixed order: verdict, how the weights are stored where they are quantised, claims, sections, limitations."""
     columns = ("claim", "recipe", "measured", "null")
-    rows = [[*(row[column] for column in columns), HOLDS[row["holds"]]] for row in claims]
+    rows = [[*(row[column] for column in columns), HOLDS[row["holds"]]] for row in results["claims"]]
     parts = [f"# {title}", f"**Verdict.** {verdict}"]
+    if quantisation := results.get("model", {}).get("quantisation"):
+        parts.append(
+            f"**Weights.** Quantised, {quantisation}: what is analysed and what runs are the dequantised weights, which are "
+            "not those of the original model."
+        )
     if rows:
         parts += ["## Claims", table(["claim", "recipe", "measured", "null or chance", "holds"], rows)]
     parts += [*sections, "## Limitations", "\n".join(f"- {line}" for line in limitations)]

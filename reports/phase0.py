@@ -51,7 +51,7 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
         samples_section(samples),
     ]
     title = f"Phase 0: behaviour of {results['model']['name']}"
-    text = page.report(title, verdict_sentence(results), results["claims"], parts, limitations(results))
+    text = page.report(title, verdict_sentence(results), results, parts, limitations(results))
     return {"phase0_accuracy.png": figure_accuracy(results), "phase0_output.md": text}
 
 

@@ -142,7 +142,7 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
         plane_section(results["plane"], layer),
         f"## 9 What the recipe asks\n\n{answers(results, by_k)}",
     ]
-    text = page.report(title, sentence, results["claims"], sections, limitations(results))
+    text = page.report(title, sentence, results, sections, limitations(results))
     files = {
         "phase2_output.md": text,
         "phase2_contrast.png": figure_contrast(results),
@@ -159,12 +159,13 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
 def verdict_sentence(results: dict) -> str:
     primary, show, z = results["primary"], page.show, results["z"]
     what = {
-        "clear": "The bottleneck's weight-based Z separates language from problem",
-        "partial": "The weight-based Z separates language from problem in some configurations only",
-        "none": "The weight-based Z does not separate language from problem beyond chance",
+        "clear": "separates language from problem",
+        "partial": "separates language from problem in some configurations only",
+        "none": "does not separate language from problem beyond chance",
     }[results["verdict"]]
+    weights = f"The weight-based Z of {page.layer_name(results['settings']['layer'], results['layer_chosen'])}"
     centred = "still separates" if results["tests"]["centred"] else "does not separate"
-    sentence = f"""{what} (`{results["verdict"]}`): in the primary configuration ratio_Z is {show(primary["ratio_z"], 3)} and
+    sentence = f"""{weights} {what} (`{results["verdict"]}`): in the primary configuration ratio_Z is {show(primary["ratio_z"], 3)} and
         ratio_Z⊥ {show(primary["ratio_z_perp"], 3)}, with p = {show(primary["haar"]["p"], 2)} against Haar-random,
         {show(primary["matched"]["p"], 2)} against covariance-matched subspaces and {show(primary["pairing"]["p"], 2)} against
         shuffled problems; once the constant offset between the languages is removed it {centred}. Handed on to phase 3:

@@ -117,7 +117,7 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
         "phase3_output.md": page.report(
             f"Phase 3: patching {results['model']['name']}",
             verdict_sentence(results),
-            results["claims"],
+            results,
             sections(results, samples),
             limitations(results),
         ),
@@ -133,9 +133,11 @@ def verdict_sentence(results: dict) -> str:
             unpatched in every language, and no two of them make a pair. This says nothing about Z.
         """)
     null, paired = results["null"], results["paired"]["z"]
+    weights = page.layer_name(z["bottleneck"], results["layer_chosen"])
+    source = page.METHODS[z["method"]] + (f", {weights}" if z["layer"] == z["bottleneck"] else "")
     sentences = [page.prose(f"""
         {VERDICTS[results['verdict']]} (`{results['verdict']}`). With a donor of another problem in another language, Z (k =
-        {z['k']} at site {z['site']}; {page.METHODS[z['method']]}) gives the donor's answer in the recipient's language in
+        {z['k']} at site {z['site']}; {source}) gives the donor's answer in the recipient's language in
         {success['z']:.1%} of {pairs} pairs (Haar-random {success['random']:.1%}, p {show(null['random']['p'], 2)};
         covariance-matched {success['random_matched']:.1%}, p {show(null['random_matched']['p'], 2)}; wrong donor
         {success['z_wrong_donor']:.1%}, p {show(paired['wrong_donor'], 2)}); Z⊥ gives the recipient's answer in the donor's
@@ -148,7 +150,7 @@ def verdict_sentence(results: dict) -> str:
     if pairs < results["thresholds"]["few_pairs"]:
         sentences.append("These are too few pairs to tell.")
     if "weight_verdict" in results:
-        does = f"The weight-based Z of that size does it in {success['weight']:.1%}"
+        does = f"At that size the weight-based Z of {weights} does it in {success['weight']:.1%}"
         sentences.append(f"{does} (by the same rule `{results['weight_verdict']}`).")
     return " ".join(sentences)
 
@@ -424,6 +426,10 @@ def limitations(results: dict) -> list[str]:
         """))  # fmt: skip
     if not results["settings"]["z"]["passed"]:
         special.append("This Z did not pass phase 2's test.")
+    if results["layer_chosen"] == "no_bottleneck":
+        special.append(
+            "The weights predict no layer, so nothing here tests a prediction: the layer of the weight-based Z is exploratory."
+        )
     if results["settings"]["z"]["method"] not in FROM_WEIGHTS:
         special.append(
             "Z was fitted on activations (a contingency): its success is no evidence for a prediction from weights."

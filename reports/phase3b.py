@@ -92,7 +92,7 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
         "phase3b_map.png": figure_map(results),
         "phase3b_components.png": figure_components(results),
         "phase3b_transfer.png": figure_transfer(results),
-        "phase3b_output.md": page.report(title, verdict(results), results["claims"], texts, limitations(results)),
+        "phase3b_output.md": page.report(title, verdict(results), results, texts, limitations(results)),
     }
 
 
@@ -283,7 +283,10 @@ def limitations(results: dict) -> list[str]:
         "R² is dominated by the directions of Z with the largest variance.",
         "The transfer patches one position only, and only the part inside Z.",
     ]
-    if results["settings"]["z"]["method"] in ("centroid", "ard_mmd"):
+    z = results["settings"]["z"]
+    if results["layer_chosen"] == "no_bottleneck" and z["layer"] == z["bottleneck"]:
+        lines.append(f"Z is that of {page.layer_name(z['layer'], results['layer_chosen'])}.")
+    if z["method"] in ("centroid", "ard_mmd"):
         lines.append("Z was fitted on activations: it is no prediction from weights.")
     return lines
 

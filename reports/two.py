@@ -155,7 +155,7 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
         definition_section(results),
     ]
     title = f"Subspace overlap and FFN alignment of {results['model']['name']}"
-    text = page.report(title, verdict_sentence(results), results["claims"], sections, limitations(results))
+    text = page.report(title, verdict_sentence(results), results, sections, limitations(results))
     return {
         "two_similarity.png": figure_similarity(similarity.mean(0), consensus, results["chance"]),
         "two_to_bottleneck.png": figure_to_bottleneck(results, similarity),
@@ -166,14 +166,14 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
 
 def verdict_sentence(results: dict) -> str:
     show, layer = page.show, results["settings"]["layer"]
-    haar = haar_over_chance(results, layer)
+    haar, name = haar_over_chance(results, layer), page.layer_name(layer, results["layer_chosen"])
     what = {
         "ffn_avoids_attention": "reads the heads' subspaces less than chance",
         "ffn_at_chance": "cannot be told from chance in how much it reads the heads' subspaces",
         "ffn_shares_attention": "reads the heads' subspaces more than chance, the opposite of the recipe's claim",
     }[results["verdict"]]
     return page.prose(f"""
-        At layer {layer} W_gate {what} (`{results["verdict"]}`): {show(results["ffn_alignment_over_chance"][layer], 3)} times
+        At {name} W_gate {what} (`{results["verdict"]}`): {show(results["ffn_alignment_over_chance"][layer], 3)} times
         k/d = {show(results["chance"])}; 90 % of {haar["draws"]} Haar-random subspaces lie between {show(haar["low"], 3)} and
         {show(haar["high"], 3)} times (two-sided p {show(haar["p"], 2)}).
     """)

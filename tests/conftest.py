@@ -7,25 +7,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+import transformers
+
+from lab import runs
 
 torch.set_num_threads(1)  # matrices here are small: a second thread costs more than it brings
 
 ROOT = Path(__file__).parent.parent
-FAMILIES = {
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-    "llama": (LlamaConfig, LlamaForCausalLM),
-    "mistral": (MistralConfig, MistralForCausalLM),
+EXPERTS = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+FAMILIES = {  # model_type -> (transformers' name, what its small model needs beyond SMALL)
+    "qwen2": ("Qwen2", {}),
+    "qwen3": ("Qwen3", {"head_dim": 16}),  # not width / heads
+    "llama": ("Llama", {}),
+    "mistral": ("Mistral", {"sliding_window": None}),
+    "gemma2": ("Gemma2", {"head_dim": 16}),
+    "gemma3_text": ("Gemma3", {"head_dim": 16, "num_key_value_heads": 1}),
+    "phi3": ("Phi3", {}),
+    "olmo2": ("Olmo2", {}),
+    "gpt_neox": ("GPTNeoX", {"num_key_value_heads": None}),  # it knows no groups
+    "qwen2_moe": ("Qwen2Moe", EXPERTS | {"shared_expert_intermediate_size": 40, "mlp_only_layers": [1]}),
+    "qwen3_moe": ("Qwen3Moe", EXPERTS | {"head_dim": 16}),
 }
 SMALL = {
     "vocab_size": 682,
@@ -55,10 +56,12 @@ def load_script(name: str):
 def random_model(path: Path, family: str = "qwen2", seed: int = 0, shards: str = "5GB", **changes) -> Path:
     """Write a randomly initialised checkpoint of a real class, with the embedded model's tokenizer and problems."""
     torch.manual_seed(seed)
-    config_class, model_class = FAMILIES[family]
-    model = model_class(config_class(**(SMALL | changes)))
-    for name, parameter in model.named_parameters():  # gains of 1 would hide a wrong fold
-        if "norm" in name:
+    name, own = FAMILIES[family]
+    text = "TextConfig" if family.endswith("_text") else "Config"
+    config = getattr(transformers, f"{name}{text}")(**(SMALL | own | changes))
+    model = getattr(transformers, f"{name}ForCausalLM")(config)
+    for name, parameter in model.named_parameters():  # gains of 1 and biases of 0 would hide a wrong fold
+        if "norm" in name or name.endswith("bias"):
             parameter.data.uniform_(0.5, 1.5)
     model.save_pretrained(path, max_shard_size=shards)
     for name in ("tokenizer.json", "tokenizer_config.json", "problems.jsonl", "exemplars.jsonl", "reasoning.jsonl"):
@@ -74,11 +77,23 @@ def small(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def families(tmp_path_factory) -> dict[str, Path]:
-    """One random model per family; Qwen3 with a head width that is not width / heads."""
-    changes = {"qwen3": {"head_dim": 16}}
-    return {name: random_model(tmp_path_factory.mktemp(name), name, **changes.get(name, {})) for name in FAMILIES}
+    """One random model per family."""
+    return {name: random_model(tmp_path_factory.mktemp(name), name) for name in FAMILIES}
 
 
 @pytest.fixture(scope="session")
 def script():
     return load_script
+
+
+def fails(script, capsys, name: str, *flags) -> str:
+    """Run a script as a user does; it must exit with 2 and one line on stderr, which is returned."""
+    sys.stdout.flush()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        runs.run_script(lambda: script(name).main([str(flag) for flag in flags]))
+    assert caught.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("Loading weights")]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    return lines[0]

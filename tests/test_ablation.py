@@ -230,6 +230,7 @@ def write_phase2(path, out, basis: torch.Tensor, site: int, fitted_on: tuple = (
         "script": "phase2",
         "model": folder.identity,
         "settings": {"layer": site - 1},
+        "layer_chosen": "given",
         "z_dimensions": [len(basis)],
         "tests": {},
     }

@@ -1,8 +1,10 @@
-"""The patching engine against full forward passes with a hook, token trees, and its memory bound."""
+"""The patching engine against full forward passes with a hook, token trees, its check of itself, and its memory bound."""
 
 import pytest
 import torch
-from conftest import random_model
+from conftest import FAMILIES, SMALL, random_model
+from gguf_files import write_gguf
+from safetensors.torch import load_file
 
 import utils
 from lab import checkpoints, engine, models, runs, statistics
@@ -17,14 +19,33 @@ PROMPTS = [
     "Question: Tom has 4 apples. Then Tom sells 3. How many?\nAnswer:",
     "问题：小明有4个苹果。答案：",
 ]
+CPU = torch.device("cpu")
+WINDOW = 9  # shorter than two of the prompts
+LOCAL = {  # families with local layers, and what makes some or all of theirs so
+    "qwen2": {"use_sliding_window": True, "max_window_layers": 2},
+    "mistral": {},
+    "gemma2": {},
+    "gemma3_text": {"layer_types": ["sliding_attention", "full_attention"] * 2 + ["sliding_attention"]},
+    "phi3": {},
+    "qwen2_moe": {"use_sliding_window": True, "max_window_layers": 3},
+    "qwen3_moe": {"use_sliding_window": True},
+}
+KINDS = [*FAMILIES, *(f"{family}, local" for family in LOCAL)]
 
 
 @pytest.fixture(scope="module")
-def loaded(families):
-    return {
-        name: models.load_model(checkpoints.find_model(str(path)), torch.device("cpu"), torch.float32)
-        for name, path in families.items()
-    }
+def loaded(tmp_path_factory):
+    """kind -> (model, tokenizer), made when first asked for; weights large enough for every key to matter."""
+
+    class Loaded(dict):
+        def __missing__(self, kind: str):
+            family, _, local = kind.partition(", ")
+            own = {"sliding_window": WINDOW} | LOCAL[family] if local else {}
+            path = random_model(tmp_path_factory.mktemp("engine") / "model", family, initializer_range=0.2, **own)
+            self[kind] = models.load_model(checkpoints.find_model(str(path)), CPU, torch.float32)
+            return self[kind]
+
+    return Loaded()
 
 
 def hooked_logits(model, ids: torch.Tensor, last: int, site: int, vector: torch.Tensor) -> torch.Tensor:
@@ -35,8 +56,7 @@ def hooked_logits(model, ids: torch.Tensor, last: int, site: int, vector: torch.
         stream[0, last] = vector
         return ((stream, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": stream})
 
-    modules = [*model.model.layers, model.model.norm]
-    hook = modules[site].register_forward_pre_hook(replace, with_kwargs=True)
+    hook = models.site_modules(model)[site].register_forward_pre_hook(replace, with_kwargs=True)
     with torch.no_grad():
         logits = model(ids[None], use_cache=False).logits[0]
     hook.remove()
@@ -50,14 +70,16 @@ def patches(patcher, site: int, count: int = 5) -> torch.Tensor:
     return torch.cat([own, own + noise * own.norm(dim=-1, keepdim=True) / own.shape[-1] ** 0.5], 1)
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama", "mistral"])
-def test_engine_equals_a_full_hooked_pass_at_every_site(loaded, family):
-    """Next-token logits and candidate scores: padding, grouped queries, candidates of several tokens."""
-    model, tokenizer = loaded[family]
+@pytest.mark.parametrize("kind", KINDS)
+def test_engine_equals_a_full_hooked_pass(loaded, kind):
+    """Next-token logits and candidate scores: padding, grouped queries, windows, candidates of several tokens."""
+    model, tokenizer = loaded[kind]
     patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
-    assert len({len(tokenizer(prompt)["input_ids"]) for prompt in PROMPTS}) == 3
-    for site in range(model.config.num_hidden_layers + 1):
-        vectors = patches(patcher, site)
+    lengths = {len(tokenizer(prompt)["input_ids"]) for prompt in PROMPTS}
+    assert len(lengths) == 3 and min(lengths) < WINDOW < max(lengths)
+    every = kind in ("qwen2", "gemma3_text, local")
+    for site in range(6) if every else (0, 3, 5):
+        vectors = patches(patcher, site, 5 if every else 2)
         states = patcher.final_states(site, vectors)
         scores = patcher.scores(site, vectors)
         for row, prompt in enumerate(PROMPTS):
@@ -65,7 +87,8 @@ def test_engine_equals_a_full_hooked_pass_at_every_site(loaded, family):
             last = len(ids) - 1
             for condition, vector in enumerate(vectors[row]):
                 logits = hooked_logits(model, ids, last, site, vector)[last]
-                torch.testing.assert_close(model.lm_head(states[row, condition, 0]), logits, rtol=0, atol=1e-4)
+                own = models.logits(model, states[row, condition, 0])
+                torch.testing.assert_close(own, logits, rtol=0, atol=1e-4)
                 for index, candidate in enumerate(CANDIDATES[row]):
                     longer = torch.cat([ids, torch.tensor(candidate)])
                     logits = hooked_logits(model, longer, last, site, vector).log_softmax(-1)
@@ -73,8 +96,17 @@ def test_engine_equals_a_full_hooked_pass_at_every_site(loaded, family):
                     assert abs(scores[row, condition, index] - expected) < 1e-4
 
 
-def test_the_identity_changes_no_bit_and_other_conditions_do_not_matter(loaded):
-    model, tokenizer = loaded["qwen2"]
+@pytest.mark.parametrize("kind", KINDS)
+def test_streams_are_those_of_a_full_pass(loaded, kind):
+    model, tokenizer = loaded[kind]
+    patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS)
+    for index, _, streams in models.residual_streams(model, tokenizer, PROMPTS, range(6), batch=1):
+        torch.testing.assert_close(patcher.streams[index], streams[:, -1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "gemma2", "gemma3_text, local", "gpt_neox", "qwen3_moe, local"])
+def test_the_identity_changes_no_bit_and_other_conditions_do_not_matter(loaded, kind):
+    model, tokenizer = loaded[kind]
     patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
     basis = utils.random_subspaces(statistics.seeded(0, "basis"), 1, 7, model.config.hidden_size)[0].float()
     for site in range(model.config.num_hidden_layers + 1):
@@ -87,8 +119,9 @@ def test_the_identity_changes_no_bit_and_other_conditions_do_not_matter(loaded):
         assert torch.equal(patcher.scores(site, vectors)[:, 0], patcher.scores(site, others)[:, 0])
 
 
-def test_scores_do_not_depend_on_the_batch_or_on_pieces(loaded, monkeypatch):
-    model, tokenizer = loaded["qwen2"]
+@pytest.mark.parametrize("kind", ["qwen2", "mistral, local", "qwen2_moe"])
+def test_scores_do_not_depend_on_the_batch_or_on_pieces(loaded, monkeypatch, kind):
+    model, tokenizer = loaded[kind]
     patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
     vectors = patches(patcher, 2)
     whole = patcher.scores(2, vectors)
@@ -140,14 +173,6 @@ def test_batches_of_prompts_that_do_not_fit_are_halved(loaded, monkeypatch):
     assert [(rows.start, rows.stop) for rows, _ in engines] == [(0, 1), (1, 2), (2, 3)]
 
 
-def test_streams_are_those_of_a_full_pass(loaded):
-    model, tokenizer = loaded["qwen3"]
-    patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS)
-    sites = range(model.config.num_hidden_layers + 1)
-    for index, _, streams in models.residual_streams(model, tokenizer, PROMPTS, sites, batch=1):
-        torch.testing.assert_close(patcher.streams[index], streams[:, -1], rtol=1e-5, atol=1e-5)
-
-
 def test_token_tree_shares_beginnings():
     tokens, parents, paths = engine.token_tree(0, [(1,), (2, 3), (2, 4, 5), (2, 4)])
     assert tokens == [0, 2, 4]
@@ -155,14 +180,135 @@ def test_token_tree_shares_beginnings():
     assert paths == [[(0, 1)], [(0, 2), (1, 3)], [(0, 2), (1, 4), (2, 5)], [(0, 2), (1, 4)]]
 
 
-def test_too_long_prompts_and_sliding_windows_are_refused(loaded, tmp_path):
+def test_too_long_prompts_are_refused(loaded):
     model, tokenizer = loaded["qwen2"]
     with pytest.raises(runs.UserError, match="exceeds this model's positions of 512"):
         engine.PatchedPrompts(model, tokenizer, ["5 " * 600], [[(1,)]])
-    folder = checkpoints.find_model(str(random_model(tmp_path / "sliding", "mistral", sliding_window=16)))
-    model, tokenizer = models.load_model(folder, torch.device("cpu"), torch.float32)
-    with pytest.raises(runs.UserError, match="window of 16"):
-        engine.PatchedPrompts(model, tokenizer, ["5 " * 20], [[(1,)]])
+
+
+def state(model) -> list:
+    """What a check must leave as it was."""
+    modules = [(type(module), len(module._forward_pre_hooks)) for module in model.modules()]
+    return modules + [(parameter.data_ptr(), parameter.dtype) for parameter in model.parameters()]
+
+
+def displaced(self, tokens, real=engine.PatchedPrompts.node_pass):
+    self.positions = self.positions + 1
+    return real(self, tokens)
+
+
+def first_token_hidden(self, rows, copies, real=engine.PatchedPrompts.masks):
+    masks = real(self, rows, copies)
+    for mask in masks.values():
+        mask[..., 0] = torch.finfo(mask.dtype).min
+    return masks
+
+
+def called_otherwise(self, *_):
+    raise RuntimeError("first line\nsecond line")
+
+
+WRONG = {
+    "windows": (engine, "windows", lambda config: [None] * config.num_hidden_layers),
+    "a longer window": (engine, "windows", lambda config, real=engine.windows: [w and w + 1 for w in real(config)]),
+    "positions": (engine.PatchedPrompts, "node_pass", displaced),
+    "mask": (engine.PatchedPrompts, "masks", first_token_hidden),
+    "head": (models, "logits", lambda model, states, real=models.logits: 0.99 * real(model, states)),
+    "layers": (engine.PatchedPrompts, "run", called_otherwise),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_model_that_scores_otherwise_in_its_own_pass_is_refused(loaded, monkeypatch, wrong, dtype):
+    """Each of these stands for a family, or a version of transformers, whose layers are called in another way."""
+    model, tokenizer = loaded["qwen2, local"]
+    model = type(model)(model.config).to(dtype)
+    model.load_state_dict(loaded["qwen2, local"][0].state_dict())
+    before = state(model.eval())
+    with monkeypatch.context() as patch, pytest.raises(runs.UserError, match="cannot be patched here") as caught:
+        patch.setattr(*WRONG[wrong])
+        engine.PatchedPrompts(model, tokenizer, PROMPTS)
+    assert "\n" not in str(caught.value)
+    assert state(model) == before
+    assert model not in engine.CHECKED
+    patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS)
+    assert patcher.streams.dtype == dtype
+    assert state(model) == before
+
+
+def test_a_model_is_checked_once_and_again_beyond_its_window(loaded, families, monkeypatch):
+    folder = checkpoints.find_model(str(families["mistral"]))
+    folder.config.sliding_window = WINDOW
+    model, tokenizer = models.load_model(folder, CPU, torch.float32)
+    model.config.sliding_window = WINDOW
+    asked, real = [], engine.difference
+
+    def counted(patcher, row, prompt):
+        asked.append(len(prompt))
+        assert len(patcher.layers) == 2  # some layers of every kind
+        return real(patcher, row, prompt)
+
+    monkeypatch.setattr(engine, "difference", counted)
+    lengths = [len(tokenizer(prompt)["input_ids"]) for prompt in PROMPTS]
+    for prompts, seen in (
+        (PROMPTS[:1], [lengths[0]] * 2),  # the longest and the shortest
+        (PROMPTS[:1], []),
+        (PROMPTS, [max(lengths), min(lengths)]),
+        (PROMPTS, []),
+        (PROMPTS[:1], []),
+    ):
+        asked.clear()
+        engine.PatchedPrompts(model, tokenizer, prompts)
+        assert asked == seen
+
+
+def test_layers_of_every_kind_are_checked(loaded):
+    for kind, count in (
+        ("qwen2", 2),
+        ("qwen2, local", 3),
+        ("gemma3_text, local", 2),
+        ("qwen2_moe", 2),
+        ("gpt_neox", 2),
+    ):
+        model, _ = loaded[kind]
+        with engine.few_layers(model):
+            assert len(models.site_modules(model)) == count + 1, kind
+        assert len(models.site_modules(model)) == 6
+
+
+def test_no_memory_for_the_check_is_no_verdict_on_the_family(loaded, families, monkeypatch):
+    model, tokenizer = models.load_model(checkpoints.find_model(str(families["qwen2"])), CPU, torch.float32)
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
+        patch.setattr(engine, "difference", full)
+        engine.PatchedPrompts(model, tokenizer, PROMPTS)
+    assert model not in engine.CHECKED
+    assert len(models.site_modules(model)) == 6
+
+
+def test_the_language_model_inside_one_that_also_sees(loaded, tmp_path):
+    """Gemma 3 from 4B on."""
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    torch.manual_seed(0)
+    text = SMALL | FAMILIES["gemma3_text"][1] | LOCAL["gemma3_text"] | {"sliding_window": WINDOW}
+    seeing = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    image = {"image_size": 28, "patch_size": 14}
+    tokens = {"image_token_index": 5, "boi_token_index": 6, "eoi_token_index": 7, "mm_tokens_per_image": 4}
+    model = Gemma3ForConditionalGeneration(
+        Gemma3Config(text_config=text, vision_config=seeing | image, **tokens)
+    ).eval()
+    tokenizer = loaded["qwen2"][1]
+    patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
+    vectors = patches(patcher, 2)
+    scores = patcher.scores(2, vectors)
+    ids = torch.tensor(tokenizer(PROMPTS[1])["input_ids"])
+    logits = hooked_logits(model, torch.cat([ids, torch.tensor([3])]), len(ids) - 1, 2, vectors[1, 1]).log_softmax(-1)
+    assert abs(scores[1, 1, 1] - logits[-2, 3] - logits[-1, 5]) < 1e-4
 
 
 def test_a_single_token_prompt_has_an_empty_prefix(loaded):
@@ -196,42 +342,67 @@ def test_generation_under_a_patch_follows_the_patched_logits(loaded):
         assert new[row, 0] == first
         second = hooked_logits(model, torch.cat([ids, first[None]]), last, 3, vectors[row])[last + 1].argmax()
         assert new[row, 1] == second
-    assert not any(layer._forward_pre_hooks for layer in model.model.layers)
+    assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-def test_a_model_that_is_spread_over_devices_gives_the_same_scores(loaded, families, tmp_path, monkeypatch):
-    """As accelerate dispatches a model that is too large: here some layers wait on disk until they run."""
-    model, tokenizer = loaded["qwen3"]
+def half_on_disk(folder) -> dict:
+    """from_pretrained's arguments for a model whose odd layers wait on disk until they run."""
+    places = {f"model.layers.{layer}": "disk" if layer % 2 else "cpu" for layer in range(5)}
+    others = ("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head")
+    return {"device_map": places | dict.fromkeys(others, "cpu"), "offload_folder": str(folder)}
+
+
+def test_a_model_that_is_spread_over_devices_gives_the_same_scores(families, tmp_path, monkeypatch):
+    """As accelerate dispatches a model that is too large."""
+    folder = checkpoints.find_model(str(families["qwen3"]))
+    model, tokenizer = models.load_model(folder, CPU, torch.float32)
     patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
     vectors = patches(patcher, 2)
-    whole = patcher.scores(2, vectors)
-    names = ["model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"]
-    places = dict.fromkeys(names, "cpu") | {
-        f"model.layers.{layer}": "disk" if layer % 2 else "cpu" for layer in range(5)
-    }
-    spread = {"device_map": places, "offload_folder": str(tmp_path)}
+    whole, alone = patcher.scores(2, vectors), models.generate(model, tokenizer, PROMPTS, 4, 2)
+    spread = half_on_disk(tmp_path)
     monkeypatch.setattr(models, "placement", lambda *_: spread)
-    folder = checkpoints.find_model(str(families["qwen3"]))
-    model, tokenizer = models.load_model(folder, torch.device("cpu"), torch.float32)
+    model, tokenizer = models.load_model(folder, CPU, torch.float32)
     assert any(parameter.is_meta for parameter in model.parameters())
     patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
     torch.testing.assert_close(patcher.scores(2, vectors), whole, rtol=0, atol=1e-5)
-    alone = models.generate(*loaded["qwen3"], PROMPTS, 4, 2)
     assert models.generate(model, tokenizer, PROMPTS, 4, 2) == alone
     ((_, _, streams),) = models.residual_streams(model, tokenizer, PROMPTS[:1], [0, 5], 1)
     torch.testing.assert_close(streams[:, -1], patcher.streams[0, [0, 5]], rtol=1e-4, atol=1e-4)
 
 
-def test_a_model_that_does_not_fit_is_spread(families, monkeypatch):
+def test_a_spread_model_is_checked_in_its_own_dtype(families, tmp_path, monkeypatch):
+    """What waits on disk comes in bfloat16, so that the check cannot turn it into float32."""
+    monkeypatch.setattr(models, "placement", lambda *_: half_on_disk(tmp_path))
+    model, tokenizer = models.load_model(checkpoints.find_model(str(families["qwen3"])), CPU, torch.bfloat16)
+    assert any(parameter.is_meta for parameter in model.parameters())
+    with engine.few_layers(model) as tolerance:
+        assert tolerance == engine.COARSE_TOLERANCE and model.dtype == torch.bfloat16
+    engine.PatchedPrompts(model, tokenizer, PROMPTS)
+    assert model in engine.CHECKED
+
+
+def test_a_model_that_does_not_fit_is_spread(families, tmp_path, monkeypatch):
     folder = checkpoints.find_model(str(families["qwen2"]))
-    size = sum(file.stat().st_size for file in set(folder.files.values()))
+    size = sum(file.stat().st_size for file in folder.files)
     cuda, numbered = torch.device("cuda"), torch.device("cuda:0")
     for free, expected in ((2 * size, {}), (size, {"device_map": "auto"})):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 10 * size))
         assert models.placement(folder, cuda, torch.float32) == expected
         assert models.placement(folder, cuda, torch.bfloat16) == {}  # half as large
         assert models.placement(folder, numbered, torch.float32) == {}
-    assert models.placement(folder, torch.device("cpu"), torch.float32) == {}
+    assert models.placement(folder, CPU, torch.float32) == {}
+    source = random_model(tmp_path / "source", hidden_size=64, num_attention_heads=4, intermediate_size=96)
+    small = checkpoints.find_model(str(write_gguf(tmp_path / "model.gguf", source)))  # a file of bytes runs in floats
+    dense = sum(tensor.numel() for tensor in load_file(source / "model.safetensors").values())
+    assert dense < small.path.stat().st_size < 2 * dense
+    for free, dtype, expected in (
+        (4 * dense, torch.float32, {"device_map": "auto"}),
+        (5 * dense, torch.float32, {}),
+        (2 * dense, torch.bfloat16, {"device_map": "auto"}),
+        (3 * dense, torch.bfloat16, {}),
+    ):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, free))
+        assert models.placement(small, cuda, dtype) == expected
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import utils
-from lab import checkpoints, statistics
+from lab import families, statistics
 
 SMALL_SIZES = st.integers(1, 9)
 
@@ -301,11 +301,11 @@ def test_kernel_right_vectors_are_orthonormal_and_on_the_key_side():
         torch.testing.assert_close(rows @ vectors[head].T @ vectors[head], rows)
 
 
-def layer_weights(query: torch.Tensor, key: torch.Tensor, **gains) -> checkpoints.LayerWeights:
-    width = query.shape[-1]
-    blank = dict.fromkeys(("value", "output", "gate", "up", "down"), torch.zeros(1, 1))
-    ones = {"attention_gain": torch.ones(width), "ffn_gain": torch.ones(width), "query_gain": None, "key_gain": None}
-    return checkpoints.LayerWeights(query=query.flatten(0, 1), key=key.flatten(0, 1), **(blank | ones | gains))
+def layer_weights(query: torch.Tensor, key: torch.Tensor, attention_gain=None, query_gain=None, key_gain=None):
+    """A layer of which only the kernels matter."""
+    parts = dict.fromkeys(families.ROLES) | {"query": query.flatten(0, 1), "key": key.flatten(0, 1)}
+    gains = {"attention_gain": attention_gain, "query_gain": query_gain, "key_gain": key_gain}
+    return families.LayerWeights(**parts | gains, centred=False)
 
 
 def test_folding_multiplies_the_kernel_by_the_gains():

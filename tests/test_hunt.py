@@ -275,6 +275,15 @@ def test_a_separation_by_the_offset_alone_is_said(judged):
     assert not judged(given)["offset_only"]
 
 
+def test_a_layer_that_the_weights_do_not_predict_is_called_exploratory(judged):
+    given = parts("clear")
+    assert "The weight-based Z of layer 1 (exploratory: the weights predict no layer) sep" in page.verdict_sentence(
+        judged(given)
+    )
+    given["one"]["verdict"] = "clear_bottleneck"
+    assert "The weight-based Z of layer 1 separates" in page.verdict_sentence(judged(given))
+
+
 def test_the_page_has_its_words_of_its_own_and_its_orders_from_the_file(judged):
     given = parts(holds=True, patched="partial", ard_mmd="none")
     candidates = given["phase2"]["contingencies"]["candidates"]

@@ -1,4 +1,4 @@
-"""Model folders in the hub's layouts, streamed weights, and batched generation, on real classes."""
+"""Model folders in the hub's layouts, the running model's weights, batched generation, and streams, on real classes."""
 
 import json
 import os
@@ -8,41 +8,129 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from conftest import FAMILIES, random_model
+from gguf_files import write_gguf
 from safetensors.torch import load_file, save_file
 
 import utils
 from lab import checkpoints, models, questions, runs
 
 ROOT = Path(__file__).parent.parent
+CPU = torch.device("cpu")
+WHOLE_BLOCKS = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 96}  # Q8_0 stores 32 values together
+IN_GGUF = {  # what transformers assumes of a family's GGUF files, since llama.cpp's names for it are not in its table
+    "qwen2": {},
+    "qwen3": {"head_dim": 128},
+    "llama": {},
+    "gemma2": {},
+    "gemma3_text": {},
+    "phi3": {},
+    "qwen3_moe": {"head_dim": 128, "moe_intermediate_size": 768, "norm_topk_prob": True, "num_hidden_layers": 2},
+}
+
+
+def stored(folder: checkpoints.ModelFolder, name: str, parameter: torch.Tensor) -> torch.Tensor:
+    """A parameter as the stream of the folder's tensors has it; experts, which run in one tensor, are stored one by one."""
+    for saved in (name, name.replace("lm_head", "embed_out")):  # as Pythia's files call it
+        if saved in folder.tensors.files:
+            return folder.tensors.read(saved)
+    layer, _, kind = name.partition(".experts.")
+    parts = [
+        [folder.tensors.read(f"{layer}.experts.{expert}.{role}_proj.weight") for role in kind[:-5].split("_")]
+        for expert in range(len(parameter))
+    ]
+    return torch.stack([torch.cat(own) for own in parts])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_streamed_weights_are_those_of_the_model(families, family):
+def test_the_running_model_has_the_weights_that_are_streamed(families, family):
     folder = checkpoints.find_model(str(families[family]))
-    model, _ = models.load_model(folder, torch.device("cpu"), torch.float32)
-    layers = list(checkpoints.stream_layers(folder))
-    assert len(layers) == folder.layers == len(model.model.layers)
-    for weights, layer in zip(layers, model.model.layers):
-        assert torch.equal(weights.query, layer.self_attn.q_proj.weight)
-        assert torch.equal(weights.key, layer.self_attn.k_proj.weight)
-        assert torch.equal(weights.value, layer.self_attn.v_proj.weight)
-        assert torch.equal(weights.output, layer.self_attn.o_proj.weight)
-        assert torch.equal(weights.gate, layer.mlp.gate_proj.weight)
-        assert torch.equal(weights.up, layer.mlp.up_proj.weight)
-        assert torch.equal(weights.down, layer.mlp.down_proj.weight)
-        assert torch.equal(weights.attention_gain, layer.input_layernorm.weight)
-        assert torch.equal(weights.ffn_gain, layer.post_attention_layernorm.weight)
-        assert (weights.query_gain is not None) == (family == "qwen3")
-        if family == "qwen3":
-            assert torch.equal(weights.query_gain, layer.self_attn.q_norm.weight)
-            assert torch.equal(weights.key_gain, layer.self_attn.k_norm.weight)
+    model, _ = models.load_model(folder, CPU, torch.float32)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, stored(folder, name, parameter)), name
+
+
+@pytest.mark.parametrize("family", IN_GGUF)
+def test_a_gguf_file_is_the_model_that_it_was_made_of(tmp_path, family):
+    """Weights that no block rounds: the same model, through names, row orders and norms of llama.cpp's own."""
+    source = random_model(tmp_path / "source", family, **WHOLE_BLOCKS | IN_GGUF[family])
+    folder = checkpoints.find_model(str(write_gguf(tmp_path / "model.gguf", source, "F32")))
+    model, tokenizer = models.load_model(folder, CPU, torch.float32)
+    original, own_tokenizer = models.load_model(checkpoints.find_model(str(source)), CPU, torch.float32)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, stored(folder, name, parameter)), name
+        torch.testing.assert_close(parameter, original.get_parameter(name), rtol=0, atol=1e-6)  # 1 added and taken off
+    text = "Question: Tom has 4 apples.\nAnswer: 五"
+    ids = tokenizer(text, return_tensors="pt")["input_ids"]
+    assert ids.tolist() == own_tokenizer(text, return_tensors="pt")["input_ids"].tolist()
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, original(ids).logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["F16", "Q8_0"])
+@pytest.mark.parametrize("family", ["qwen2", "llama", "gemma3_text"])
+def test_quantised_weights_run_as_they_are_streamed(tmp_path, capfd, family, kind):
+    source = random_model(tmp_path / "source", family, **WHOLE_BLOCKS)
+    folder = checkpoints.find_model(str(write_gguf(tmp_path / "model.gguf", source, kind)))
+    assert folder.tensors.quantisation.startswith(f"{kind} (")
+    capfd.readouterr()
+    model, _ = models.load_model(folder, CPU, torch.float32)
+    assert capfd.readouterr() == ("", "")
+    original = load_file(source / "model.safetensors")
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, folder.tensors.read(name)), name
+        torch.testing.assert_close(parameter.data, original[name], rtol=0, atol=0.01)
+    assert not torch.equal(model.get_decoder().embed_tokens.weight, original["model.embed_tokens.weight"])
+    assert model.hf_quantizer is None and not hasattr(model.config, "quantization_config")
+    assert model.to(torch.bfloat16).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "found, line",
+    [
+        ({"missing_keys": {"model.norm.weight"}}, "model.norm.weight is missing, and would be random"),
+        ({"unexpected_keys": {"a.bias", "b.bias"}}, r"a.bias \(and 1 more\) has no place in the configured model"),
+        (
+            {"mismatched_keys": {("a.weight", (2, 3), (3, 3))}},
+            r"a.weight has shape \(2, 3\), the configuration says \(3",
+        ),
+    ],
+)
+def test_a_loader_that_keeps_or_drops_other_weights_is_believed(small, monkeypatch, found, line):
+    real = transformers.AutoModelForCausalLM.from_pretrained
+
+    def otherwise(*args, **kwargs):
+        model, info = real(*args, **kwargs)
+        return model, info | found
+
+    folder = checkpoints.find_model(str(small))
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", otherwise)
+    with pytest.raises(runs.UserError, match=line):
+        models.load_model(folder, CPU, torch.float32)
+
+
+def test_what_does_not_load_is_one_line_and_no_memory_is_no_bad_file(small, monkeypatch):
+    folder = checkpoints.find_model(str(small))
+    for error, expected in (
+        (RuntimeError("first\nsecond"), runs.UserError),
+        (KeyError("x"), runs.UserError),
+        (torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError),
+    ):
+
+        def fail(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", fail)
+        with pytest.raises(expected) as caught:
+            models.load_model(folder, CPU, torch.float32)
+        assert "\n" not in str(caught.value)
 
 
 def test_attention_logits_at_distance_zero_are_the_kernel(families):
     """The kernel is what attention computes: query and key of the same token, no rotation, biases taken off."""
     folder = checkpoints.find_model(str(families["qwen2"]))
-    model, _ = models.load_model(folder, torch.device("cpu"), torch.float32)
+    model, _ = models.load_model(folder, CPU, torch.float32)
     attention, norm = model.model.layers[2].self_attn, model.model.layers[2].input_layernorm
     stream = torch.randn(1, folder.width)
     normed = norm(stream)
@@ -71,8 +159,8 @@ def test_sharded_and_single_checkpoints_are_the_same(small, tmp_path):
 def test_tied_and_headless_checkpoints(tmp_path):
     tied = random_model(tmp_path / "tied", tie_word_embeddings=True)
     folder = checkpoints.find_model(str(tied))
-    assert "lm_head.weight" not in folder.files
-    model, _ = models.load_model(folder, torch.device("cpu"), torch.float32)
+    assert "lm_head.weight" not in folder.tensors.files
+    model, _ = models.load_model(folder, CPU, torch.float32)
     assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
     tensors = {name.removeprefix("model."): value for name, value in load_file(tied / "model.safetensors").items()}
     save_file(tensors, tied / "model.safetensors", metadata={"format": "pt"})  # a base model's names
@@ -126,9 +214,9 @@ def test_the_hub_cache_is_read_without_network(small, tmp_path):
     assert "someone/small at no-such" in missing.stderr
 
 
-def test_generation_does_not_depend_on_batch_and_padding(small):
-    folder = checkpoints.find_model(str(small))
-    model, tokenizer = models.load_model(folder, torch.device("cpu"), torch.float32)
+@pytest.mark.parametrize("family", ["qwen2", "gemma3_text", "gpt_neox"])
+def test_generation_does_not_depend_on_batch_and_padding(small, families, family):
+    model, tokenizer = models.load_model(checkpoints.find_model(str(families[family])), CPU, torch.float32)
     languages = questions.load_languages(["en", "zh"])
     problems = questions.load_problems([small / "problems.jsonl"], ["en", "zh"], limit=6)
     prompts = [questions.prompt_text(problem, language, languages) for problem in problems for language in languages]
@@ -152,7 +240,7 @@ def test_generation_stops_after_the_first_line_of_text_and_keeps_within_the_cont
     assert models.first_text_line("\n\n five\nmore") == "\n\n five"
     assert models.first_text_line("five") == "five"
     folder = checkpoints.find_model(str(small))
-    model, tokenizer = models.load_model(folder, torch.device("cpu"), torch.float32)
+    model, tokenizer = models.load_model(folder, CPU, torch.float32)
     ended = models.line_ended(tokenizer, 2)
     rows = [tokenizer(text)["input_ids"] for text in ("5 5 five\n\n", "5 5 five six", "5 5\n\n five")]
     width = max(map(len, rows))
@@ -169,7 +257,7 @@ def test_a_checkpoints_own_repetition_penalty_is_not_used(tmp_path):
     (path / "generation_config.json").write_text(
         json.dumps({"repetition_penalty": 5.0, "temperature": 0.1, "eos_token_id": 0})
     )
-    model, _ = models.load_model(checkpoints.find_model(str(path)), torch.device("cpu"), torch.float32)
+    model, _ = models.load_model(checkpoints.find_model(str(path)), CPU, torch.float32)
     assert model.generation_config.repetition_penalty in (None, 1.0)
     assert not model.generation_config.do_sample
 
@@ -197,7 +285,7 @@ def test_cuda_generates_what_the_cpu_does_in_float32(small):
 @pytest.mark.parametrize("scope", ["last", "prefill", "all"])
 def test_an_edit_reaches_its_scope_and_leaves_no_hook(small, scope):
     """Passes of a prompt of five tokens and of one new token, against the same edit written as a plain hook."""
-    model, _ = models.load_model(checkpoints.find_model(str(small)), torch.device("cpu"), torch.float32)
+    model, _ = models.load_model(checkpoints.find_model(str(small)), CPU, torch.float32)
     prompt, new = torch.tensor([[5, 6, 7, 8, 9]]), torch.tensor([[4]])
     seen = []
 
@@ -228,17 +316,26 @@ def test_an_edit_reaches_its_scope_and_leaves_no_hook(small, scope):
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-def test_a_pass_ends_at_the_last_captured_site(small):
-    model, _ = models.load_model(checkpoints.find_model(str(small)), torch.device("cpu"), torch.float32)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pass_ends_at_the_last_captured_site(families, family):
+    model, _ = models.load_model(checkpoints.find_model(str(families[family])), CPU, torch.float32)
     ids, ran = torch.tensor([[5, 6, 7]]), []
-    hook = model.model.layers[3].register_forward_hook(lambda *_: ran.append(3))
+    modules = models.site_modules(model)
+    assert len(modules) == 6
+    hook = modules[3].register_forward_hook(lambda *_: ran.append(3))
     with torch.no_grad():
         with models.captured_sites(model, (0, 3)) as streams:
             model(ids, use_cache=False)
         assert not ran and sorted(streams) == [0, 3]
-        whole = model(ids, use_cache=False, output_hidden_states=True).hidden_states
-    hook.remove()
-    assert ran and torch.equal(streams[0], whole[0]) and torch.equal(streams[3], whole[3])
+        with models.captured_sites(model, range(6)) as streams:
+            model(ids, use_cache=False)
+        whole = model(ids, use_cache=False, output_hidden_states=True)
+        hook.remove()
+        assert ran
+        for site in range(5):
+            assert torch.equal(streams[site], whole.hidden_states[site])
+        assert torch.equal(modules[5](streams[5]), whole.hidden_states[5])
+        assert torch.equal(models.logits(model, whole.hidden_states[5]), whole.logits)
     with pytest.raises(LookupError), models.captured_sites(model, (2,)):
         raise LookupError  # only the pass's own end is swallowed
     assert not any(module._forward_pre_hooks for module in model.modules())

@@ -1,12 +1,15 @@
 """1.py against dense float64 linear algebra, closed forms, planted layouts and random weights."""
 
 import json
+import re
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, random_model
 from safetensors.torch import load_file, save_file
+from scipy import stats
 
 import utils
 import verdicts
@@ -48,27 +51,74 @@ def test_arrays_agree_with_a_dense_reference(script, families, tmp_path, model):
         np.testing.assert_allclose(measured, expected, rtol=1e-6, atol=1e-9 * spectra.max())
 
 
-@pytest.mark.parametrize("defect", ["zero", "rank one", "one head"])
-def test_degenerate_weights(script, tmp_path, defect):
-    changes = {"num_attention_heads": 1, "num_key_value_heads": 1} if defect == "one head" else {}
-    path = random_model(tmp_path / "model", num_hidden_layers=3, **changes)
+def damaged(path, damage, **changes):
+    """A random model of five layers whose tensors `damage` changes, by name."""
+    random_model(path, **changes)
     tensors = load_file(path / "model.safetensors")
-    if defect != "one head":
-        for name in list(tensors):
-            if ".layers.1." in name and "proj.weight" in name:
-                ones = torch.ones_like(tensors[name])
-                tensors[name] = ones if defect == "rank one" else torch.zeros_like(ones)
-        save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    for name in tensors:
+        damage(name, tensors[name])
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    return path
+
+
+def test_rank_one_weights(script, tmp_path):
+    path = damaged(tmp_path / "model", lambda name, tensor: tensor.fill_(1) if "layers.2" in name else None)
     results = run(script, path, tmp_path / "out")
-    ranks = np.load(tmp_path / "out" / "one_weight_eff_rank.npy")
-    if defect == "zero":
-        assert (ranks[1] == 0).all()
-        assert results["bottleneck"]["mean"] == 0
-    if defect == "rank one":
-        np.testing.assert_allclose(ranks[1], 1, rtol=1e-6)
-    if defect == "one head":
-        assert results["bottleneck"]["support"] == 1
-        assert results["verdict"] != "clear_bottleneck"  # one head cannot agree with itself beyond chance
+    np.testing.assert_allclose(np.load(tmp_path / "out" / "one_weight_eff_rank.npy")[2], 1, rtol=1e-6)
+    assert (results["bottleneck"]["layer"], results["bottleneck"]["mean"]) == (2, 1)
+    assert results["zero_kernels"] == []
+
+
+def test_one_head_cannot_agree_with_itself(script, tmp_path):
+    path = random_model(tmp_path / "model", num_hidden_layers=4, num_attention_heads=1, num_key_value_heads=1)
+    results = run(script, path, tmp_path / "out")
+    assert results["bottleneck"]["support"] == 1
+    assert results["verdict"] == "no_bottleneck"
+
+
+def zero_queries(name: str, tensor: torch.Tensor) -> None:
+    """W_Q of head 4 of layer 2 and of all of layer 3; heads are 8 wide."""
+    if name.endswith("layers.2.self_attn.q_proj.weight"):
+        tensor[32:40] = 0
+    if name.endswith("layers.3.self_attn.q_proj.weight"):
+        tensor[:] = 0
+
+
+def test_zero_kernels_are_counted_and_left_out(script, tmp_path):
+    path = damaged(tmp_path / "model", zero_queries)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        results = run(script, path, tmp_path / "out")
+    ranks = np.load(tmp_path / "out" / "one_head_eff_rank.npy")
+    assert (ranks[3] == 0).all() and ranks[2, 4] == 0 and (ranks == 0).sum() == 7
+    assert results["zero_kernels"] == [{"layer": 2, "heads": 1}, {"layer": 3, "heads": 6}]
+    left = np.delete(ranks[2], 4)
+    heads = results["heads"]
+    assert (heads["mean"][2], heads["lowest"][2]) == pytest.approx((left.mean(), left.min()), rel=1e-3)
+    assert [heads[name][3] for name in ("mean", "sd", "cv", "lowest", "highest")] == [None] * 5
+    low = results["bottleneck"]
+    assert low["layer"] in (1, 2) and low["lowest"]["layer"] != 3 and low["inner_layers"] == 2
+    text = (tmp_path / "out" / "one_output.md").read_text()
+    assert "7 of 30 kernels are zero: layer 2 (1) and layer 3 (all)" in text
+    assert "| L3 | – | – | – | – | – |" in text
+    assert not re.search(r"\bnan\b|\bNone\b", text)
+
+
+def test_where_every_kernel_is_zero_there_is_nothing_to_find(script, tmp_path):
+    path = damaged(tmp_path / "model", lambda name, tensor: tensor.zero_() if "q_proj.weight" in name else None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        results = run(script, path, tmp_path / "out")
+    assert results["verdict"] == "no_bottleneck"
+    assert (results["bottleneck"]["layer"], results["bottleneck"]["mean"], results["bottleneck"]["support"]) == (
+        0,
+        None,
+        0,
+    )
+    assert results["null"]["kernel"]["p"] == 1
+    text = (tmp_path / "out" / "one_output.md").read_text()
+    assert "No layer is a bottleneck of the heads' kernels (`no_bottleneck`) because every kernel is zero." in text
+    assert not re.search(r"\bnan\b|\bNone\b", text)
 
 
 def test_gaussian_rank_is_the_known_one(script):
@@ -111,29 +161,113 @@ def test_eigen_structure_of_symmetric_and_antisymmetric_kernels(script):
     assert zero["asymmetry"] == 0
 
 
-def verdict(low: dict, layers: int) -> str:
-    """The verdict of a bottleneck alone; what else the rules read is of no matter here."""
-    flat = {"attention": 0.0, "ffn": 0.0, "p_attention": 1.0, "p_ffn": 1.0}
-    trends = {name: {"steps_down": 0, "steps_up": 0, "cv": 0} for name in ("W_V", "heads")}
-    results = {"shape": {"layers": layers}, "is_qwen25_3b": False, "bottleneck": low, "trends": trends}
-    types = {"attention": ["W_V"], "ffn": []}
-    return verdicts.one(results | {"opposite": flat, "weight_types": types, "phases": [0, layers, 0]})["verdict"]
+def judged(one, head_ranks: np.ndarray, groups: int) -> dict:
+    """Results as they are saved, of head ranks (L, h) alone: the other weights are flat."""
+    layers, heads = head_ranks.shape
+    weight_ranks = np.full((layers, 7), 100.0)
+    trends = one.find_trends(weight_ranks, head_ranks)
+    results = {
+        "shape": {"layers": layers, "heads": heads, "groups": groups},
+        "is_qwen25_3b": False,
+        "weight_types": {"attention": one.ATTENTION_TYPES, "ffn": one.FFN_TYPES},
+        "heads": one.over_heads(head_ranks),
+        "zero_kernels": one.zero_kernels(head_ranks),
+        "bottleneck": one.find_bottleneck(head_ranks, groups, 0),
+        "trends": trends,
+        "opposite": one.opposite_trends(trends, layers),
+        "null": {
+            "kernel": {"low": 119.0, "middle": 120.0, "high": 121.0, "p": 0.05},
+            "weights": dict.fromkeys(one.WEIGHT_TYPES, 251.8),
+        },
+        **one.find_phases(weight_ranks, head_ranks),
+    }
+    return one.REPORT.judged(runs.significant(results))
 
 
-def planted_ranks(layers: int, heads: int, low: int, seed: int = 0) -> np.ndarray:
-    ranks = np.random.default_rng(seed).normal(100, 2, (layers, heads))
-    ranks[low] = 80 + np.random.default_rng(seed + 1).normal(0, 2, heads)
+def planted_ranks(layers: int, heads: int, lows: dict[int, float], seed: int = 0) -> np.ndarray:
+    """Head ranks around 100, of the layers in `lows` around what it says, (L, h)."""
+    draw = np.random.default_rng(seed)
+    ranks = draw.normal(100, 2, (layers, heads))
+    for layer, mean in lows.items():
+        ranks[layer] = mean + draw.normal(0, 2, heads)
     return ranks
 
 
 def test_a_planted_bottleneck_is_clear(script):
     one = script("1.py")
-    low = one.find_bottleneck(planted_ranks(36, 16, 33), groups=2, seed=0)
-    assert (low["layer"], low["layers_after"]) == (33, 2)
+    low = one.find_bottleneck(planted_ranks(36, 16, {33: 80}), groups=2, seed=0)
+    assert (low["layer"], low["window"], low["layers_after"]) == (33, [33], 2)
+    assert low["lowest"] == {"layer": 33, "mean": low["mean"]}
     assert low["support"] == low["support_groups"] == 1
     assert low["margin_null"]["p"] < 0.001
     assert low["margin_null"]["draws"] == one.RESAMPLES
-    assert verdict(low, 36) == "clear_bottleneck"
+    results = judged(one, planted_ranks(36, 16, {33: 80}), 2)
+    assert (results["verdict"], results["because"]) == ("clear_bottleneck", [])
+    sentence = page.verdict_sentence(results)
+    assert "clear bottleneck at layer 33 (`clear_bottleneck`)" in sentence
+    assert "because" not in sentence and "only" not in sentence and "lowest mean rank" not in sentence
+
+
+@pytest.mark.parametrize("lows", [{32: 80, 33: 80}, {31: 80.5, 32: 80, 33: 80.5}])
+def test_a_planted_window_of_neighbours_is_clear(script, lows):
+    """Which of equal layers is lowest is left to chance; that it is one of them is not."""
+    results = judged(script("1.py"), planted_ranks(36, 4, lows), 2)
+    low = results["bottleneck"]
+    assert low["window"] == list(lows)
+    assert low["layer"] in lows and low["runner_up"] not in lows
+    assert 15 < low["margin"] < 20
+    assert low["support"] == low["support_groups"] == 1
+    assert results["verdict"] == "clear_bottleneck"
+    names = " and ".join([", ".join(map(str, list(lows)[:-1])), str(max(lows))])
+    assert f"clear bottleneck at layers {names} (`clear_bottleneck`)" in page.verdict_sentence(results)
+
+
+@pytest.mark.parametrize("lows", [{20: 80, 33: 80}, {30: 80, 31: 80, 32: 80, 33: 80}])
+def test_equal_layers_that_are_no_window_are_no_bottleneck(script, lows):
+    """Two that are no neighbours, and four that are."""
+    results = judged(script("1.py"), planted_ranks(36, 16, lows), 2)
+    assert results["verdict"] == "no_bottleneck"
+    assert results["because"] == ["margin beyond equal layers"]
+
+
+def plain_window(means: np.ndarray, layers: np.ndarray) -> tuple[float, int]:
+    """The window's margin and size as the text defines them, for one draw."""
+    found = (0.0, 1)
+    for size in range(1, min(3, len(layers) - 1) + 1):
+        for start in range(len(layers) - size + 1):
+            inside = np.arange(start, start + size)
+            gap = np.delete(means, inside).min() - means[inside].max()
+            if layers[start + size - 1] - layers[start] == size - 1 and gap > found[0]:
+                found = (gap, size)
+    return found
+
+
+@pytest.mark.parametrize("layers", [[1, 2], [1, 2, 3], [1, 2, 3, 4, 5], [1, 2, 4, 5, 6, 9]])
+def test_the_margin_is_that_of_the_best_window(script, layers):
+    layers = np.array(layers)
+    means = np.random.default_rng(0).normal(size=(300, len(layers)))
+    margins, sizes = script("1.py").window_margin(means, layers)
+    expected = [plain_window(row, layers) for row in means]
+    np.testing.assert_allclose(margins, [margin for margin, _ in expected])
+    assert [size for margin, size in zip(margins, sizes) if margin > 0] == [size for gap, size in expected if gap > 0]
+    assert set(sizes) == set(range(1, min(3, len(layers) - 1) + 1))
+    margins, sizes = script("1.py").window_margin(np.arange(5.0)[None], np.arange(5))
+    assert (margins.tolist(), sizes.tolist()) == ([1], [1])  # equal gaps: the smaller window
+
+
+def within_binomial(hits: int, trials: int, rate: float) -> bool:
+    return stats.binomtest(hits, trials, rate).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("layers, groups", [(8, 2), (4, 4), (2, 8)])
+def test_the_null_of_the_margin_is_exact_for_the_search(script, layers, groups):
+    draw, ones = np.random.default_rng(layers), np.ones((layers, groups))
+    find, ps = script("1.py").find_window, []
+    for _ in range(500):
+        ranks = draw.normal(50, 3, (layers, groups))
+        ps.append(find(ranks.mean(1), ranks, ones, np.arange(1, layers + 1), 0)["margin_null"]["p"])
+    for level in (0.01, 0.05, 0.2, 0.5):
+        assert within_binomial(sum(p < level for p in ps), len(ps), level), level
 
 
 def test_random_kernels_rarely_have_a_bottleneck(script):
@@ -142,30 +276,144 @@ def test_random_kernels_rarely_have_a_bottleneck(script):
     generator = torch.Generator().manual_seed(0)
     found, ps = [], []
     for _ in range(150):
-        query = torch.randn(10, 8, 8, 48, generator=generator, dtype=torch.float64)
-        key = torch.randn(10, 2, 8, 48, generator=generator, dtype=torch.float64)
+        query = torch.randn(10, 4, 16, 48, generator=generator, dtype=torch.float64)
+        key = torch.randn(10, 2, 16, 48, generator=generator, dtype=torch.float64)
         ranks = np.stack([utils.effective_rank(utils.kernel_svd(q, k)[0]).numpy() for q, k in zip(query, key)])
-        low = one.find_bottleneck(ranks, groups=2, seed=0)
-        found.append(verdict(low, 10))
-        ps.append(low["margin_null"]["p"])
-    assert found.count("no_bottleneck") >= 135  # 5 % of 150 is 7.5
-    assert found.count("clear_bottleneck") <= 4
+        results = judged(one, ranks, 2)
+        found.append(results["verdict"])
+        ps.append(results["bottleneck"]["margin_null"]["p"])
+    assert found.count("no_bottleneck") == sum(p >= verdicts.LEVEL for p in ps)
+    assert 150 - found.count("no_bottleneck") <= stats.binom(150, verdicts.LEVEL).ppf(0.999)
     assert 0.4 < np.mean(ps) < 0.6
 
 
 def test_one_kv_group_cannot_show_a_bottleneck(script):
-    one = script("1.py")
-    low = one.find_bottleneck(planted_ranks(12, 8, 5), groups=1, seed=0)
-    assert (low["layer"], low["margin_null"], low["support_groups"]) == (5, None, None)
-    assert verdict(low, 12) == "no_bottleneck"
+    results = judged(script("1.py"), planted_ranks(12, 8, {5: 80}), 1)
+    low = results["bottleneck"]
+    assert (low["layer"], low["support"], low["margin_null"], low["support_groups"]) == (5, 1, None, None)
+    assert results["verdict"] == "no_bottleneck"
+    assert "because one KV group leaves no estimate of the noise; the lowest is layer 5" in page.verdict_sentence(
+        results
+    )
 
 
-def test_a_minimum_on_the_edge_is_not_a_clear_bottleneck(script):
+@pytest.mark.parametrize("edge, name", [(0, "first"), (11, "last")])
+def test_a_lower_layer_on_the_edge_does_not_hide_an_inner_bottleneck(script, edge, name):
     one = script("1.py")
-    for layer in (0, 11):
-        low = one.find_bottleneck(planted_ranks(12, 8, layer), groups=2, seed=0)
-        assert low["layer"] == layer
-        assert verdict(low, 12) == "weak_bottleneck"
+    results = judged(one, planted_ranks(12, 8, {edge: 40, 5: 80}), 2)
+    low = results["bottleneck"]
+    assert (low["layer"], low["lowest"]["layer"], low["inner_layers"]) == (5, edge, 10)
+    assert low["lowest"]["mean"] < 45 < low["mean"]
+    assert results["verdict"] == "clear_bottleneck"
+    sentence = page.verdict_sentence(results)
+    because = (
+        f"which cannot be a bottleneck between encoding and decoding because it is the {name} layer; the heads' kernels"
+    )
+    assert f"The lowest mean rank is at layer {edge} (" in sentence and because in sentence
+    measured = {row["id"]: row["measured"] for row in results["claims"]}
+    for claim in ("bottleneck_rank", "bottleneck_exists"):
+        assert measured[claim].startswith("L5") and f"; lowest of all the {name} layer L{edge}, " in measured[claim]
+    assert f"lowest of all the {name} layer L{edge}" in page.summary(results)
+    alone = judged(one, planted_ranks(12, 8, {edge: 40}, seed=1), 2)  # then the inner layers are alike
+    assert alone["verdict"] == "no_bottleneck"
+    assert (
+        alone["bottleneck"]["margin_null"]
+        == judged(one, planted_ranks(12, 8, {}, seed=1), 2)["bottleneck"]["margin_null"]
+    )
+
+
+@pytest.mark.parametrize("layers, zero", [(1, []), (2, []), (6, [1, 2, 3, 4])])
+def test_without_an_inner_layer_the_lowest_is_named_and_no_bottleneck(script, layers, zero):
+    """None because there are too few, or because the kernels of all of them are zero."""
+    named = layers - 1
+    ranks = planted_ranks(layers, 4, {named: 60})
+    ranks[zero] = 0
+    results = judged(script("1.py"), ranks, 2)
+    low = results["bottleneck"]
+    assert (low["layer"], low["lowest"]["layer"], low["inner_layers"], low["margin"]) == (named, named, 0, None)
+    assert results["verdict"] == "no_bottleneck"
+    assert results["because"] == ["there is an inner layer", "margin beyond equal layers"]
+    reason = "because there is no inner layer" + " with a kernel" * bool(zero)
+    assert f"{reason}; the lowest is layer {named}, which later phases" in page.verdict_sentence(results)
+
+
+def test_a_single_inner_layer_has_nothing_to_lead(script):
+    results = judged(script("1.py"), planted_ranks(3, 4, {1: 60}), 2)
+    low = results["bottleneck"]
+    assert (low["layer"], low["inner_layers"], low["margin"], low["margin_null"]) == (1, 1, None, None)
+    assert results["verdict"] == "no_bottleneck"
+    assert "because a single inner layer has no other to lead; the lowest is layer 1" in page.verdict_sentence(results)
+
+
+def test_reasons_are_those_of_the_failed_tests(script, monkeypatch):
+    one = script("1.py")
+    results = judged(one, planted_ranks(12, 8, {}, seed=1), 2)
+    low = results["bottleneck"]
+    reason = (
+        f"because a margin of {low['margin']:.3g} has p = {low['margin_null']['p']:.2g} if all inner layers are equal; "
+    )
+    assert (results["verdict"], results["because"]) == ("no_bottleneck", ["margin beyond equal layers"])
+    assert reason + f"the lowest is layer {low['layer']}, which later" in page.verdict_sentence(results)
+    ranks = planted_ranks(12, 16, {5: 80})
+    ranks[5, 8:], ranks[8, 8:] = 97, 92  # the second KV group finds its lowest layer elsewhere
+    ranks[5, :8] = 85
+    monkeypatch.setattr(verdicts, "LEVEL", 1.1)
+    results = judged(one, ranks, 2)
+    low = results["bottleneck"]
+    assert low["layer"] == 5 and low["support"] > verdicts.SUPPORT_NEEDED > low["support_groups"]
+    assert (results["verdict"], results["because"]) == ("weak_bottleneck", ["KV-group resamples agree"])
+    sentence = page.verdict_sentence(results)
+    assert sentence.startswith(
+        "Layer 5 is lowest of the inner layers, but not a clear bottleneck (`weak_bottleneck`) because only "
+        f"{page.percent(low['support_groups'])} of KV-group resamples pick it: "
+    )
+    assert f"; {page.percent(low['support'])} of head resamples pick it" in sentence
+    assert sentence.count("KV-group") == 1
+
+
+def test_zero_kernels_leave_the_noise_and_the_layers_next_to_them_alone(script):
+    one = script("1.py")
+    ranks = planted_ranks(12, 8, {5: 80, 7: 80})
+    alive = np.delete(ranks, 6, 0)
+    ranks[6] = 0
+    low, without = (one.find_bottleneck(part, 2, 0) for part in (ranks, alive))
+    assert low["inner_layers"] == without["inner_layers"] == 9
+    assert (len(low["window"]), without["window"]) == (1, [5, 6])  # 5 and 7 are no neighbours: layer 6 is merely dead
+    ranks[1, :4], ranks[2, 1] = 0, 0  # one KV group of layer 1 is gone, and one head of layer 2
+    low = one.find_bottleneck(ranks, 2, 0)
+    assert low["layer"] in (5, 7) and low["support"] < 1
+    means = one.over_heads(ranks)["mean"]
+    assert means[1] == pytest.approx(ranks[1, 4:].mean())
+    assert means[2] == pytest.approx(np.delete(ranks[2], 1).mean())
+
+
+def test_noise_is_pooled_over_the_groups_that_are_there(script):
+    """The null scales with the noise: with a group missing in some layers, that of a layer's own number of groups."""
+    one, draw = script("1.py"), np.random.default_rng(0)
+    layers, counts = np.arange(1, 7), np.full((6, 4), 2.0)
+    counts[2] = (2, 0, 0, 0)
+    totals = counts * draw.normal(50, 3, (6, 4))
+    null = one.margin_null(totals, counts, layers, 1.0, 0)
+    groups = [row[count > 0] / 2 for row, count in zip(totals, counts)]
+    variance = sum(((group - group.mean()) ** 2).sum() for group in groups) / 15
+    noise = np.sqrt(variance / np.array([4, 4, 1, 4, 4, 4]))
+    means = draw.normal(size=(20_000, 6)) * noise
+    margins = one.window_margin(means, layers)[0] * np.sqrt(15 / draw.chisquare(15, 20_000))
+    for point, share in (("low", 0.05), ("middle", 0.5), ("high", 0.95)):
+        assert null[point] == pytest.approx(np.quantile(margins, share), rel=0.1)
+
+
+def test_support_counts_resamples_inside_the_window(script):
+    support = script("1.py").bootstrap_support
+    generator = torch.Generator().manual_seed(0)
+    totals = np.array([[1.0, 9.0], [9.0, 1.0], [4.0, 4.0]])
+    inside = np.array([True, False, False])
+    # of the four draws of two columns one has the first column alone; the mixed ones leave 4 as the lowest
+    assert support(totals, np.ones((3, 2)), inside, generator) == pytest.approx(0.25, abs=0.02)
+    assert support(totals, np.ones((3, 2)), np.array([True, True, False]), generator) == pytest.approx(0.5, abs=0.02)
+    counts = np.array([[1.0, 1.0], [0.0, 1.0], [1.0, 1.0]])
+    totals = np.array([[5.0, 5.0], [0.0, 1.0], [6.0, 6.0]])  # a kernel of zeros is no rank of 0
+    assert support(totals, counts, inside, generator) == pytest.approx(0.25, abs=0.02)
 
 
 def recipe_like_ranks(layers: int = 36) -> tuple[np.ndarray, np.ndarray]:
@@ -222,19 +470,11 @@ def test_the_recipes_numbers_are_judged_on_its_own_model_only(script):
     head_ranks[33] = 80.4
     weight_ranks[:, 2] = 250
     trends = one.find_trends(weight_ranks, head_ranks)
-    results = {
-        "shape": {"layers": 36},
-        "weight_types": {"attention": one.ATTENTION_TYPES, "ffn": one.FFN_TYPES},
-        "bottleneck": one.find_bottleneck(head_ranks, 2, 0),
-        "trends": trends,
+    results = judged(one, head_ranks, 2) | {
+        "trends": runs.significant(trends),
         "opposite": one.opposite_trends(trends, 36),
-        "null": {
-            "kernel": {"low": 119.0, "middle": 120.0, "high": 121.0, "p": 0.05},
-            "weights": dict.fromkeys(one.WEIGHT_TYPES, 251.8),
-        },
         **one.find_phases(weight_ranks, head_ranks),
     }
-    results = runs.significant(results)
     on_qwen, elsewhere = (verdicts.one(results | {"is_qwen25_3b": own})["holds"] for own in (True, False))
     assert [row["id"] for row in page.claims(results)] == list(on_qwen) == list(elsewhere)
     assert on_qwen["bottleneck_rank"] is True

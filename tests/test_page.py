@@ -59,3 +59,10 @@ def test_the_readme_names_verdicts_that_exist():
     assert len(named) > 15
     unknown = {name for name in named - given if not name.endswith("_advantage")}  # made from the languages' names
     assert not unknown
+
+
+def test_a_report_says_how_quantised_weights_are_stored():
+    results = {"claims": [], "model": {"name": "x.gguf", "quantisation": "Q4_K_M (68 % Q4_K, 32 % Q6_K)"}}
+    text = page.report("T", "it is.", results, [], ["none"]).decode()
+    assert text.splitlines()[4].startswith("**Weights.** Quantised, Q4_K_M (68 % Q4_K, 32 % Q6_K): ")
+    assert "Weights." not in page.report("T", "it is.", results | {"model": {"quantisation": None}}, [], []).decode()

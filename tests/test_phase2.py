@@ -15,6 +15,7 @@ import utils
 import verdicts
 from lab import checkpoints, models, pairs, questions, runs, statistics, subspaces
 from reports import phase2 as page
+from reports.page import CHOSEN
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +95,15 @@ def test_false_alarms_and_detections(script, tmp_path, monkeypatch, kind, fewest
 def test_a_given_z_is_scored_and_not_fitted(script, tmp_path):
     """--z-from on a second file of problems: the same basis, and no contingency even where the grid says none."""
     control = write_control(tmp_path / "model", "decoy", noise=0.5, problems=40)
-    _, basis = run(script, control.path, tmp_path / "out")
+    first, basis = run(script, control.path, tmp_path / "out")
     second = ("--problems", str(control.path / "reasoning.jsonl"), "--z-from", str(tmp_path / "out"))
     results, given = run(script, control.path, tmp_path / "second", *second)
     assert torch.equal(given, basis)
     assert results["z"]["method"] == "centroid"
     assert results["z"]["fitted_index"] == []
+    verdict = json.loads((tmp_path / "out" / "one_results.json").read_text())["verdict"]
+    assert results["layer_chosen"] == first["layer_chosen"] == verdict
+    assert results["settings"]["layer"] == first["settings"]["layer"] == BOTTLENECK
     assert "contingencies" not in results
     assert results["given"]["problems"] == 12
     assert results["given"]["holds"]
@@ -601,6 +605,10 @@ def test_the_page_takes_numbers_and_orders_from_the_file(script, small, tmp_path
     text = page.render(results, {})["phase2_output.md"].decode()
     assert "exceeds 77 medians" in text
     assert "with 35% of the relevance" in text
+    assert results["layer_chosen"] == "given"
+    for chosen, words in CHOSEN.items():
+        sentence = page.verdict_sentence(results | {"layer_chosen": chosen})
+        assert sentence.startswith(f"The weight-based Z of layer 2{words} ")
     rivals = text.split("## 5 ")[1]
     assert rivals.index("| random |") < rivals.index("| PCA |") < rivals.index("| weight-based, multi-head |")
 

@@ -16,6 +16,7 @@ import utils
 import verdicts
 from lab import checkpoints, models, questions, runs, statistics, subspaces
 from reports import phase3 as page
+from reports.page import CHOSEN
 
 PATCHING = {"problems": 40, "noise": 0.5, "language_share": 0.1}  # of write_control
 RANK = 6
@@ -43,7 +44,7 @@ def hand_on(model, out, basis, *, site, method="weight", bottleneck=2, fitted_on
     k = len(basis)
     z = {"method": method, "layer": site - 1, "site": site, "k": k, "passed": False, "fitted_on": list(fitted_on)}
     results = {"script": "phase2", "model": folder.identity, "settings": {"layer": bottleneck}, "z": z, "tests": {}}
-    results |= {"fingerprint": runs.short_hash(z), "z_dimensions": [1, k, k]}
+    results |= {"fingerprint": runs.short_hash(z), "z_dimensions": [1, k, k], "layer_chosen": "given"}
     if layers is None:
         layers = utils.random_subspaces(statistics.seeded(0, "layers"), folder.layers, k, folder.width)
     out.mkdir(exist_ok=True)
@@ -240,6 +241,16 @@ def test_another_threshold_is_another_verdict_without_a_model(saved, monkeypatch
     assert "Z does not beat: Haar-random k, covariance-matched random k, no swap, Z of a wrong donor." in report
     assert "These are too few pairs to tell." in report and "With fewer than 1000 pairs" in report
     assert "At this site even the whole stream does no better" in report
+
+
+def test_an_exploratory_layer_is_called_so(saved):
+    for chosen, words in CHOSEN.items():
+        results, report = saved(layer_chosen=chosen)
+        layer = results["settings"]["z"]["bottleneck"]
+        assert f"; weight-based, multi-head, layer {layer}{words}) gives the donor's answer" in report
+        assert ("The weights predict no layer, so nothing here tests a prediction" in report) is (
+            chosen == "no_bottleneck"
+        )
 
 
 def test_the_page_takes_orders_and_sizes_from_the_file(planted, saved):

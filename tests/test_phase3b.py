@@ -346,6 +346,17 @@ def test_a_changed_threshold_judges_saved_results_again(script, rotated, tmp_pat
     assert "(`no_bridge`)" in text
 
 
+def test_a_z_whose_layer_the_weights_do_not_predict_is_called_exploratory(script, rotated, tmp_path):
+    folder = shutil.copytree(rotated[0], tmp_path / "out")
+    results = rotated[1]
+    layer = results["settings"]["z"]["layer"]
+    assert layer == results["settings"]["z"]["bottleneck"]
+    for chosen, said in (("no_bottleneck", True), ("clear_bottleneck", False)):
+        (folder / "phase3b_results.json").write_text(json.dumps(results | {"layer_chosen": chosen}))
+        _, text = report_again(script, folder)
+        assert (f"- Z is that of layer {layer} (exploratory: the weights predict no layer)." in text) is said
+
+
 def test_the_page_takes_its_orders_from_the_results(script, rotated, tmp_path):
     folder = shutil.copytree(rotated[0], tmp_path / "out")
     results = json.loads((folder / "phase3b_results.json").read_text())

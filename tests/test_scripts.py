@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, random_model
-from safetensors.torch import load_file, save_file
+from conftest import ROOT, fails, random_model
 
 from lab import checkpoints, models, runs
 
@@ -245,99 +244,9 @@ def test_steps_named_in_the_docstring_are_the_reports_headings(script, finished)
             assert heading.lower()[:18] in steps.lower(), heading
 
 
-def broken(tmp_path, kind: str) -> Path:
-    """A model folder with one defect."""
-    path = random_model(tmp_path / kind, num_hidden_layers=2)
-    weights = path / "model.safetensors"
-    tensors = load_file(weights)
-    name = "model.layers.1.mlp.up_proj.weight"
-    if kind == "truncated":
-        weights.write_bytes(weights.read_bytes()[:-1000])
-    elif kind == "nan":
-        tensors[name][3, 4] = torch.nan
-    elif kind == "missing":
-        del tensors[name]
-    elif kind == "shape":
-        tensors[name] = tensors[name][:-1].clone()
-    elif kind == "quantised":
-        tensors[name] = tensors[name].to(torch.int8)
-    elif kind == "fused":
-        tensors = {key: value for key, value in tensors.items() if "q_proj" not in key}
-        tensors["model.layers.0.self_attn.qkv_proj.weight"] = torch.zeros(2, 2)
-    elif kind == "pickle":
-        weights.rename(path / "pytorch_model.bin")
-    elif kind == "empty":
-        weights.unlink()
-    elif kind == "config":
-        (path / "config.json").write_text("{")
-    elif kind == "config type":
-        config = json.loads((path / "config.json").read_text())
-        (path / "config.json").write_text(json.dumps(config | {"hidden_size": "abc"}))
-    elif kind == "no config":
-        (path / "config.json").unlink()
-    elif kind == "foreign":
-        config = json.loads((path / "config.json").read_text())
-        (path / "config.json").write_text(
-            json.dumps(config | {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]})
-        )
-    elif kind == "shard":
-        (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "gone.safetensors"}}))
-    if kind in ("nan", "missing", "shape", "quantised", "fused"):
-        save_file(tensors, weights, metadata={"format": "pt"})
-    return path
-
-
-DEFECTS = {
-    "truncated": "model.safetensors is truncated or damaged",
-    "nan": "model.layers.1.mlp.up_proj.weight holds NaN",
-    "missing": "layers.1.mlp.up_proj.weight is missing",
-    "shape": "up_proj.weight has shape (79, 48), the configuration says (80, 48)",
-    "quantised": "up_proj.weight is torch.int8; quantised",
-    "fused": "lacks separate q_proj",
-    "pickle": "pytorch_model.bin, a pickle that could run code); convert it",
-    "empty": "holds no weights",
-    "config": "config.json is not a usable configuration",
-    "config type": "config.json is not a usable configuration",
-    "no config": "no config.json",
-    "foreign": "architecture 'gpt2'",
-    "shard": "gone.safetensors: shard named in model.safetensors.index.json is missing",
-}
-
-
-def fails(script, capsys, name: str, *flags) -> str:
-    """Run a script as a user does; it must exit with 2 and one line on stderr, which is returned."""
-    sys.stdout.flush()
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as caught:
-        runs.run_script(lambda: script(name).main([str(flag) for flag in flags]))
-    assert caught.value.code == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("Loading weights")]
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("error: ")
-    return lines[0]
-
-
-@pytest.mark.parametrize("kind", DEFECTS)
-def test_a_defective_model_is_named_and_leaves_nothing(script, tmp_path, capsys, kind):
-    path = broken(tmp_path, kind)
-    out = tmp_path / "out"
-    line = fails(script, capsys, "1.py", "--model", path, "--out", out, "--device", "cpu")
-    assert DEFECTS[kind] in line
-    assert not out.exists() or not any(out.iterdir())
-
-
-def test_phase0_names_nan_and_missing_tensors_too(script, tmp_path, capsys):
-    for kind, expected in (("nan", "up_proj.weight holds NaN"), ("missing", "up_proj.weight is missing")):
-        path = broken(tmp_path, kind)
-        line = fails(
-            script, capsys, "phase0_behavioral.py", "--model", path, "--out", tmp_path / "out", "--device", "cpu"
-        )
-        assert expected in line
-
-
 ARGUMENTS = {
-    "no such folder": (["--model", "./nowhere"], "./nowhere: no such folder"),
-    "a file": (["--model", "README.md"], "README.md: no such folder"),
+    "no such folder": (["--model", "./nowhere"], "./nowhere: no such folder or file"),
+    "a file": (["--model", "README.md"], "README.md: a file, but no GGUF file"),
     "unknown flag": (["--no-such-flag"], "unrecognized arguments: --no-such-flag"),
     "unknown dtype": (["--dtype", "float16"], "invalid choice: 'float16'"),
     "unknown device": (["--device", "abacus"], "--device abacus is not a device"),

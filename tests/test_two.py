@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import verdicts
 from lab import checkpoints
+from reports.page import CHOSEN
 
 
 def run(script, model, out, *flags) -> dict:
@@ -213,7 +214,7 @@ def test_folding_meets_the_stream_on_both_sides(script, small, centred):
     two, draw = script("2.py"), torch.Generator().manual_seed(0)
     layer = next(checkpoints.stream_layers(checkpoints.find_model(str(small))))
     gains = {f"{part}_out_gain": torch.rand(48, generator=draw) for part in ("attention", "ffn")}
-    layer = SimpleNamespace(**vars(layer), **gains, centred=centred)
+    layer = SimpleNamespace(**vars(layer) | gains | {"centred": centred})
     centring = torch.eye(48) - (1 / 48 if centred else 0)
     expected = {
         "W_gate": layer.gate @ torch.diag(layer.ffn_gain) @ centring,
@@ -317,3 +318,20 @@ def test_the_null_is_two_sided_beside_its_sides(script):
         null = script("2.py").two_sided_null(draws, observed)
         assert (null["draws"], null["middle"]) == (99, 50)
         assert (null["p_low"], null["p_high"], null["p"]) == pytest.approx((low, high, min(1, 2 * min(low, high))))
+
+
+def test_what_chose_the_layer_is_said_and_costs_no_measurement(script, small, tmp_path, capsys):
+    results = run(script, small, tmp_path)
+    one = json.loads((tmp_path / "one_results.json").read_text())
+    layer = one["bottleneck"]["layer"]
+    assert (results["settings"]["layer"], results["layer_chosen"]) == (layer, one["verdict"])
+    for chosen, words in CHOSEN.items():
+        (tmp_path / "one_results.json").write_text(json.dumps(one | {"verdict": chosen}))
+        capsys.readouterr()
+        script("2.py").main(["--model", str(small), "--out", str(tmp_path), "--device", "cpu"])
+        assert "there already" in capsys.readouterr().out
+        again = json.loads((tmp_path / "two_results.json").read_text())
+        assert (again["layer_chosen"], again["fingerprint"]) == (chosen, results["fingerprint"])
+        assert f"At layer {layer}{words} W_gate" in (tmp_path / "two_output.md").read_text()
+    given = run(script, small, tmp_path, "--layer", str(layer))
+    assert (given["settings"], given["layer_chosen"]) == (results["settings"], "given")
