@@ -12,6 +12,7 @@ import scipy.linalg
 import torch
 
 SMALL_SIDE = 512
+SAFE_EXPONENT = 20  # of entries whose squares, summed over any width, float32 and float64 hold without scaling
 BLOCK, COLUMNS = 256, 1024  # rows and columns multiplied at a time: the fastest of those tried on a CPU at 2048 x 11008
 RANK_ERROR = 1e-4  # relative, of an effective rank: float32 is kept where it is bound to stay below
 KERNEL_ERROR = 1e-9  # the same for a kernel's squares in float64
@@ -47,11 +48,19 @@ def product(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     return rows @ others.mT
 
 
-def unit_scale(matrix: torch.Tensor) -> float:
-    """The power of two that brings the largest entry to about 1, so that squares neither overflow nor vanish; 1 for zeros."""
+def safe_scale(matrix: torch.Tensor) -> float:
+    """1, or where squares of the entries could overflow or vanish the power of two that brings the largest entry to about 1."""
     low, high = torch.aminmax(matrix)
     _, exponent = math.frexp(max(-low.item(), high.item()))
+    if abs(exponent) <= SAFE_EXPONENT:
+        return 1.0
     return 2.0 ** -max(exponent, -1000 if matrix.dtype == torch.float64 else -100)  # itself within the matrix's range
+
+
+def scaled(part: torch.Tensor, dtype: torch.dtype, scale: float) -> torch.Tensor:
+    """scale * part in `dtype`, where the unscaled part need not fit."""
+    part = part.to(torch.promote_types(part.dtype, dtype))
+    return (part if scale == 1 else part * scale).to(dtype)
 
 
 def lower_gram(matrix: torch.Tensor, dtype: torch.dtype, scale: float) -> torch.Tensor:
@@ -61,8 +70,7 @@ def lower_gram(matrix: torch.Tensor, dtype: torch.dtype, scale: float) -> torch.
     """
     gram = matrix.new_zeros(len(matrix), len(matrix), dtype=dtype)
     for part in matrix.split(COLUMNS, 1):
-        part = part.contiguous().to(torch.promote_types(matrix.dtype, dtype))
-        add_lower_gram(gram, (part * scale if scale != 1 else part).to(dtype))
+        add_lower_gram(gram, scaled(part.contiguous(), dtype, scale))
     return gram
 
 
@@ -93,7 +101,7 @@ def gram(matrix: torch.Tensor, gain: torch.Tensor | None = None, centred: bool =
 
     With a gain (d,) that of C diag(gain) W, C the subtraction of the mean where `centred`; see `folded`.
     """
-    lower = lower_gram(matrix, working_dtype(len(matrix)), unit_scale(matrix)).tril_()
+    lower = lower_gram(matrix, working_dtype(len(matrix)), safe_scale(matrix)).tril_()
     if gain is not None:
         whole = lower + lower.tril(-1).mT
         lower = folded(folded(whole, gain, centred).mT, gain, centred).tril_()
@@ -108,7 +116,7 @@ def singular_values(matrix: torch.Tensor) -> torch.Tensor:
     thousands of those would show in an effective rank: in float64, eigenvalues below the round-off of the largest are zero.
     """
     short = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
-    scale = unit_scale(matrix)
+    scale = safe_scale(matrix)
     if working_dtype(len(short)) == torch.float32:
         lower = lower_gram(short, torch.float32, scale)
         if short.shape[1] > ALMOST_SQUARE * len(short) or unevenness(lower) < UNEVEN:
@@ -128,7 +136,7 @@ def eigenvalues(lower: torch.Tensor) -> torch.Tensor:
 def unevenness(lower: torch.Tensor) -> float:
     """n Σλ²/(Σλ)² without the eigenvalues λ: 1 where all are equal, 2 for a large square Gaussian matrix. (n, n) -> float"""
     diagonal = lower.diagonal().double()
-    squares = 2 * lower.tril(-1).double().square().sum() + diagonal.square().sum()
+    squares = 2 * lower.tril(-1).square().sum(1).double().sum() + diagonal.square().sum()
     return (len(lower) * squares / diagonal.sum().square()).nan_to_num().item()
 
 
@@ -240,11 +248,11 @@ def energy_share(
 
     matrix (m, d), subspaces (n, k, d). 0 for a zero matrix.
     """
-    dtype, scale = working_dtype(matrix.shape[1]), unit_scale(matrix)
-    wide, rows = torch.promote_types(matrix.dtype, dtype), subspaces.flatten(0, 1).to(dtype)
+    dtype, scale = working_dtype(matrix.shape[1]), safe_scale(matrix)
+    rows = subspaces.flatten(0, 1).to(dtype)
     inside, total = rows.new_zeros(len(rows), dtype=torch.float64), rows.new_zeros((), dtype=torch.float64)
     for part in matrix.split(COLUMNS):
-        part = folded((part.to(wide) * scale).to(dtype), gain, centred).contiguous()
+        part = folded(scaled(part, dtype, scale), gain, centred)
         inside += product(rows, part).square().sum(1)
         total += part.square().sum()
     return inside.view(len(subspaces), -1).sum(1) / torch.where(total > 0, total, 1.0)

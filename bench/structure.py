@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import scipy.linalg
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from scipy.linalg import blas
 
@@ -38,7 +39,8 @@ ROOT = Path(__file__).parent.parent
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
 VOCABULARY = 1024
 SHARD_LAYERS = 9
-MATRICES = ("query", "key", "value", "output", "gate", "up", "down")
+STORED = {name: f"model.layers.0.self_attn.{name[0]}_proj.weight" for name in ("query", "key", "value", "output")}
+STORED |= {name: f"model.layers.0.mlp.{name}_proj.weight" for name in ("gate", "up", "down")}
 
 
 def main() -> None:
@@ -114,7 +116,7 @@ def write_checkpoint(folder: Path, layers: int) -> None:
         file = f"model-{first // SHARD_LAYERS + 1:05d}.safetensors"
         save_file(tensors, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(tensors, file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -143,7 +145,7 @@ def kernel_parts(layer, folder: checkpoints.ModelFolder) -> tuple[torch.Tensor, 
 
 def compare(layer, folder, weight_ranks: np.ndarray, head_ranks: np.ndarray, heads: int) -> None:
     """Stop unless our effective ranks of the first layer are those of dense singular values."""
-    dense = [effective_rank(torch.linalg.svdvals(upright(getattr(layer, name).float()))) for name in MATRICES]
+    dense = [effective_rank(torch.linalg.svdvals(upright(getattr(layer, name).float()))) for name in STORED]
     np.testing.assert_allclose(weight_ranks, dense, rtol=1e-4)
     query, key = (part[:heads] for part in kernel_parts(layer, folder))
     formed = [
@@ -174,7 +176,7 @@ def factored_svd(left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor,
 
 def measured(layer, folder: checkpoints.ModelFolder, heads: int) -> dict[str, float]:
     """CPU seconds per layer of the other ways."""
-    floats = [getattr(layer, name).float() for name in MATRICES]
+    floats = [getattr(layer, name).float() for name in STORED]
     query, key = kernel_parts(layer, folder)
     formed = sum(clock(torch.linalg.svd, left @ right) for left, right in zip(query[:heads], key)) / heads
     stored = sum(clock(torch.linalg.svdvals, matrix) for matrix in floats)
@@ -204,9 +206,8 @@ def clock(work, *arguments) -> float:
 def floor(folder: checkpoints.ModelFolder) -> None:
     """The least work of a layer: its matrices read as float32, their Gram matrices and eigenvalues, a QR per factor."""
     matrices = {}
-    for name in MATRICES:
-        stored = checkpoints.layer_name(folder.files, 0, STORED[name])
-        with checkpoints.open_tensors(folder.files[stored]) as tensors:
+    for name, stored in STORED.items():
+        with safe_open(folder.path / "model-00001.safetensors", framework="pt") as tensors:
             matrices[name] = tensors.get_tensor(stored).float()
     for matrix in matrices.values():
         wide = matrix.shape[0] <= matrix.shape[1]
@@ -215,9 +216,6 @@ def floor(folder: checkpoints.ModelFolder) -> None:
     for name in ("query", "key"):
         torch.linalg.qr(matrices[name].unflatten(0, (-1, folder.head_width)).mT, mode="r")
 
-
-STORED = {name: f"self_attn.{name[0]}_proj.weight" for name in ("query", "key", "value", "output")}
-STORED |= {name: f"mlp.{name}_proj.weight" for name in ("gate", "up", "down")}
 
 if __name__ == "__main__":
     main()

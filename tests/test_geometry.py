@@ -121,7 +121,7 @@ def test_an_effective_rank_is_never_further_off_than_its_bound(name):
     for dtype, seed in ((torch.float32, 0), (torch.float32, 1), (torch.float64, 0)):
         turned, _ = torch.linalg.qr(randn(len(SPECTRA[name]), len(SPECTRA[name]), seed=seed))
         matrix = (turned @ SPECTRA[name]).float()
-        squares = utils.eigenvalues(utils.lower_gram(short_side_first(matrix), dtype, utils.unit_scale(matrix)))
+        squares = utils.eigenvalues(utils.lower_gram(short_side_first(matrix), dtype, utils.safe_scale(matrix)))
         error = abs(utils.effective_rank(squares.sqrt()).item() / dense_rank(matrix) - 1)
         assert error <= utils.rank_error(squares, dtype).item() + 1e-12
 
@@ -134,7 +134,7 @@ def test_the_bound_holds_for_spectra_of_every_decay(size, extra, power, outlier,
     matrix = (
         with_spectrum(values, size + extra) @ torch.linalg.qr(randn(size + extra, size + extra, seed=seed))[0]
     ).float()
-    squares = utils.eigenvalues(utils.lower_gram(matrix, torch.float32, utils.unit_scale(matrix)))
+    squares = utils.eigenvalues(utils.lower_gram(matrix, torch.float32, utils.safe_scale(matrix)))
     error = abs(utils.effective_rank(squares.sqrt()).item() / dense_rank(matrix) - 1)
     assert error <= utils.rank_error(squares, torch.float32).item() + 1e-12
 
