@@ -178,13 +178,6 @@ class Asking(checkpoints.Opening):
     problems: list[Problem]
     exemplars: list[Problem]
 
-    def load_model(self):
-        """(model, tokenizer). Raises UserError also where the tokenizer does not read one of the languages."""
-        model, tokenizer = models.load_model(self.folder, self.device, self.dtype)
-        asked = {name: [problem.question[name] for problem in self.problems] for name in self.languages}
-        models.check_reading(tokenizer, asked)
-        return model, tokenizer
-
 
 def begin(
     report: runs.Report, arguments, problems: str, few_shot: bool = True, in_words: bool = False
@@ -212,6 +205,14 @@ def begin(
         exemplars = [replace(exemplar, solution={}) for exemplar in exemplars]
     parts = vars(opening) | {"settings": settings}
     return Asking(**parts, languages=languages, files=files, problems=asked, exemplars=exemplars)
+
+
+def load_model(opening: Asking):
+    """`models.load_model`; UserError also where the tokenizer does not read one of the languages asked in."""
+    model, tokenizer = models.load_model(opening.folder, opening.device, opening.dtype)
+    texts = {name: [problem.question[name] for problem in opening.problems] for name in opening.languages}
+    models.check_reading(tokenizer, texts)
+    return model, tokenizer
 
 
 def problem_settings(
