@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     run = opening.run(z=z.summary, **parts)
     if run is None:
         return
-    model, tokenizer = opening.load_model()
+    model, tokenizer = questions.load_model(opening)
     study = Study(model, tokenizer, opening.languages, opening.exemplars, arguments.batch, arguments.seed)
     streams = study.last_streams(development)
     spaces = Subspaces(z, language_bases(streams).float(), **parts)

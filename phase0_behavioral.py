@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     run = opening.run(max_new_tokens=arguments.max_new_tokens)
     if run is None:
         return
-    model, tokenizer = opening.load_model()
+    model, tokenizer = questions.load_model(opening)
     samples = ask(model, tokenizer, opening, opening.exemplars)
     pair = compared(opening.languages)
     results = compare(samples, pair, arguments.seed) | {"compared": pair, "rerun_beyond": RERUN_BEYOND}

@@ -175,7 +175,7 @@ def capture(opening: questions.Asking) -> tuple[np.ndarray, dict, dict]:
     sinks, of at most CLOUD_PROBLEMS problems.
     """
     folder, languages, problems, exemplars = opening.folder, opening.languages, opening.problems, opening.exemplars
-    model, tokenizer = opening.load_model()
+    model, tokenizer = questions.load_model(opening)
     asked = [(language, problem) for language in languages for problem in problems]
     prompts = [questions.prompt_text(problem, language, languages, exemplars) for language, problem in asked]
     prefixes = [questions.exemplar_text(language, languages, exemplars) for language in languages]

@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
     run = opening.run({"layer_chosen": z.chosen}, z=z.summary, draws=DRAWS)
     if run is None:
         return
-    model, tokenizer = opening.load_model()
+    model, tokenizer = questions.load_model(opening)
     study = Study(model, tokenizer, opening.languages, problems, opening.exemplars, z, arguments.batch, arguments.seed)
     samples = study.ask()
     study.solved = solved(samples, study)

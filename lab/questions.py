@@ -119,13 +119,6 @@ class Asked:
 class Asking(Asked, checkpoints.Opening):
     """The opening of a script that asks problems."""
 
-    def load_model(self):
-        """(model, tokenizer). Raises UserError also where the tokenizer does not read one of the languages."""
-        model, tokenizer = models.load_model(self.folder, self.device, self.dtype)
-        asked = {name: [problem.question[name] for problem in self.problems] for name in self.languages}
-        models.check_reading(tokenizer, asked)
-        return model, tokenizer
-
 
 def begin(
     report: runs.Report, arguments, problems: str, few_shot: bool = True, in_words: bool = False
@@ -144,6 +137,14 @@ def begin(
         "batch": arguments.batch,
     }
     return Asking(**(vars(opening) | vars(asked) | {"settings": settings}))
+
+
+def load_model(opening: Asking):
+    """`models.load_model`; UserError also where the tokenizer does not read one of the languages asked in."""
+    model, tokenizer = models.load_model(opening.folder, opening.device, opening.dtype)
+    texts = {name: [problem.question[name] for problem in opening.problems] for name in opening.languages}
+    models.check_reading(tokenizer, texts)
+    return model, tokenizer
 
 
 def check_given(arguments, in_words: bool = False) -> None:
