@@ -76,10 +76,22 @@ def problem_files(
 
 
 def load_exemplars(
-    given: Path | None, folder: checkpoints.ModelFolder, languages: dict, problems: Sequence[Problem]
+    given: Path | None,
+    folder: checkpoints.ModelFolder,
+    languages: dict,
+    files: Sequence[Path],
+    problems: Sequence[Problem],
 ) -> tuple[list[Problem], Path]:
-    """The few-shot exemplars and their file; UserError if one of them is also a problem."""
-    (file,) = problem_files([given] if given else None, folder, "exemplars.jsonl", DEFAULT_EXEMPLARS)
+    """The few-shot exemplars and their file; UserError if one of them is also a problem.
+
+    Those given; else those that lie beside the problems, words_exemplars.jsonl for words.jsonl; else the model folder's own
+    exemplars.jsonl; else data/exemplars.jsonl.
+    """
+    beside = files[0].with_name(f"{files[0].stem}_exemplars.jsonl")
+    default = beside if beside.exists() else None
+    (file,) = (
+        [given or default] if given or default else problem_files(None, folder, "exemplars.jsonl", DEFAULT_EXEMPLARS)
+    )
     exemplars = load_problems([file], list(languages))
     asked = {plain(text) for problem in problems for text in problem.question.values()}
     for exemplar in exemplars:
@@ -168,7 +180,7 @@ def find_asked(
     files = problem_files(arguments.problems, folder, "problems.jsonl", runs.ROOT / "data" / problems)
     (asked, counts), exemplars, file = read_problems(files, list(languages), arguments.limit), [], None
     if few_shot or arguments.exemplars:
-        exemplars, file = load_exemplars(arguments.exemplars, folder, languages, asked)
+        exemplars, file = load_exemplars(arguments.exemplars, folder, languages, files, asked)
     if in_words:
         for problem in [*asked, *exemplars]:
             check_words(problem, languages)

@@ -162,7 +162,7 @@ def test_a_rung_is_large_and_spread(name):
 
 @pytest.mark.parametrize("name", [*RUNGS, *EXEMPLARS, "contrast"])
 def test_the_loader_reads_every_language(name):
-    problems = questions.read_jsonl(DATA / f"{name}.jsonl", LANGUAGES)
+    problems = questions.load_problems([DATA / f"{name}.jsonl"], LANGUAGES)
     assert [problem.id for problem in problems] == [record["id"] for record in records(name)]
     for problem in problems:
         questions.check_words(problem, LANGUAGES)

@@ -2,9 +2,9 @@
 
 import json
 import re
+import shutil
 from collections import Counter
 from fractions import Fraction
-from itertools import pairwise, permutations
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from lab import checkpoints, numerals, questions, runs
 
 ROOT = Path(__file__).parent.parent
 LANGUAGES = ["en", "zh"]
-ARITHMETIC = ["phase0.jsonl", "phase2.jsonl", "exemplars.jsonl", "words.jsonl"]
+ARITHMETIC = ["phase0.jsonl", "phase2.jsonl", "exemplars.jsonl"]
 
 
 def records(name: str) -> list[dict]:
@@ -54,159 +54,6 @@ def test_no_question_is_another_one_with_other_numbers():
         for record in records(name):
             masked.update(re.sub(r"[\d.]+|\W", "#", text.casefold()) for text in record["question"].values())
     assert [text for text, count in masked.items() if count > 1] == []
-
-
-def test_words_set_asks_for_one_word_that_the_question_does_not_hold():
-    problems = questions.load_problems([ROOT / "data" / "words.jsonl"], LANGUAGES)
-    assert [problem.id for problem in problems] == [f"w-{number:02d}" for number in range(1, 49)]
-    for problem, record in zip(problems, records("words.jsonl")):
-        digits = sorted(map(Fraction, re.findall(r"\d+", record["formula"])))
-        for text in problem.question.values():  # the formula's numbers, and no other one, in digits or in words
-            assert sorted(numerals.find_numbers(text)) == digits, problem.id
-        assert problem.answer not in digits, problem.id
-        assert re.fullmatch(r"[a-z]+", problem.answer_text["en"]), problem.id
-        assert re.fullmatch(r"[一二三四五六七八九]?十|十?[一二三四五六七八九]", problem.answer_text["zh"]), problem.id
-
-
-def test_words_set_is_small_and_spread():
-    words = records("words.jsonl")
-    answers = Counter(record["answer"] for record in words)
-    assert set(answers) <= {*range(1, 21), *range(30, 100, 10)}
-    assert len(answers) >= 18 and max(answers.values()) <= 4
-    categories = Counter(record["category"] for record in words)
-    assert set(categories) == {"addition", "subtraction", "multiplication", "division", "two-step"}
-    assert min(categories.values()) >= 8
-    assert len({record["formula"] for record in words}) == len(words)
-    operands = [int(number) for record in words for number in re.findall(r"\d+", record["formula"])]
-    assert max(operands) <= 90
-    assert sum(operand <= 20 for operand in operands) >= 0.8 * len(operands)
-
-
-COMPARATIVES = {  # comparative: superlative, scale, direction, and both in Chinese
-    "older": ("oldest", "age", 1, "年纪大", "年纪最大"),
-    "younger": ("youngest", "age", -1, "年纪小", "年纪最小"),
-    "heavier": ("heaviest", "weight", 1, "重", "最重"),
-    "lighter": ("lightest", "weight", -1, "轻", "最轻"),
-    "faster": ("fastest", "speed", 1, "快", "最快"),
-    "slower": ("slowest", "speed", -1, "慢", "最慢"),
-    "taller": ("tallest", "height", 1, "高", "最高"),
-    "shorter": ("shortest", "height", -1, "矮", "最矮"),
-    "more expensive": ("most expensive", "price", 1, "贵", "最贵"),
-    "cheaper": ("cheapest", "price", -1, "便宜", "最便宜"),
-    "warmer": ("warmest", "warmth", 1, "暖和", "最暖和"),
-    "colder": ("coldest", "warmth", -1, "冷", "最冷"),
-    "bigger": ("biggest", "size", 1, "大", "最大"),
-    "smaller": ("smallest", "size", -1, "小", "最小"),
-}
-SUPERLATIVES = {superlative: (scale, sign, zh) for superlative, scale, sign, _, zh in COMPARATIVES.values()}
-COMPASS = ["north", "east", "south", "west"]
-
-
-def possible_answers(facts: dict) -> set[str]:
-    """Every option that the facts allow; nothing here looks at the answer."""
-    options = facts["options"]
-    if "statements" in facts:
-        scale, sign, _ = SUPERLATIVES[facts["ask"]]
-        found = set()
-        for order in permutations(options):
-            holds = True
-            for first, comparative, second in facts["statements"]:
-                assert COMPARATIVES[comparative][1] == scale
-                holds &= COMPARATIVES[comparative][2] * (order.index(first) - order.index(second)) > 0
-            if holds:
-                found.add(order[-1 if sign > 0 else 0])
-        return found
-    if "rules" in facts:
-        rules, word = dict(facts["rules"]), facts["ask"]
-        assert len(rules) == len(facts["rules"])
-        while word not in options:
-            word = rules.pop(word)  # a circle ends in a KeyError
-        return {word}
-    if "holders" in facts:
-        given = [dict(zip(facts["holders"], places)) for places in permutations(options)]
-        given = [one for one in given if all(one[holder] == option for holder, option in facts["is"])]
-        return {one[facts["ask"]] for one in given if all(one[who] != option for who, option in facts["is_not"])}
-    if "kinds" in facts:
-        counts = Counter(facts["kinds"].values())
-        return {option for option in options if counts[facts["kinds"][option]] == 1}
-    if "turn" in facts:
-        return {COMPASS[(COMPASS.index(facts["facing"]) + {"right": 1, "left": -1}[facts["turn"]]) % 4]}
-    return set(options) - set(facts["excluded"])
-
-
-def test_reasoning_answers_follow_from_the_facts():
-    for record in records("reasoning.jsonl"):
-        facts = record["facts"]
-        assert possible_answers(facts) == {record["answer"]}, record["id"]
-        assert record["answer"] in facts["options"]
-        assert record["answer_text"] == {"en": record["answer"], "zh": facts["zh"][record["answer"]]}
-        for key in {"statements", "excluded", "is", "is_not"} & set(facts):
-            for index in range(len(facts[key])):  # without any one of them the answer is open
-                fewer = facts | {key: facts[key][:index] + facts[key][index + 1 :]}
-                assert len(possible_answers(fewer)) > 1, record["id"]
-
-
-def sentences(facts: dict, language: str, text: str) -> list[tuple[str, list[str]]]:
-    """Each sentence and the English names of the facts' terms in it, in their order."""
-    names = {(name if language == "en" else word).casefold(): name for name, word in facts["zh"].items()}
-    terms = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
-    pattern = re.compile(rf"\b(?:{terms})" if language == "en" else terms)
-    parts = re.split(r"[.?。？]", text.casefold())
-    return [(part, [names[term] for term in pattern.findall(part)]) for part in parts]
-
-
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_reasoning_facts_are_what_the_question_says(language):
-    for record in records("reasoning.jsonl"):
-        facts, text = record["facts"], record["question"][language]
-        english = language == "en"
-        said = sentences(facts, language, text)
-        pairs = {pair for _, terms in said for pair in pairwise(terms)}
-        word = {name: name if english else chinese for name, chinese in facts["zh"].items()}
-        mentioned = dict.fromkeys(term for _, terms in said for term in terms if term in facts["options"])
-        assert list(mentioned) == facts["options"], record["id"]
-        for first, comparative, second in facts.get("statements", []):
-            wanted = rf"{word[first]}\b[^.]* {comparative} than (the )?{word[second]}\b"
-            if not english:
-                wanted = f"{word[first]}[^，。]*比{word[second]}[^，。]*{COMPARATIVES[comparative][3]}"
-            assert re.search(wanted, text), record["id"]
-        if "statements" in facts:
-            assert (facts["ask"] if english else SUPERLATIVES[facts["ask"]][2]) in said[-2][0], record["id"]
-            assert text.count(" than " if english else "比") == len(facts["statements"]), record["id"]
-        for rule in facts.get("rules", []):
-            assert tuple(rule) in pairs, (record["id"], rule)
-        negated = [(part, terms) for part, terms in said if re.search(r"\bnot\b" if english else "不[在是住]", part)]
-        if "excluded" in facts:
-            assert [terms for _, terms in negated] == [facts["excluded"]], record["id"]
-        if "holders" in facts:
-            told = {frozenset(terms) for part in said if len(terms := part[1]) == 2 and part not in negated}
-            assert told == set(map(frozenset, facts["is"])), record["id"]
-            assert {frozenset(terms) for _, terms in negated} == set(map(frozenset, facts["is_not"])), record["id"]
-        if "rules" in facts or "holders" in facts:
-            assert facts["ask"] in [term for _, terms in said[-3:] for term in terms], record["id"]
-        if "turn" in facts:
-            side = {"right": "右", "left": "左"}[facts["turn"]]
-            wanted = f"faces {facts['facing']} and turns {facts['turn']}."
-            assert (wanted if english else f"面朝{word[facts['facing']]}，然后向{side}转。") in text, record["id"]
-
-
-def test_reasoning_set_is_graded_and_spread():
-    problems = questions.load_problems([ROOT / "data" / "reasoning.jsonl"], LANGUAGES)
-    assert [problem.id for problem in problems] == [f"r-{number:02d}" for number in range(1, 37)]
-    assert Counter(problem.category for problem in problems) == {"ordering": 12, "membership": 12, "deduction": 12}
-    answers = Counter(problem.answer for problem in problems)
-    assert len(answers) >= 12 and max(answers.values()) <= 5
-    places = Counter()
-    for problem, record in zip(problems, records("reasoning.jsonl")):
-        assert re.fullmatch(r"[A-Za-z]+", problem.answer), problem.id
-        options = record["facts"]["options"]
-        right = [questions.grade(problem, text)[1] for name in options for text in (name, record["facts"]["zh"][name])]
-        assert right == [name == problem.answer for name in options for _ in LANGUAGES], problem.id
-        place = options.index(problem.answer)
-        places[problem.category, "first" if place == 0 else "last" if place == len(options) - 1 else "between"] += 1
-    assert len(places) == 9 and min(places.values()) >= 3  # the place of the answer says nothing
-    asked = Counter(SUPERLATIVES[record["facts"]["ask"]][1] for record in records("reasoning.jsonl")[:12])
-    assert asked == {1: 6, -1: 6}
 
 
 def test_prompts_hold_exemplars_with_solutions_and_end_at_the_answer():
@@ -572,3 +419,21 @@ def test_what_asks_for_words_refuses_mgsm_before_it_looks_for_a_model(script, tm
     files = write_mgsm(tmp_path, en=["a?\t1"], zh=["甲？\t1"])
     with pytest.raises(questions.NoWords, match="'mgsm-001' has no answer_text for en, zh"):
         script(name).main(["--model", "no/such", "--out", str(tmp_path), "--problems", *map(str, files)])
+
+
+def test_exemplars_follow_their_problems(small, tmp_path):
+    """Those of a rung lie beside it; a model folder has its own; phase 0's are the suite's."""
+    folder, languages = checkpoints.find_model(str(small)), questions.load_languages(LANGUAGES)
+    data = ROOT / "data"
+
+    def chosen(file: Path, model: Path = small) -> Path:
+        folder = checkpoints.find_model(str(model))
+        return questions.load_exemplars(None, folder, languages, [file], [])[1]
+
+    assert chosen(data / "sums.jsonl") == data / "sums_exemplars.jsonl"
+    assert chosen(small / "problems.jsonl") == small / "exemplars.jsonl"
+    bare = Path(shutil.copytree(small, tmp_path / "bare"))
+    (bare / "exemplars.jsonl").unlink()
+    assert chosen(data / "phase0.jsonl", bare) == questions.DEFAULT_EXEMPLARS
+    given = data / "words_exemplars.jsonl"
+    assert questions.load_exemplars(given, folder, languages, [data / "sums.jsonl"], [])[1] == given
