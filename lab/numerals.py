@@ -34,7 +34,7 @@ CORRECTION = re.compile(
     r"|不对|不(?=[,.!])|更正|等等|错了|重新",
     re.IGNORECASE,
 )
-SENTENCE_END = re.compile(r"[.;](?=\s|\Z|[一-鿿])|[。!?\n]")
+SENTENCE_END = re.compile(rf"[.;](?=[^\w.,{DIGITS}{quantities.WORDS}]|[A-Z一-鿿]|\Z)|[。!?\n]")
 BECAUSE = re.compile(
     r"\b(?:because|since|of which|including|weil|denn|davon|darunter|porque|ya que|puesto que|de los cuales|incluid[oa]s)\b"
     r"|, with\b|因为|由于|其中|包括",

@@ -46,7 +46,7 @@ KILO = tuple("米克瓦卡赫帕焦伏字")  # 千 before them is part of the un
 PLAIN = r"\d+(?:[.,]\d+)*"
 FIGURE = rf"(?:\d{{1,3}}(?:[ '’]\d{{3}})+(?!\d)(?:[.,]\d+)?|{PLAIN}|(?<![\w.])\.\d+)"
 CHINESE = rf"""(?:{PLAIN}[ ]?(?=[十百千万亿])|[零〇一二三四五六七八九十]|(?<![\d一二三四五六七八九十])两|[百千](?=[万亿]))
-    (?:[零〇一二三四五六七八九十百千万亿]|两(?=[百千万亿])|(?<=[零百千万亿])\d+(?:\.\d+)?|点(?=[零〇一二三四五六七八九]))*"""
+    (?:[零〇一二三四五六七八九十百千万亿]|两(?=[百千万亿])|(?<=[零十百千万亿])\d+(?:\.\d+)?|点(?=[零〇一二三四五六七八九]))*"""
 FIGURES = re.compile(
     rf"""(?<!\d)(?P<none>\d{{4}}-\d\d?-\d\d?(?!\d) | \d+/\d+/\d+ | \d+[ ]?年[ ]?\d+[ ]?月(?:[ ]?\d+[ ]?[日号])?
             | \d+[ ]?月[ ]?\d+[ ]?[日号] | \d+(?::\d+)+ | \d+[ ]:[ ]\d+ | 0x[\da-fA-F]+)  # dates, times, ratios
@@ -100,7 +100,8 @@ def language_of(text: str) -> str | None:
 
 def marked(text: str, language: str | None = None) -> str:
     """A text from `writing.plain` with a mark in the place of every single number."""
-    text = re.sub(r"零下(?=\s?[\d一二两三四五六七八九十])", "负", text.replace("廿", "二十").replace("卅", "三十"))
+    text = text.replace("廿", "二十").replace("卅", "三十").replace("百分之百", "百分之一百")
+    text = re.sub(r"零下(?=\s?[\d一二两三四五六七八九十])", "负", text)
     text = NO_QUANTITY.sub(" ", text)
     text = FIGURES.sub(lambda match: figures(match, language), text)
     for _ in range(2):  # 3 mil millones
