@@ -4,10 +4,9 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 
-from lab import checkpoints, models, numerals, runs
+from lab import checkpoints, models, numerals, runs, words
 from lab.problems import Problem, load_problems, plain, read_problems
 
 DEFAULT_EXEMPLARS = runs.ROOT / "data" / "exemplars.jsonl"
@@ -196,14 +195,19 @@ def find_asked(
     return Asked(languages, files, asked, exemplars, settings)
 
 
-def grade(problem: Problem, output: str) -> tuple[str | None, bool]:
-    """(extracted answer, whether it is right). Words count in any of the problem's languages, numbers as numbers."""
-    if isinstance(problem.answer, Fraction):
-        value = numerals.extract_number(output)
-        return (None if value is None else str(value)), value == problem.answer
-    word = numerals.extract_word(output)
-    accepted = {numerals.extract_word(text) for text in [problem.answer, *problem.answer_text.values()]}
-    return word or None, word in accepted
+def grade(problem: Problem, output: str, language: str | None = None) -> tuple[str | None, bool]:
+    """(extracted answer, whether it is right), of an output in a language or, where that is None, in any.
+
+    The problem's own words for its answer count first, in any of its languages; then numbers are compared as numbers.
+    """
+    texts = list(problem.answer_text.values())
+    if isinstance(problem.answer, str):
+        word, right = words.judged(output, [problem.answer, *texts], list(problem.question.values()))
+        return word or None, right
+    if words.extract_word(output) in map(words.bare, texts):
+        return str(problem.answer), True
+    value = numerals.extract_number(output, language)
+    return (None if value is None else str(value)), value == problem.answer
 
 
 def check_words(problem: Problem, languages: Sequence[str]) -> None:
