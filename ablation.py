@@ -140,7 +140,7 @@ class Study:
         asked = [(language, problem) for language in self.languages for problem in problems]
         samples = []
         for (language, problem), output in zip(asked, outputs):
-            extracted, right = questions.grade(problem, output)
+            extracted, right = questions.grade(problem, output, language)
             sample = {"id": problem.id, "language": language, "output": output, "extracted": extracted}
             written_in = questions.answer_language(output, problem, self.languages, problems)
             samples.append(sample | {"correct": right, "written_in": written_in})

@@ -66,10 +66,17 @@ def ask(model, tokenizer, opening: questions.Asking, exemplars: list[questions.P
     languages, arguments = opening.languages, opening.arguments
     asked = [(problem, language) for language in languages for problem in opening.problems]
     prompts = [questions.prompt_text(problem, language, languages, exemplars) for problem, language in asked]
-    outputs = models.generate(model, tokenizer, prompts, arguments.max_new_tokens, arguments.batch)
+    outputs = models.generate(
+        model,
+        tokenizer,
+        prompts,
+        arguments.max_new_tokens,
+        arguments.batch,
+        ended=lambda index, text: questions.answered(asked[index][0], text, asked[index][1]),
+    )
     samples = []
     for (problem, language), prompt, output in zip(asked, prompts, outputs):
-        extracted, correct = questions.grade(problem, output)
+        extracted, correct = questions.grade(problem, output, language)
         sample = {"id": problem.id, "language": language, "setting": "few_shot" if exemplars else "zero_shot"}
         sample |= {"expected": str(problem.answer), "prompt": prompt, "output": output}
         samples.append(sample | {"extracted": extracted, "correct": correct})

@@ -201,7 +201,7 @@ class Study:
         for (language, problem), output in zip(recipients, outputs):
             asked = self.problems[problem]
             sample = {"id": asked.id, "language": self.names[language], "output": output}
-            extracted, correct = questions.grade(asked, output)
+            extracted, correct = questions.grade(asked, output, self.names[language])
             language_of_it = answered_in(asked, output, self.languages)
             sample |= {"extracted": extracted, "correct": correct or language_of_it is not None}
             written_in = questions.answer_language(output, asked, self.languages, self.problems)

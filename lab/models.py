@@ -177,12 +177,19 @@ def no_memory(error: Exception) -> bool:
 
 @torch.inference_mode()
 def generate(
-    model, tokenizer, prompts: Sequence[str], max_new_tokens: int, batch: int, during: Callable | None = None
+    model,
+    tokenizer,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    batch: int,
+    during: Callable | None = None,
+    ended: Callable[[int, str], bool] | None = None,
 ) -> list[str]:
-    """Greedy continuation of each prompt up to the end of its first non-blank line.
+    """Greedy continuation of each prompt: its first non-blank line, or all up to where `ended` says so.
 
     Prompts of similar length share a batch, padded left; the order of the result is the order of the prompts. `during`
-    gets the indices of a batch's prompts and returns a context manager in which the batch is run (for a patch).
+    gets the indices of a batch's prompts and returns a context manager in which the batch is run (for a patch); `ended`
+    gets a prompt's index and its text so far.
     """
     from tqdm import tqdm
     from transformers import StoppingCriteriaList
@@ -201,7 +208,7 @@ def generate(
         chosen = order[start : start + batch]
         inputs = tokenizer([prompts[index] for index in chosen], return_tensors="pt", padding=True).to(model.device)
         length = inputs["input_ids"].shape[1]
-        stop = StoppingCriteriaList([line_ended(tokenizer, length)])
+        stop = StoppingCriteriaList([text_ended(tokenizer, length, chosen, ended or line_ended)])
         with during(chosen) if during else nullcontext():
             tokens = model.generate(
                 input_ids=inputs["input_ids"],
@@ -210,18 +217,23 @@ def generate(
                 stopping_criteria=stop,
             )
         for index, text in zip(chosen, tokenizer.batch_decode(tokens[:, length:], skip_special_tokens=True)):
-            texts[index] = first_text_line(text)
+            texts[index] = text if ended else first_text_line(text)
     return list(runs.gathered(texts).values())
 
 
-def line_ended(tokenizer, prompt_length: int):
-    """Stopping criterion, per row: the new text holds a line break after something that is not blank."""
+def text_ended(tokenizer, prompt_length: int, chosen: Sequence[int], ended: Callable[[int, str], bool]):
+    """Stopping criterion, per row: `ended` of the prompt's index and the new text."""
 
-    def ended(tokens: torch.Tensor, scores, **_) -> torch.Tensor:
+    def criterion(tokens: torch.Tensor, scores, **_) -> torch.Tensor:
         new = tokenizer.batch_decode(tokens[:, prompt_length:], skip_special_tokens=True)
-        return torch.tensor(["\n" in text.lstrip() for text in new], device=tokens.device)
+        return torch.tensor([ended(index, text) for index, text in zip(chosen, new)], device=tokens.device)
 
-    return ended
+    return criterion
+
+
+def line_ended(_, text: str) -> bool:
+    """Whether the text holds a line break after something that is not blank."""
+    return "\n" in text.lstrip()
 
 
 def first_text_line(text: str) -> str:

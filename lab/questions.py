@@ -210,6 +210,11 @@ def grade(problem: Problem, output: str, language: str | None = None) -> tuple[s
     return (None if value is None else str(value)), value == problem.answer
 
 
+def answered(problem: Problem, output: str, language: str) -> bool:
+    """Whether a growing output has given its answer, which nothing that follows can change: generation may stop."""
+    return words.complete(output) if isinstance(problem.answer, str) else numerals.complete(output, language)
+
+
 def check_words(problem: Problem, languages: Sequence[str]) -> None:
     """NoWords for a problem without an answer in words in every language: digits carry no language."""
     missing = [language for language in languages if language not in problem.answer_text]

@@ -241,11 +241,14 @@ def test_generation_stops_after_the_first_line_of_text_and_keeps_within_the_cont
     assert models.first_text_line("five") == "five"
     folder = checkpoints.find_model(str(small))
     model, tokenizer = models.load_model(folder, CPU, torch.float32)
-    ended = models.line_ended(tokenizer, 2)
+    ended = models.text_ended(tokenizer, 2, range(3), models.line_ended)
     rows = [tokenizer(text)["input_ids"] for text in ("5 5 five\n\n", "5 5 five six", "5 5\n\n five")]
     width = max(map(len, rows))
     tokens = torch.tensor([[0] * (width - len(row)) + row for row in rows])
-    stops = [bool(models.line_ended(tokenizer, 0)(tokens[index : index + 1], None)) for index in range(3)]
+    stops = [
+        bool(models.text_ended(tokenizer, 0, [index], models.line_ended)(tokens[index : index + 1], None))
+        for index in range(3)
+    ]
     assert stops == [True, False, True]
     assert ended(tokens, None).shape == (3,)
     with pytest.raises(runs.UserError, match="512 positions"):
@@ -339,3 +342,21 @@ def test_a_pass_ends_at_the_last_captured_site(families, family):
     with pytest.raises(LookupError), models.captured_sites(model, (2,)):
         raise LookupError  # only the pass's own end is swallowed
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_generation_ends_where_the_caller_says_for_each_prompt(small):
+    """The text is whole, unlike the first line that is the default, and no row is cut by another's end."""
+    model, tokenizer = models.load_model(checkpoints.find_model(str(small)), CPU, torch.float32)
+    prompts = ["Question: 5 + 5 = ?\nAnswer:", "Question: 4\nAnswer:"]
+    whole = models.generate(model, tokenizer, prompts, 8, 2, ended=lambda *_: False)
+    assert models.generate(model, tokenizer, prompts, 8, 2) == [models.first_text_line(text) for text in whole]
+    seen = []
+
+    def ended(index: int, text: str) -> bool:
+        seen.append((index, text))
+        return index == 1 and len(text) >= len(whole[1]) // 2
+
+    cut = models.generate(model, tokenizer, prompts, 8, 2, ended=ended)
+    assert cut[0] == whole[0]
+    assert whole[1].startswith(cut[1]) and len(cut[1]) < len(whole[1])
+    assert {index for index, _ in seen} == {0, 1}

@@ -163,7 +163,7 @@ def english_only(small, zero_shot: bool):
     problems = questions.load_problems([small / "problems.jsonl"], ["en", "zh"])
     right = {problem.question["en"]: str(problem.answer) for problem in problems}
 
-    def answers(model, tokenizer, prompts, max_new_tokens, batch):
+    def answers(model, tokenizer, prompts, max_new_tokens, batch, ended):
         outputs = []
         for prompt in prompts:
             question = prompt.split("Question: ")[-1].removesuffix("\nAnswer:")
@@ -235,7 +235,7 @@ def test_mgsm_files_run_through_the_script(script, small, tmp_path):
 def by_language(right: dict[str, int]):
     """In place of models.generate: as many right answers in each language, the first problems'."""
 
-    def answers(model, tokenizer, prompts, max_new_tokens, batch):
+    def answers(model, tokenizer, prompts, max_new_tokens, batch, ended):
         outputs, left = [], dict(right)
         for prompt in prompts:
             language = "en" if prompt.endswith("Answer:") else "zh"
@@ -297,7 +297,7 @@ def test_an_exemplar_that_is_also_a_problem_is_refused(script, small, tmp_path):
 
 def test_model_text_cannot_break_the_report(script, small, tmp_path, monkeypatch):
     nasty = "<script>x</script> | **b** `c` [l](u)\n# no"
-    monkeypatch.setattr(models, "generate", lambda model, tokenizer, prompts, *_: [nasty] * len(prompts))
+    monkeypatch.setattr(models, "generate", lambda model, tokenizer, prompts, *_, **__: [nasty] * len(prompts))
     run(script, small, tmp_path, "--limit", "2")
     report = (tmp_path / "phase0_output.md").read_text()
     assert "<script>" not in report
