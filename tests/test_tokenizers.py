@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from conftest import ROOT, fails, random_model
+from gguf_files import write_gguf
 
 from lab import checkpoints, engine, models, questions, runs
 
@@ -165,6 +166,18 @@ def test_a_token_beyond_the_embedding_counts_where_a_text_makes_it(copy):
     ):
         with pytest.raises(runs.UserError, match=line):
             ask()
+
+
+def test_a_gguf_file_says_what_comes_first(sound, tmp_path, monkeypatch):
+    """Some versions of transformers rebuild such a tokenizer without it, and then read other words too."""
+    plain = models.load_tokenizer(checkpoints.find_model(str(sound)))
+    folder = checkpoints.find_model(str(write_gguf(tmp_path / "model.gguf", sound, "F16", first=True)))
+    assert models.load_tokenizer(folder)("five")["input_ids"] == [0, *plain("five")["input_ids"]]
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: plain)
+    with pytest.raises(runs.UserError, match="texts begin with a token of their own there, which transformers 5"):
+        models.load_tokenizer(folder)
+    other = checkpoints.find_model(str(write_gguf(tmp_path / "other.gguf", sound, "F16")))
+    assert models.load_tokenizer(other)("")["input_ids"] == []
 
 
 def test_any_token_serves_as_a_pad(copy):
