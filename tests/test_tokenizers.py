@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -65,6 +66,22 @@ def test_nothing_is_appended_and_what_comes_first_stays(sound, copy, before):
     batch = tokenizer([text, "five"], return_tensors="pt", padding=True)
     assert batch["input_ids"][1, -1] == plain("five")["input_ids"][-1]
     assert batch["attention_mask"][1].sum() == len(first) + len(plain("five")["input_ids"])
+
+
+def test_what_comes_first_is_no_part_of_a_question(script, copy):
+    """Phase 2 pools the question's tokens; without exemplars what stands before them is the beginning-of-text token."""
+    changed(copy, marking([FIRST], []))
+    languages = questions.load_languages(["en", "zh"])
+    problems = questions.load_problems([copy / "problems.jsonl"], list(languages), limit=2)
+    asked = {"languages": languages, "problems": problems, "exemplars": [], "arguments": SimpleNamespace(batch=4)}
+    folder = checkpoints.find_model(str(copy))
+    opening = SimpleNamespace(folder=folder, device=CPU, dtype=torch.float32, **asked)
+    pooled, _, _ = script("phase2_z_extraction.py").capture(opening)
+    model, tokenizer = models.load_model(folder, CPU, torch.float32)
+    prompt = questions.prompt_text(problems[1], "zh", languages)
+    ((_, ids, streams),) = models.residual_streams(model, tokenizer, [prompt], range(6), 1)
+    assert tokenizer.convert_ids_to_tokens(ids.tolist())[0] == FIRST
+    torch.testing.assert_close(torch.from_numpy(pooled[1, 1, :, 0]), streams[:, 1:].mean(1), rtol=1e-4, atol=1e-5)
 
 
 def test_a_model_answers_alike_whatever_its_tokenizer_appends(tmp_path):
