@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     if run is None:
         return
     folder = opening.folder
-    weight_ranks, spectra, eigen = measure(folder, opening.device, arguments.fold_norm)
+    weight_ranks, spectra, eigen, shapes = measure(folder, opening.device, arguments.fold_norm)
     head_ranks = utils.effective_rank(torch.from_numpy(spectra)).numpy()
     bottleneck = find_bottleneck(head_ranks, folder.groups, arguments.seed)
     trends = find_trends(weight_ranks, head_ranks)
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
         "opposite": opposite_trends(trends, folder.layers),
         "eigen": eigen,
         "energy_shares": ENERGY_SHARES,
-        "null": random_matrices(folder, lowest, arguments.seed),
+        "null": random_matrices(shapes, folder.head_width, lowest, arguments.seed),
         **find_phases(weight_ranks, head_ranks),
     }
     run.save(results, dict(zip(ARRAYS, (weight_ranks, head_ranks, spectra))))
@@ -73,34 +73,41 @@ def parse_arguments(argv: list[str] | None):
     return parser.parse_args(argv)
 
 
-def measure(folder, device: torch.device, fold_norm: bool) -> tuple[np.ndarray, np.ndarray, dict]:
-    """Effective ranks (L, 7), kernel spectra (L, h, d_head), and per-layer eigen-structure averaged over heads."""
-    weight_ranks = np.zeros((folder.layers, len(WEIGHT_TYPES)))
+def measure(folder, device: torch.device, fold_norm: bool) -> tuple[np.ndarray, np.ndarray, dict, dict]:
+    """Effective ranks (L, 7), kernel spectra (L, h, d_head), per-layer eigen-structure averaged over heads, and shapes.
+
+    `shapes` is {weight type: the shape that most layers have}; a type that no layer has is missing there, its ranks are NaN.
+    """
+    weight_ranks = np.full((folder.layers, len(WEIGHT_TYPES)), np.nan)
     spectra = np.zeros((folder.layers, folder.heads, folder.head_width))
-    eigen = []
+    eigen, shapes = [], {name: [] for name in WEIGHT_TYPES}
     layers = checkpoints.stream_layers(folder)
     for index, layer in enumerate(tqdm(layers, total=folder.layers, desc="layers", disable=None)):
         matrices = (layer.query, layer.key, layer.value, layer.output, layer.gate, layer.up, layer.down)
-        for column, matrix in enumerate(matrices):
-            weight_ranks[index, column] = utils.effective_rank(utils.singular_values(matrix.to(device)))
+        for column, (name, matrix) in enumerate(zip(WEIGHT_TYPES, matrices)):
+            if matrix is not None:
+                weight_ranks[index, column] = utils.effective_rank(utils.singular_values(matrix.to(device))).item()
+                shapes[name].append(tuple(matrix.shape))
         query, key = (part.to(device) for part in utils.kernel_factors(layer, folder.head_width, fold_norm))
-        values = utils.kernel_svd(query, key)[0].cpu()
+        values = utils.kernel_values(query, key).cpu()
         spectra[index] = values
         eigen.append(eigen_structure(query, key, values))
-    return weight_ranks, spectra, {name: [layer[name] for layer in eigen] for name in eigen[0]}
+    shapes = {name: max(found, key=found.count) for name, found in shapes.items() if found}
+    return weight_ranks, spectra, {name: [layer[name] for layer in eigen] for name in eigen[0]}, shapes
 
 
 def eigen_structure(query: torch.Tensor, key: torch.Tensor, values: torch.Tensor) -> dict:
     """Means over heads: asymmetry ‖A−Aᵀ‖/‖A‖, share of complex eigenvalues, components for shares of the energy.
 
     query (h, dh, d), key (g, dh, d), values (h, dh) singular values of A = W_Qᵀ W_K. The non-zero eigenvalues of A are
-    those of the small M = W_K W_Qᵀ, and ‖A−Aᵀ‖² = 2‖A‖² − 2 tr(M²). A zero kernel counts as symmetric.
+    those of the small M = W_Q W_Kᵀ, and ‖A−Aᵀ‖² = 2‖A‖² − 2 tr(M²). A zero kernel counts as symmetric.
     """
-    small = (key.repeat_interleave(len(query) // len(key), 0) @ query.mT).cpu()
+    small = query.unflatten(0, (len(key), -1)).flatten(1, 2) @ key.mT  # (g, h/g * dh, dh)
+    small = small.view(*query.shape[:2], -1).cpu()
     energy = values.square()
     total = energy.sum(-1)
     safe = torch.where(total > 0, total, 1.0)
-    overlap = (small @ small).diagonal(dim1=-2, dim2=-1).sum(-1)
+    overlap = (small * small.mT).sum((-2, -1))
     asymmetry = (2 * (total - overlap)).clamp_min(0).div(safe).sqrt()
     eigenvalues = torch.linalg.eigvals(small)
     size = eigenvalues.abs().amax(-1, keepdim=True)
@@ -111,17 +118,18 @@ def eigen_structure(query: torch.Tensor, key: torch.Tensor, values: torch.Tensor
     return means | {"components": components}
 
 
-def random_matrices(folder: checkpoints.ModelFolder, lowest: float, seed: int) -> dict:
-    """Effective rank of Gaussian matrices of each weight's shape, and of a head's kernel against the `lowest` mean found."""
-    wide, inner = folder.width, folder.config.intermediate_size
-    queries, keys = folder.heads * folder.head_width, folder.groups * folder.head_width
-    shapes = dict(zip(WEIGHT_TYPES, ((queries, wide), (keys, wide), (keys, wide), (wide, queries))))
-    shapes |= dict.fromkeys(FFN_TYPES, (inner, wide))
-    weights = {name: gaussian_rank(*sorted(shape), seed) for name, shape in shapes.items()}
+def random_matrices(shapes: dict, head_width: int, lowest: float, seed: int) -> dict:
+    """Effective rank of Gaussian matrices of each weight's shape, and of a head's kernel against the `lowest` mean found.
+
+    shapes {weight type: shape}; None for a type that the model lacks.
+    """
+    found = {name: gaussian_rank(*sorted(shape), seed) for name, shape in shapes.items()}
     draw = statistics.seeded(seed, "one: random kernels")
-    query, key = torch.randn(2, KERNEL_DRAWS, folder.head_width, wide, generator=draw, dtype=torch.float64)
-    values, _ = utils.kernel_svd(query, key)
+    wide = shapes["W_Q"][1]
+    query, key = torch.randn(2, KERNEL_DRAWS, head_width, wide, generator=draw, dtype=torch.float64)
+    values = utils.kernel_values(query, key)
     kernel = statistics.null_record(utils.effective_rank(values).numpy(), lowest, low_counts=True)
+    weights = {name: found.get(name) for name in WEIGHT_TYPES}
     return {"weights": weights, "kernel": kernel, "kernel_eigen": eigen_structure(query, key, values)}
 
 
@@ -130,9 +138,8 @@ def gaussian_rank(short: int, long: int, seed: int) -> float:
     """Mean effective rank of Gaussian (short, long) matrices; cached, since weights of several types share a shape."""
     draw = statistics.seeded(seed, f"one: random matrix {short} x {long}")
     draws = 1 if short * long > LARGE_MATRIX else MATRIX_DRAWS
-    matrices = (torch.randn(short, long, generator=draw, dtype=torch.float64) for _ in range(draws))
-    ranks = [utils.effective_rank(utils.singular_values(matrix)).item() for matrix in matrices]
-    return float(np.mean(ranks))
+    matrices = (torch.randn(short, long, generator=draw) for _ in range(draws))
+    return float(np.mean([utils.effective_rank(utils.singular_values(matrix)).item() for matrix in matrices]))
 
 
 def kernel_ranks(head_ranks: np.ndarray) -> np.ma.MaskedArray:

@@ -1,7 +1,7 @@
 """Overlap of the heads' subspaces across layers, and with the FFN: do heads converge, does the FFN avoid them?
 
-Question   which layers' attention kernels look at the same directions, where does that break off, and does W_gate read
-           those directions less (or more) than chance?
+Question   which layers' attention kernels look at the same directions, where does that break off, and does the FFN read
+           those directions (W_gate, W_up), or write into them (W_down, beside attention's W_O), less or more than chance?
 Inputs     a checkpoint's safetensors, streamed one layer at a time; output/one_results.json for the bottleneck layer
 Outputs    output/two_output.md with figures, two_results.json, two_similarity.npy (h, L, L),
            two_ffn_alignment.npy (L, h), two_consensus_similarity.npy (L, L)
@@ -13,7 +13,6 @@ Steps, which are also the report's headings:
 """
 
 import numpy as np
-import scipy.linalg
 import torch
 from tqdm import tqdm
 
@@ -23,7 +22,7 @@ from lab import checkpoints, runs, statistics
 from reports import two as page
 
 DIRECTIONS = 20  # the recipe's k: its recorded chance level 0.0098 is 20 / 2048
-HAAR_DRAWS = 200
+HAAR_DRAWS = 120  # p of a side is below .025 with up to two draws beyond what was measured
 ARRAYS = ("two_similarity.npy", "two_ffn_alignment.npy", "two_consensus_similarity.npy")
 REPORT = runs.Report(__file__, "two", ARRAYS, verdicts.two, page)
 
@@ -64,7 +63,8 @@ def parse_arguments(argv: list[str] | None):
     parser.add_argument("--k", type=runs.positive, default=DIRECTIONS, help=help_text)
     parser.add_argument("--layer", default="auto", help="bottleneck layer; auto = the one that 1.py found")
     help_text = (
-        "multiply kernels and W_gate by the RMSNorm gains, as the raw residual stream meets them (off = the recipe)"
+        "multiply kernels, and what the FFN and attention read and write, by the norm gains, as the raw residual stream "
+        "meets them (off = the recipe)"
     )
     parser.add_argument("--fold-norm", action="store_true", help=help_text)
     return parser.parse_args(argv)
@@ -74,21 +74,22 @@ def head_subspaces(folder, device: torch.device, k: int, fold_norm: bool) -> tup
     """Every head's top-k right (key-side) subspace, (L, h, k, d) float64, and how well defined these are.
 
     `gap` is the median over heads of σ_k/σ_{k+1}: near 1 the cut at k is arbitrary. `folded` is the mean similarity
-    between the subspaces with and without the RMSNorm gains.
+    between the subspaces with and without the norm gains.
     """
-    subspaces, gaps, folded = [], [], []
+    subspaces = torch.empty(folder.layers, folder.heads, k, folder.width, dtype=torch.float64, device=device)
+    definition = {"gap": [], "folded": []}
     layers = checkpoints.stream_layers(folder)
-    for layer in tqdm(layers, total=folder.layers, desc="subspaces", disable=None):
-        pair = {}
-        for fold in (False, True):
+    for index, layer in enumerate(tqdm(layers, total=folder.layers, desc="subspaces", disable=None)):
+        pair = []
+        for fold in (fold_norm, not fold_norm):
             factors = (part.to(device) for part in utils.kernel_factors(layer, folder.head_width, fold))
-            values, vectors = utils.kernel_svd(*factors)
-            pair[fold] = vectors[:, :k]
+            values, vectors = utils.kernel_svd(*factors, k)
+            pair.append(vectors)
             if fold == fold_norm:
-                gaps.append(median_gap(values, k))
-        subspaces.append(pair[fold_norm])
-        folded.append(utils.grassmann_similarity(pair[False], pair[True]).mean().item())
-    return torch.stack(subspaces), {"gap": gaps, "folded": folded}
+                definition["gap"].append(median_gap(values, k))
+        subspaces[index] = pair[0]
+        definition["folded"].append(utils.grassmann_similarity(*pair).mean().item())
+    return subspaces, definition
 
 
 def median_gap(values: torch.Tensor, k: int) -> float | None:
@@ -114,33 +115,71 @@ def heads_among_themselves(subspaces: torch.Tensor, groups: int) -> dict:
 def ffn_alignment(
     folder, device, subspaces: torch.Tensor, consensus: torch.Tensor, arguments
 ) -> tuple[np.ndarray, dict]:
-    """Energy of W_gate in each head's subspace, (L, h); per layer its mean, spread and KV groups, W_up's, and nulls.
+    """Energy of `judged` in each head's subspace, (L, h); per layer that of all matrices beside their nulls.
 
-    (a) ‖W Vᵀ‖²_F/‖W‖²_F from the Gram matrix of W; (b) the recipe's text: similarity of W_gate's top-k right singular
-    vectors to the subspace. Nulls: Haar subspaces, and the multi-head subspaces of all other layers.
+    `judged` is W_gate, or W_up in an FFN without a gate. `reading`: ‖W Vᵀ‖²/‖W‖², mean over heads; `writing`: ‖V W‖²/‖W‖², of
+    columns, which is what a layer adds to the stream. `top` is the recipe's text: similarity of the top-k right singular
+    vectors of `judged` to the subspace. Nulls: Haar subspaces, and the multi-head subspaces of all other layers.
     """
     layers, heads, k, width = subspaces.shape
     draw = statistics.seeded(arguments.seed, "two: Haar subspaces")
-    haar = utils.random_subspaces(draw, HAAR_DRAWS, k, width).to(device)
-    alignment = np.zeros((layers, heads))
-    names = ("gate", "up", "gate_consensus", "gate_other_layers", "gate_top", "haar")
-    ffn = {name: [] for name in names}
+    haar = utils.random_subspaces(draw, HAAR_DRAWS, k, width).to(device, utils.working_dtype(width))
+    alignment, found = np.zeros((layers, heads)), []
     for index, layer in enumerate(tqdm(checkpoints.stream_layers(folder), total=layers, desc="FFN", disable=None)):
-        gain = layer.ffn_gain.to(device).double() if arguments.fold_norm else 1.0
-        up, gate = (gram(matrix.to(device).double() * gain) for matrix in (layer.up, layer.gate))
-        alignment[index] = energy(gate, subspaces[index]).cpu()
-        others = torch.arange(layers) != index
-        random = energy(gate, haar).cpu().numpy()
-        mean = float(alignment[index].mean())
-        ffn["gate"].append(mean)
-        ffn["up"].append(energy(up, subspaces[index]).mean().item())
-        ffn["gate_consensus"].append(energy(gate, consensus[index : index + 1]).item())
-        ffn["gate_other_layers"].append(energy(gate, consensus[others]).mean().item() if others.any() else None)
-        top = top_eigenvectors(gate, k)
-        ffn["gate_top"].append(utils.grassmann_similarity(top, subspaces[index]).mean().item())
-        ffn["haar"].append(two_sided_null(random, mean))
-    ffn["gate_sd"], ffn["gate_groups"] = alignment.std(1), alignment.reshape(layers, folder.groups, -1).mean(2)
-    return alignment, ffn
+        own, others = subspaces[index], consensus[torch.arange(layers) != index]
+        grams = stream_grams(layer, device, arguments.fold_norm)
+        energies = {name: utils.gram_energy(gram, own).cpu().numpy() for name, gram in grams.items()}
+        if "W_up" not in grams:  # no null is asked of it
+            energies["W_up"] = (
+                utils.energy_share(layer.up.to(device), own, *before_ffn(layer, arguments.fold_norm)).cpu().numpy()
+            )
+        judged = "W_gate" if "W_gate" in grams else "W_up"
+        alignment[index] = energies[judged]
+        found.append(
+            {
+                "energy": {name: float(energy.mean()) for name, energy in energies.items()},
+                "haar": {name: haar_null(gram, haar, energies[name].mean()) for name, gram in grams.items()},
+                "consensus": utils.gram_energy(grams[judged], consensus[index : index + 1]).item(),
+                "other_layers": utils.gram_energy(grams[judged], others).mean().item() if len(others) else None,
+                "top": utils.grassmann_similarity(utils.top_eigenvectors(grams[judged], k), own).mean().item(),
+            }
+        )
+    ffn = by_matrix(found) | {key: [row[key] for row in found] for key in ("consensus", "other_layers", "top")}
+    spread = {"sd": alignment.std(1), "groups": alignment.reshape(layers, folder.groups, -1).mean(2)}
+    return alignment, ffn | spread | {"judged": judged}
+
+
+def before_ffn(layer, fold_norm: bool) -> tuple[torch.Tensor | None, bool]:
+    """Gain of the norm before the FFN, and whether it subtracts the mean; none unless folded."""
+    return (layer.ffn_gain, layer.centred) if fold_norm else (None, False)
+
+
+def stream_grams(layer, device: torch.device, fold_norm: bool) -> dict[str, torch.Tensor]:
+    """Gram matrices on the stream's side, (d, d), of the matrix whose reading is judged and of both that write."""
+    ffn_gain, attention_gain = (layer.ffn_out_gain, layer.attention_out_gain) if fold_norm else (None, None)
+    judged, reading = ("W_up", layer.up) if layer.gate is None else ("W_gate", layer.gate)
+    return {
+        judged: utils.gram(reading.to(device).mT, *before_ffn(layer, fold_norm)),
+        "W_down": utils.gram(layer.down.to(device), ffn_gain),
+        "W_O": utils.gram(layer.output.to(device), attention_gain),
+    }
+
+
+def haar_null(gram: torch.Tensor, haar: torch.Tensor, observed: float) -> dict:
+    """The record of the energies inside Haar subspaces (draws, k, d), beside the `observed` mean over heads."""
+    return two_sided_null(utils.gram_energy(gram, haar).cpu().numpy(), float(observed))
+
+
+def by_matrix(found: list[dict]) -> dict:
+    """{side: {matrix: {"energy": per layer, "haar": a record per layer where it was asked for}}}"""
+    sides = {"reading": ("W_gate", "W_up"), "writing": ("W_down", "W_O")}
+    result = {side: {} for side in sides}
+    for side, names in sides.items():
+        for name in (name for name in names if name in found[0]["energy"]):
+            result[side][name] = {"energy": [row["energy"][name] for row in found]}
+            if name in found[0]["haar"]:
+                result[side][name]["haar"] = [row["haar"][name] for row in found]
+    return result
 
 
 def two_sided_null(draws: np.ndarray, observed: float) -> dict:
@@ -148,25 +187,6 @@ def two_sided_null(draws: np.ndarray, observed: float) -> dict:
     record = statistics.null_record(draws, observed)
     p_low, p_high = statistics.null_record(draws, observed, low_counts=True)["p"], record["p"]
     return record | {"p": min(1.0, 2 * min(p_low, p_high)), "p_low": p_low, "p_high": p_high}
-
-
-def gram(matrix: torch.Tensor) -> torch.Tensor:
-    """WᵀW at unit trace (zero stays zero). (m, d) -> (d, d)"""
-    product = matrix.T @ matrix
-    total = product.trace()
-    return product / total if total > 0 else product
-
-
-def energy(gram_matrix: torch.Tensor, subspaces: torch.Tensor) -> torch.Tensor:
-    """tr(V G Vᵀ): the share of W's energy inside each subspace. (d, d), (n, k, d) -> (n,)"""
-    return ((subspaces @ gram_matrix) * subspaces).sum((-2, -1))
-
-
-def top_eigenvectors(gram_matrix: torch.Tensor, k: int) -> torch.Tensor:
-    """The k leading eigenvectors as rows, (k, d): the top right singular vectors of W."""
-    width = len(gram_matrix)
-    _, vectors = scipy.linalg.eigh(gram_matrix.cpu().numpy(), subset_by_index=(width - k, width - 1))
-    return torch.from_numpy(vectors.T[::-1].copy()).to(gram_matrix.device)
 
 
 def adjacent_layers(similarity: np.ndarray, consensus: np.ndarray, layer: int, groups: int) -> dict:

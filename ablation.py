@@ -142,7 +142,8 @@ class Study:
         for (language, problem), output in zip(asked, outputs):
             extracted, right = questions.grade(problem, output)
             sample = {"id": problem.id, "language": language, "output": output, "extracted": extracted}
-            samples.append(sample | {"correct": right, "written_in": questions.written_in(output, self.languages)})
+            written_in = questions.answer_language(output, problem, self.languages, problems)
+            samples.append(sample | {"correct": right, "written_in": written_in})
         return samples
 
     def last_streams(self, problems: list) -> torch.Tensor:

@@ -1,11 +1,13 @@
 """The hunt: from a model's name to the answer, along the recipe's decision tree.
 
 Question   is there a language-agnostic reasoning subspace Z, is it where the weights predict it, and does the model use it?
-Inputs     a model; everything else is made by the scripts that this one runs, as a user would, with the same files and flags
+Inputs     a model, and problems where others than the suite's are wanted; everything else is made by the scripts that this one
+           runs, as a user would, with the same files and flags
 Outputs    output/hunt_output.md with figures, hunt_results.json, and the reports of all scripts; those of the second kind of
            problem in output/reasoning. With several models a folder for each, and their comparison in output/hunt_output.md
 Run        python hunt.py --model Qwen/Qwen2.5-3B
            python hunt.py --models Qwen/Qwen2.5-3B Qwen/Qwen3-4B      an interrupted hunt goes on where it stopped
+           python hunt.py --problems mgsm_en.tsv mgsm_zh.tsv     what these do not allow is left out, and said first
 
 Steps, which are also the report's headings:
 1 decision tree   2 predicted and causal layer   3 contingencies   4 math and reasoning   5 removing the language instead
@@ -22,13 +24,17 @@ from pathlib import Path
 
 import verdicts
 from lab import checkpoints, questions, runs
+from lab.problems import NoTexts
 from reports import hunt as page
 
 SHARDED = ("phase0_behavioral.py", "phase2_z_extraction.py", "phase3_patching.py", "phase3b_bridge.py", "ablation.py")
 REASONING = "reasoning"  # folder of the second kind of problem
 TASKS = {"math": "", "reasoning": f"{REASONING}/"}
 CANDIDATES = ("centroid", "previous_layer", "sweep", "ard_mmd")  # contingencies in the recipe's order: each is patched
+MINIMUM = 4  # problems that phases 2, 3 and the ablation need; twice as many where a half may be what Z was fitted on
 SCOPE = "prefill"  # where ablation.py named its primary removal before looking
+# in place of a phase 3 that was left out
+UNPATCHED = {"verdict": "untestable", "pairs": 0, "causal_site": {"site": None}}
 REPORT = runs.Report(__file__, "hunt", (), verdicts.hunt, page)
 
 
@@ -46,6 +52,35 @@ class Step:
         return f"{self.folder}/{self.stem}".lstrip("/")
 
 
+@dataclass(frozen=True)
+class Asks:
+    """What a step asks where no file is named, and the steps that fall out where the problems do not allow it."""
+
+    default: str  # in data/
+    few_shot: bool = True
+    in_words: bool = False
+    fewest: int = MINIMUM
+    falls_out: tuple[str, ...] = ()  # none: then there is no hunt
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The flags of the steps that ask problems, and the steps left out: key -> the name of the reason."""
+
+    flags: dict[str, tuple[str, ...]]
+    left_out: dict[str, str]
+
+
+SECOND = tuple(f"{REASONING}/{stem}" for stem in ("phase2", "phase3", "phase3b"))
+ASKS = {
+    "phase0": Asks("phase0.jsonl", fewest=1),
+    "phase2": Asks("phase2.jsonl", few_shot=False),
+    "phase3": Asks("words.jsonl", in_words=True, fewest=2 * MINIMUM, falls_out=("phase3", "phase3b", "ablation")),
+    SECOND[0]: Asks("reasoning.jsonl", few_shot=False, falls_out=SECOND),
+    SECOND[1]: Asks("reasoning.jsonl", in_words=True, falls_out=SECOND[1:]),
+}
+
+
 def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     if arguments.models and len(arguments.models) == 1:
@@ -59,10 +94,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = runs.command_line(__doc__)
+    parser = runs.command_line(__doc__, asks_problems=True)
     parser.add_argument("--models", nargs="+", help="several models: a folder each, and one comparison")
-    parser.add_argument("--languages", nargs="+", default=["en", "zh"], help="rows of data/languages.json")
-    parser.add_argument("--batch", type=runs.positive, default=16, help="prompts per forward pass")
     parser.add_argument(
         "--fold-norm", action="store_true", help="take kernels with the RMSNorm gains in 1.py, 2.py, phase 2"
     )
@@ -95,15 +128,66 @@ def hunt_each(arguments: argparse.Namespace) -> None:
 
 def hunt(arguments: argparse.Namespace) -> None:
     """Run every step on one model, then gather its numbers, and judge and word them anew each time."""
+    questions.check_given(arguments)  # what is wrong with the arguments shows before the first step
     opening = checkpoints.begin(REPORT, arguments)
-    questions.load_languages(arguments.languages)  # what is wrong with the arguments shows before the first step
-    parts = {}
-    for step in steps(opening.folder, arguments, parts):
+    plan, parts = make_plan(arguments, opening.folder), {}
+    for step in steps(arguments, plan, parts):
+        if step.key in plan.left_out:
+            continue
         run_step(step, arguments)
         parts[step.key] = runs.load_results(arguments.out / step.folder, step.stem, opening.folder.identity)
     settings = {"dtype": arguments.dtype, "parts": {key: runs.short_hash(part) for key, part in parts.items()}}
     run = runs.Run(REPORT, arguments, opening.folder.identity, opening.settings | settings)
-    run.save(gather(parts, opening.folder.layers), {})
+    run.save(gather(parts, opening.folder.layers, plan.left_out), {})
+
+
+def make_plan(arguments: argparse.Namespace, folder: checkpoints.ModelFolder) -> Plan:
+    """What every step asks, found out before anything is measured; what is left out is said.
+
+    UserError where a step would fail that cannot be left out.
+    """
+    flags, left_out = {}, {}
+    for key, asks in ASKS.items():
+        try:
+            flags[key] = asking(arguments, folder, asks, *named_files(key, arguments, folder))
+        except (NoTexts, questions.NoWords) as error:
+            if not asks.falls_out:
+                raise
+            keys = [step for step in asks.falls_out if step not in left_out]
+            left_out |= dict.fromkeys(keys, "no_answer_text" if isinstance(error, questions.NoWords) else "no_texts")
+            if keys and runs.processes()[0] == 0:
+                print(f"== left out: {', '.join(keys)}, since {error}", flush=True)
+    return Plan(flags, left_out)
+
+
+def named_files(key: str, arguments: argparse.Namespace, folder: checkpoints.ModelFolder) -> tuple:
+    """--problems and --exemplars of a step: the user's; for the second kind of problem the model's own or the suite's."""
+    if key not in SECOND:
+        return arguments.problems, arguments.exemplars
+    own, data = folder.path / "reasoning.jsonl", runs.ROOT / "data"
+    if own.exists():
+        return [own], None
+    return [data / "reasoning.jsonl"], (data / "reasoning_exemplars.jsonl" if ASKS[key].few_shot else None)
+
+
+def asking(arguments, folder: checkpoints.ModelFolder, asks: Asks, problems: list | None, exemplars) -> tuple[str, ...]:
+    """The flags of a step that asks these problems, once it is clear that it can; else NoTexts, NoWords or another UserError.
+
+    None: what the step takes by itself. --limit is handed on where more problems are there.
+    """
+    what = argparse.Namespace(languages=arguments.languages, problems=problems, exemplars=exemplars, limit=None)
+    asked = questions.find_asked(what, folder, asks.default, asks.few_shot)
+    kept, files = asked.problems[: arguments.limit], ", ".join(map(str, asked.files))
+    for problem in [*kept, *asked.exemplars] if asks.in_words else []:
+        questions.check_words(problem, arguments.languages)
+    if len(kept) < asks.fewest:
+        raise runs.UserError(
+            f"{files}: {len(kept)} problems to ask; the hunt needs {asks.fewest} or more to fit and to test"
+        )
+    flags = ["--languages", *arguments.languages, "--batch", str(arguments.batch)]
+    flags += ["--problems", *map(str, problems)] if problems else []
+    flags += ["--exemplars", str(exemplars)] if exemplars else []
+    return (*flags, *(["--limit", str(len(kept))] if len(kept) < len(asked.problems) else []))
 
 
 def judge_again(arguments: argparse.Namespace) -> None:
@@ -125,7 +209,7 @@ def gathered_again(out: Path) -> dict:
         folder, _, stem = key.rpartition("/")
         parts[key] = judged_again(runs.load_results(out / folder, stem))
     head = select(results, ("script", "model", "settings", "fingerprint"))
-    return runs.significant(head | gather(parts, results["layers"]["layers"]))
+    return runs.significant(head | gather(parts, results["layers"]["layers"], results.get("left_out")))
 
 
 def judged_again(part: dict) -> dict:
@@ -134,37 +218,33 @@ def judged_again(part: dict) -> dict:
     return part | {key: value for key, value in judgement.items() if key != "holds"}
 
 
-def steps(folder: checkpoints.ModelFolder, arguments: argparse.Namespace, parts: dict) -> Iterator[Step]:
+def steps(arguments: argparse.Namespace, plan: Plan, parts: dict) -> Iterator[Step]:
     """The scripts in the order of the recipe; `parts` holds the results so far, which decide what comes next.
 
     Where the Z handed on is not causal, every other contingency that holds is patched too before the hunt says no. Last,
     math's Z on problems that are not math, with nothing fitted again.
     """
-    asked = ("--languages", *arguments.languages, "--batch", str(arguments.batch))
+    phase0, phase2, phase3, *second = (plan.flags.get(key, ()) for key in ASKS)
     fold = ("--fold-norm",) if arguments.fold_norm else ()
     yield Step("1.py", "one", flags=fold)
     yield Step("2.py", "two", flags=fold)
-    yield Step("phase0_behavioral.py", "phase0", flags=asked)
-    yield Step("phase2_z_extraction.py", "phase2", flags=asked + fold)
-    yield Step("phase3_patching.py", "phase3", flags=asked)
+    yield Step("phase0_behavioral.py", "phase0", flags=phase0)
+    yield Step("phase2_z_extraction.py", "phase2", flags=phase2 + fold)
+    yield Step("phase3_patching.py", "phase3", flags=phase3)
     for name in untried(parts):
         layer = str(parts["phase2"]["settings"]["layer"])
-        yield Step("phase2_z_extraction.py", "phase2", name, (*asked, *fold, "--layer", layer, "--hand-on", name))
-        yield Step("phase3_patching.py", "phase3", name, asked)
+        yield Step("phase2_z_extraction.py", "phase2", name, (*phase2, *fold, "--layer", layer, "--hand-on", name))
+        yield Step("phase3_patching.py", "phase3", name, phase3)
     yield Step("phase3b_bridge.py", "phase3b", flags=("--batch", str(arguments.batch)))
-    yield Step("ablation.py", "ablation", flags=asked)
-    own = folder.path / "reasoning.jsonl"
-    problems = ("--problems", str(own if own.exists() else runs.ROOT / "data" / "reasoning.jsonl"))
-    shots = () if own.exists() else ("--exemplars", str(runs.ROOT / "data" / "reasoning_exemplars.jsonl"))
-    given = (*asked, *fold, *problems, "--z-from", str(arguments.out))
-    yield Step("phase2_z_extraction.py", "phase2", REASONING, given)
-    yield Step("phase3_patching.py", "phase3", REASONING, asked + problems + shots)
+    yield Step("ablation.py", "ablation", flags=phase3)
+    yield Step("phase2_z_extraction.py", "phase2", REASONING, (*second[0], *fold, "--z-from", str(arguments.out)))
+    yield Step("phase3_patching.py", "phase3", REASONING, second[1])
     yield Step("phase3b_bridge.py", "phase3b", REASONING, ("--batch", str(arguments.batch)))
 
 
 def untried(parts: dict) -> list[str]:
     """Contingencies that hold in phase 2, beyond the one that was patched in vain."""
-    if parts["phase3"]["verdict"] == "double_dissociation" or not parts["phase3"]["pairs"]:
+    if "phase3" not in parts or parts["phase3"]["verdict"] == "double_dissociation" or not parts["phase3"]["pairs"]:
         return []
     patched = parts["phase2"]["z"]["method"]
     return [row["z"] for row in candidates(parts["phase2"]) if row["holds"] and row["z"] != patched]
@@ -202,13 +282,18 @@ def ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def gather(parts: dict, layers: int) -> dict:
-    """The numbers and the verdicts' names that the tree, the claims and the page rest on, from each script's results."""
-    one, two, phase2, phase3 = (parts[key] for key in ("one", "two", "phase2", "phase3"))
+def gather(parts: dict, layers: int, left_out: dict | None = None) -> dict:
+    """The numbers and the verdicts' names that the tree, the claims and the page rest on, from each script's results.
+
+    What was left out (step -> name of the reason) has no numbers: None, or no entry among the tasks.
+    """
+    one, two, phase2 = (parts[key] for key in ("one", "two", "phase2"))
+    phase3 = parts.get("phase3", UNPATCHED)
     plane, site = phase2["plane"], phase2["z"]["site"]
     bottleneck = one["bottleneck"]
     return {
-        "path": path(parts),
+        "left_out": left_out or {},
+        "path": path(parts, left_out or {}),
         "weight_based": {
             "separates": phase2["verdict"],
             "causal": phase3.get("weight_verdict", phase3["verdict"]),
@@ -232,29 +317,36 @@ def gather(parts: dict, layers: int) -> dict:
             "problem": plane["problem_in_z"][site],
             "problem_shuffled": plane["problem_shuffled"][site],
         },
-        "tasks": {task: task_row(parts, folder) for task, folder in TASKS.items()},
+        "tasks": {task: task_row(parts, folder) for task, folder in TASKS.items() if f"{folder}phase2" in parts},
         "reports": {key: part["verdict"] for key, part in parts.items()},
-        "ablation": ablation(parts["ablation"]),
-        "bridge": {task: bridge(parts[f"{folder}phase3b"]) for task, folder in TASKS.items()},
-        "site": {
-            "full": phase3["success"]["full"],
-            "wrong_donor": phase3["success"]["full_wrong_donor"],
-            "p": phase3["paired"]["z"]["full"],
+        "ablation": ablation(parts["ablation"]) if "ablation" in parts else None,
+        "bridge": {
+            task: bridge(parts[f"{folder}phase3b"]) for task, folder in TASKS.items() if f"{folder}phase3b" in parts
         },
+        "site": full_swap(phase3) if "phase3" in parts else None,
     }
 
 
-def path(parts: dict) -> list[dict]:
+def full_swap(phase3: dict) -> dict:
+    """What the whole stream does at Z's site, beside a wrong donor's."""
+    rate = phase3["success"]
+    return {"full": rate["full"], "wrong_donor": rate["full_wrong_donor"], "p": phase3["paired"]["z"]["full"]}
+
+
+def path(parts: dict, left_out: dict) -> list[dict]:
     """The nodes of the recipe's tree that this hunt came by, with what was measured there; verdicts.py says which way."""
     phase0, phase2 = parts["phase0"], parts["phase2"]
-    languages = phase0["settings"]["languages"]
-    behaviour = {"node": "behaviour", "languages": languages, **select(phase0, ("verdict", "right", "n", "mcnemar_p"))}
+    keys = ("verdict", "right", "n", "mcnemar_p", "no_room", "one_problem_away")
+    behaviour = {"node": "behaviour", "languages": phase0["settings"]["languages"], **select(phase0, keys)}
+    behaviour |= {who: phase0["names"][language] for who, language in phase0["compared"].items()}
     separation = {"node": "separation", "verdict": phase2["verdict"], "centred": phase2["tests"]["centred"]}
     nodes = [behaviour, separation | select(phase2["primary"], ("ratio_z", "ratio_z_perp", "p"))]
     if found := candidates(phase2):
         nodes.append({"node": "contingencies", "candidates": found})
     tried = [name for name in CANDIDATES if f"{name}/phase3" in parts]
     nodes += [patching(parts, prefix) for prefix in ("", *(f"{name}/" for name in tried))]
+    if "phase3" in left_out:
+        nodes[-1]["left_out"] = left_out["phase3"]
     return [*nodes, {"node": "end"}]
 
 
@@ -267,14 +359,12 @@ def candidates(phase2: dict) -> list[dict]:
 
 def patching(parts: dict, prefix: str) -> dict:
     """What phase 3 found for the Z that phase 2 handed on, in the folder `prefix`."""
-    z, phase3 = parts[f"{prefix}phase2"]["z"], parts[f"{prefix}phase3"]
-    return {
-        "node": "patching",
-        "z": z["method"],
-        "layer": z["layer"],
-        "holds": z["holds"],
-        "verdict": phase3["verdict"],
-        "pairs": phase3["pairs"],
+    z, phase3 = parts[f"{prefix}phase2"]["z"], parts.get(f"{prefix}phase3", UNPATCHED)
+    node = {"node": "patching", "z": z["method"], "layer": z["layer"], "holds": z["holds"]}
+    node |= select(phase3, ("verdict", "pairs"))
+    if phase3 is UNPATCHED:
+        return node
+    return node | {
         "success": select(phase3["success"], ("z", "z_perp", "random", "random_matched")),
         "p": {name: phase3["null"][name]["p"] for name in ("random", "random_matched")},
     }
@@ -282,16 +372,16 @@ def patching(parts: dict, prefix: str) -> dict:
 
 def task_row(parts: dict, prefix: str) -> dict:
     """What one kind of problem says about the same Z."""
-    phase2, phase3 = parts[f"{prefix}phase2"], parts[f"{prefix}phase3"]
+    phase2, phase3 = parts[f"{prefix}phase2"], parts.get(f"{prefix}phase3", UNPATCHED)
     held_out = phase2.get("contingencies", {}).get("candidates", {}).get(phase2["z"]["method"])
     scored = phase2.get("given") or held_out or phase2["primary"]
-    return {
-        "problems": phase2["problems"],
-        **select(scored, ("contrast", "p")),
-        "pairs": phase3["pairs"],
+    row = {"problems": phase2["problems"], **select(scored, ("contrast", "p"))}
+    row |= {"pairs": phase3["pairs"], "patching": phase3["verdict"]}
+    if phase3 is UNPATCHED:
+        return row
+    return row | {
         "success": select(phase3["success"], ("z", "z_perp", "full", "random", "random_matched")),
         "p_random": max(phase3["null"][name]["p"] for name in ("random", "random_matched")),
-        "patching": phase3["verdict"],
     }
 
 

@@ -102,8 +102,9 @@ def parse_arguments(argv: list[str] | None):
 
 
 def fitting_share(opening: questions.Asking) -> float:
-    """Half of the model's own problems stay out of every fit that is handed on: phase 3 asks that file too."""
-    return 0.5 if opening.files[0].resolve().parent == opening.folder.path.resolve() else 1.0
+    """Half of the model's own or the user's problems stay out of every fit that is handed on: phase 3 asks that file too."""
+    own = opening.files[0].resolve().parent == opening.folder.path.resolve()
+    return 0.5 if own or opening.arguments.problems else 1.0
 
 
 def wants_contingencies(arguments, weight_z: str) -> bool:

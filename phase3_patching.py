@@ -204,9 +204,8 @@ class Study:
             extracted, correct = questions.grade(asked, output)
             language_of_it = answered_in(asked, output, self.languages)
             sample |= {"extracted": extracted, "correct": correct or language_of_it is not None}
-            samples.append(
-                sample | {"correct_in": language_of_it, "written_in": questions.written_in(output, self.languages)}
-            )
+            written_in = questions.answer_language(output, asked, self.languages, self.problems)
+            samples.append(sample | {"correct_in": language_of_it, "written_in": written_in})
         return samples
 
 
@@ -214,15 +213,15 @@ def answered_in(problem, output: str, languages: dict) -> str | None:
     """The language in which the output gives the problem's answer in words; None if it does not.
 
     A word counts where the output begins with it, whatever follows; a number where it is the one that phase 0 reads, in the
-    language whose word the output begins with, else in that whose script it is written in.
+    language whose word the output begins with, else in that whose word it holds or whose script it is written in.
     """
     number = not isinstance(problem.answer, str)
     if number and not questions.grade(problem, output)[1]:
         return None
     for name in languages:
-        if re.match(rf"\s*{re.escape(problem.answer_text[name])}(?![a-z])", output, re.IGNORECASE):
+        if re.match(rf"\s*{re.escape(problem.answer_text[name])}(?![a-zß-ɏ])", output, re.IGNORECASE):
             return name
-    return questions.written_in(output, languages) if number else None
+    return questions.answer_language(output, problem, languages) if number else None
 
 
 def solved(samples: list[dict], study: Study) -> torch.Tensor:

@@ -6,8 +6,24 @@ site s is the stream after s layers; `L33.in` is site 33, `L33.out` is site 34. 
 Letters: L layers, d width, h query heads, g KV groups, dh head width.
 """
 
+import math
+
+import scipy.linalg
 import torch
 
+SMALL_SIDE = 512
+SAFE_EXPONENT = 20  # of entries whose squares, summed over any width, float32 and float64 hold without scaling
+BLOCK, COLUMNS = 256, 1024  # rows and columns multiplied at a time: the fastest of those tried on a CPU at 2048 x 11008
+RANK_ERROR = 1e-4  # relative, of an effective rank: float32 is kept where it is bound to stay below
+KERNEL_ERROR = 1e-9  # the same for a kernel's squares in float64
+ALMOST_SQUARE, UNEVEN = (
+    1.25,
+    2.5,
+)  # a square matrix has values near zero; unless about random, float32 loses their squares
+# Errors of eigenvalues in units of ε, against float64: over real weights and 40 spectra (flat, decaying, square, clustered,
+# scaled rows, low rank) they stayed below n λ/8, a drift of the large ones, plus 3 λ_max where no eigenvalues coincide.
+# Where hundreds do, single ones reach 16, their mean 1.
+ABSOLUTE_ERROR, RELATIVE_ERROR = 8, 1 / 4
 SHRINKAGE = 0.1  # share of a covariance that is spread evenly, where there are fewer vectors than dimensions
 
 
@@ -20,57 +36,197 @@ def effective_rank(singular_values: torch.Tensor) -> torch.Tensor:
     return torch.where(total.squeeze(-1) > 0, rank, 0.0)
 
 
-def singular_values(matrix: torch.Tensor) -> torch.Tensor:
-    """Singular values, descending, from the Gram matrix of the smaller side in float64. (m, n) -> (min(m, n),)
+def working_dtype(side: int) -> torch.dtype:
+    """float64 for Gram matrices of up to SMALL_SIDE rows, where it costs next to nothing; float32 for larger ones."""
+    return torch.float64 if side <= SMALL_SIDE else torch.float32
 
-    Squaring leaves an error of about sqrt(machine epsilon) on a zero singular value, and thousands of those would show
-    in an effective rank: eigenvalues below the round-off of the largest are set to zero.
+
+def product(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """rows @ othersᵀ, (m, n), (r, n) -> (m, r); float32 on a CPU through oneDNN, on some CPUs twice as fast as MKL."""
+    if rows.device.type == "cpu" and rows.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+        return torch.nn.functional.linear(rows.to_mkldnn(), others.contiguous()).to_dense()
+    return rows @ others.mT
+
+
+def safe_scale(matrix: torch.Tensor) -> float:
+    """1, or where squares of the entries could overflow or vanish the power of two that brings the largest entry to about 1."""
+    low, high = torch.aminmax(matrix)
+    _, exponent = math.frexp(max(-low.item(), high.item()))
+    if abs(exponent) <= SAFE_EXPONENT:
+        return 1.0
+    return 2.0 ** -max(exponent, -1000 if matrix.dtype == torch.float64 else -100)  # itself within the matrix's range
+
+
+def scaled(part: torch.Tensor, dtype: torch.dtype, scale: float) -> torch.Tensor:
+    """scale * part in `dtype`, where the unscaled part need not fit."""
+    part = part.to(torch.promote_types(part.dtype, dtype))
+    return (part if scale == 1 else part * scale).to(dtype)
+
+
+def lower_gram(matrix: torch.Tensor, dtype: torch.dtype, scale: float) -> torch.Tensor:
+    """scale² W Wᵀ in `dtype`, (m, n) -> (m, m); of the upper triangle only blocks on the diagonal are filled.
+
+    Half of the products, over chunks of columns: less round-off than one sum over all, and no copy of a large W in `dtype`.
     """
-    matrix = matrix.double()
-    gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
-    eigenvalues = torch.linalg.eigvalsh(gram).flip(0)
-    noise = eigenvalues[0].clamp_min(0) * len(gram) * torch.finfo(torch.float64).eps
-    return torch.where(eigenvalues > noise, eigenvalues, 0.0).sqrt()
+    gram = matrix.new_zeros(len(matrix), len(matrix), dtype=dtype)
+    for part in matrix.split(COLUMNS, 1):
+        add_lower_gram(gram, scaled(part.contiguous(), dtype, scale))
+    return gram
+
+
+def add_lower_gram(gram: torch.Tensor, rows: torch.Tensor) -> None:
+    """Add rows @ rowsᵀ to the lower triangle of `gram`, in place: two halves by themselves, and one against the other."""
+    half = len(rows) // 2
+    if len(rows) <= BLOCK or rows.is_cuda:
+        gram += product(rows, rows)
+        return
+    add_lower_gram(gram[:half, :half], rows[:half])
+    add_lower_gram(gram[half:, half:], rows[half:])
+    gram[half:, :half] += product(rows[half:], rows[:half])
+
+
+def folded(matrix: torch.Tensor, gain: torch.Tensor | None, centred: bool) -> torch.Tensor:
+    """W diag(gain) (I - 11ᵀ/d): what W does to the raw stream behind a norm, up to its length; W itself without a norm.
+
+    matrix (..., d), gain (d,) or None -> (..., d); `centred` where the norm subtracts the mean over the width.
+    """
+    if gain is None:
+        return matrix
+    scaled = matrix * gain.to(matrix)
+    return scaled - scaled.mean(-1, keepdim=True) if centred else scaled
+
+
+def gram(matrix: torch.Tensor, gain: torch.Tensor | None = None, centred: bool = False) -> torch.Tensor:
+    """Lower triangle of W Wᵀ at unit trace (zero stays zero), float32 for a large one. (d, n) -> (d, d)
+
+    With a gain (d,) that of C diag(gain) W, C the subtraction of the mean where `centred`; see `folded`.
+    """
+    lower = lower_gram(matrix, working_dtype(len(matrix)), safe_scale(matrix)).tril_()
+    if gain is not None:
+        whole = lower + lower.tril(-1).mT
+        lower = folded(folded(whole, gain, centred).mT, gain, centred).tril_()
+    return lower.div_(lower.trace().item() or 1)
+
+
+def singular_values(matrix: torch.Tensor) -> torch.Tensor:
+    """Singular values, descending, float64, from the Gram matrix of the smaller side. (m, n) -> (min(m, n),)
+
+    A large Gram matrix is formed and solved in float32 first; float64 follows where `rank_error` says that the effective rank
+    could be off by more than RANK_ERROR. Squaring leaves an error of about sqrt(machine epsilon) on a zero singular value, and
+    thousands of those would show in an effective rank: in float64, eigenvalues below the round-off of the largest are zero.
+    """
+    short = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
+    scale = safe_scale(matrix)
+    if working_dtype(len(short)) == torch.float32:
+        lower = lower_gram(short, torch.float32, scale)
+        if short.shape[1] > ALMOST_SQUARE * len(short) or unevenness(lower) < UNEVEN:
+            squares = eigenvalues(lower)
+            if rank_error(squares, torch.float32) <= RANK_ERROR:
+                return squares.sqrt() / scale
+    squares = eigenvalues(lower_gram(short, torch.float64, scale))
+    noise = squares[0] * len(squares) * torch.finfo(torch.float64).eps
+    return torch.where(squares > noise, squares, 0.0).sqrt() / scale
+
+
+def eigenvalues(lower: torch.Tensor) -> torch.Tensor:
+    """Of a Gram matrix, descending and not negative, as float64. (n, n) lower triangle -> (n,)"""
+    return torch.linalg.eigvalsh(lower).double().flip(0).clamp_min(0)
+
+
+def unevenness(lower: torch.Tensor) -> float:
+    """n Σλ²/(Σλ)² without the eigenvalues λ: 1 where all are equal, 2 for a large square Gaussian matrix. (n, n) -> float"""
+    diagonal = lower.diagonal().double()
+    squares = 2 * lower.tril(-1).square().sum(1).double().sum() + diagonal.square().sum()
+    return (len(lower) * squares / diagonal.sum().square()).nan_to_num().item()
+
+
+def rank_error(squares: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Bound on the relative error of the effective rank of σ = sqrt(squares), eigenvalues λ found in `dtype`. (..., n) -> (...)
+
+    Each λ may be off by δ = ε (ABSOLUTE_ERROR λ_max + RELATIVE_ERROR n λ), so σ by min(sqrt(δ), δ/2σ), and with p = σ/Σσ the
+    entropy H changes by |log p + H|/Σσ for a unit of σ. All errors are added as if they pulled the same way.
+    """
+    values = squares.sqrt()
+    total = values.sum(-1, keepdim=True)
+    largest, count = squares.amax(-1, keepdim=True), squares.shape[-1]
+    uncertain = torch.finfo(dtype).eps * (ABSOLUTE_ERROR * largest + RELATIVE_ERROR * count * squares)
+    changes = torch.minimum(uncertain.sqrt(), uncertain / (2 * values)) / total
+    shares = values / total
+    slopes = torch.maximum(shares, changes).log() + torch.special.entr(shares).sum(-1, keepdim=True)
+    return torch.where(total.squeeze(-1) > 0, torch.expm1((slopes.abs() * changes).sum(-1)), 0.0)
 
 
 def kernel_factors(layer, head_width: int, fold_norm: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Per-head W_Q (h, dh, d) and per-group W_K (g, dh, d) in float64; with `fold_norm` as the raw stream meets them.
 
-    Folding multiplies columns by the RMSNorm gain, and rows by the q_norm and k_norm gains where the model has them.
+    Folding multiplies columns by the norm's gain, and rows by the q_norm and k_norm gains where the model has them.
     """
-    query = layer.query.double().unflatten(0, (-1, head_width))
-    key = layer.key.double().unflatten(0, (-1, head_width))
-    if fold_norm:
-        query, key = query * layer.attention_gain.double(), key * layer.attention_gain.double()
-        if layer.query_gain is not None:
-            query = query * layer.query_gain.double()[:, None]
-            key = key * layer.key_gain.double()[:, None]
+    query, key = (part.double().unflatten(0, (-1, head_width)) for part in (layer.query, layer.key))
+    if not fold_norm:
+        return query, key
+    query, key = (folded(part, layer.attention_gain, layer.centred) for part in (query, key))
+    if layer.query_gain is not None:
+        query = query * layer.query_gain.double().reshape(-1, head_width, 1)  # one gain for all heads, or one for each
+        key = key * layer.key_gain.double().reshape(-1, head_width, 1)
     return query, key
 
 
-def kernel_svd(query: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """SVD of every head's kernel A = W_Qᵀ W_K without forming it: QR of both factors, SVD of the small core.
+def kernel_core(query: torch.Tensor, key_triangle: torch.Tensor) -> torch.Tensor:
+    """R_K W_Q W_Qᵀ R_Kᵀ of every head, whose eigenvalues are the squares of the singular values of A = W_Qᵀ W_K.
 
-    query (h, dh, d), key (g, dh, d) -> singular values (h, dh) descending, right singular vectors (h, r, d) as rows,
-    r = min(dh, d). Left vectors: swap the arguments (with key repeated per head).
+    query (h, dh, d), key_triangle (g, r, dh) with R_Kᵀ R_K = W_K W_Kᵀ -> (h, r, r). W_Q enters by its small Gram matrix alone,
+    so no factor of it is needed, of whatever rank it is.
     """
-    repeats = query.shape[0] // key.shape[0]
+    grams = (query @ query.mT).unflatten(0, (len(key_triangle), -1))  # (g, h/g, dh, dh)
+    return (key_triangle[:, None] @ grams @ key_triangle.mT[:, None]).flatten(0, 1)
+
+
+def small_kernels(query: torch.Tensor, key_triangle: torch.Tensor) -> torch.Tensor:
+    """R_Q R_Kᵀ of every head, with the singular values of A and no squares of them, by a QR of W_Qᵀ. -> (h, r, r)"""
     _, query_triangle = torch.linalg.qr(query.mT, mode="r")  # (h, r, dh)
+    return query_triangle @ key_triangle.mT.repeat_interleave(len(query) // len(key_triangle), 0)
+
+
+def kernel_values(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """Singular values of every head's kernel A = W_Qᵀ W_K, descending. query (h, dh, d), key (g, dh, d) -> (h, dh)
+
+    From eigenvalues of `kernel_core`, unless their square roots would be too uncertain (heads of low rank).
+    """
+    _, key_triangle = torch.linalg.qr(key.mT, mode="r")  # (g, r, dh)
+    squares = torch.linalg.eigvalsh(kernel_core(query, key_triangle)).flip(-1).clamp_min(0)
+    values = squares.sqrt()
+    if not (rank_error(squares, squares.dtype) <= KERNEL_ERROR).all():
+        values = torch.linalg.svdvals(small_kernels(query, key_triangle))
+    return torch.nn.functional.pad(values, (0, query.shape[1] - values.shape[1]))
+
+
+def kernel_svd(query: torch.Tensor, key: torch.Tensor, k: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Singular values and leading right vectors of every head's kernel A = W_Qᵀ W_K, without forming it.
+
+    query (h, dh, d), key (g, dh, d) -> values (h, dh) descending, right vectors (h, k, d) as orthonormal rows; without k all
+    min(dh, d) of them. As `kernel_values` has it; left vectors: swap the arguments (with key repeated per head).
+    """
     key_basis, key_triangle = torch.linalg.qr(key.mT)  # (g, d, r), (g, r, dh)
-    core = query_triangle @ key_triangle.repeat_interleave(repeats, 0).mT  # (h, r, r)
-    _, values, right = torch.linalg.svd(core)
-    vectors = right @ key_basis.repeat_interleave(repeats, 0).mT  # (h, r, d)
-    return torch.nn.functional.pad(values, (0, query.shape[1] - values.shape[1])), vectors
+    squares, vectors = torch.linalg.eigh(kernel_core(query, key_triangle))
+    squares = squares.flip(-1).clamp_min(0)
+    values, right = squares.sqrt(), vectors.flip(-1).mT  # (h, r, r)
+    if not (rank_error(squares, squares.dtype) <= KERNEL_ERROR).all():
+        _, values, right = torch.linalg.svd(small_kernels(query, key_triangle))
+    rows = right[:, :k].unflatten(0, (len(key), -1)).flatten(1, 2) @ key_basis.mT  # (g, h/g * k, d)
+    rows = rows.unflatten(1, (len(query) // len(key), -1)).flatten(0, 1)
+    return torch.nn.functional.pad(values, (0, query.shape[1] - values.shape[1])), rows
 
 
 def multi_head_subspace(head_subspaces: torch.Tensor, k: int) -> torch.Tensor:
     """The k directions that the heads' subspaces share most: top right singular vectors of their stack.
 
-    (h, k', d) -> (k, d)
+    (h, k', d) -> (k, d), k <= k'. From the stack's small Gram matrix: its k-th eigenvalue is at least that of a single
+    subspace, 1, so that squaring costs no accuracy.
     """
     stack = head_subspaces.flatten(0, 1).double()
-    _, _, right = torch.linalg.svd(stack, full_matrices=False)
-    return right[:k]
+    squares, left = torch.linalg.eigh(stack @ stack.mT)
+    top = left[:, -k:].flip(1)
+    return top.mT @ stack / squares[-k:].flip(0).sqrt()[:, None]
 
 
 def grassmann_similarity(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -83,6 +239,55 @@ def similarity_matrix(subspaces: torch.Tensor) -> torch.Tensor:
     count, k, _ = subspaces.shape
     rows = subspaces.flatten(0, 1)
     return (rows @ rows.T).square().view(count, k, count, k).sum((1, 3)) / k
+
+
+def energy_share(
+    matrix: torch.Tensor, subspaces: torch.Tensor, gain: torch.Tensor | None, centred: bool
+) -> torch.Tensor:
+    """‖W Vᵀ‖²/‖W‖² for each subspace, W `folded`; cheaper than a Gram matrix for fewer directions than d. -> (n,)
+
+    matrix (m, d), subspaces (n, k, d). 0 for a zero matrix.
+    """
+    dtype, scale = working_dtype(matrix.shape[1]), safe_scale(matrix)
+    rows = subspaces.flatten(0, 1).to(dtype)
+    inside, total = rows.new_zeros(len(rows), dtype=torch.float64), rows.new_zeros((), dtype=torch.float64)
+    for part in matrix.split(COLUMNS):
+        part = folded(scaled(part, dtype, scale), gain, centred)
+        inside += product(rows, part).square().sum(1)
+        total += part.square().sum()
+    return inside.view(len(subspaces), -1).sum(1) / torch.where(total > 0, total, 1.0)
+
+
+def gram_energy(lower: torch.Tensor, subspaces: torch.Tensor) -> torch.Tensor:
+    """tr(V G Vᵀ) for each subspace: the share of energy inside where G has unit trace. -> (n,) float64
+
+    lower (d, d) triangle of G, subspaces (n, k, d).
+    """
+    rows = subspaces.flatten(0, 1).to(lower.dtype)
+    energy = 2 * lower_form(lower, rows) - rows.square() @ lower.diagonal()
+    return energy.double().view(len(subspaces), -1).sum(1)
+
+
+def lower_form(lower: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """vᵀ L v for each row v, half of the products as in `add_lower_gram`. (d, d), (n, d) -> (n,)"""
+    half = len(lower) // 2
+    if len(lower) <= BLOCK or rows.is_cuda:
+        return (product(rows, lower) * rows).sum(1)
+    first, second = rows[:, :half], rows[:, half:]
+    across = (product(first, lower[half:, :half]) * second).sum(1)
+    return lower_form(lower[:half, :half], first) + lower_form(lower[half:, half:], second) + across
+
+
+def top_eigenvectors(lower: torch.Tensor, k: int) -> torch.Tensor:
+    """The k leading eigenvectors as rows, float64: of a Gram matrix W Wᵀ the top left singular vectors of W. -> (k, d)
+
+    lower (d, d) triangle.
+    """
+    if lower.is_cuda:
+        return torch.linalg.eigh(lower)[1][:, -k:].flip(1).mT.double()
+    width = len(lower)
+    _, vectors = scipy.linalg.eigh(lower.numpy(), subset_by_index=(width - k, width - 1), check_finite=False)
+    return torch.from_numpy(vectors[:, ::-1].T.copy()).double()
 
 
 def project(x, basis):

@@ -87,12 +87,17 @@ ORTHOGONAL = 0.1  # below a tenth of chance the word "orthogonal" is fair; exact
 
 
 def two(results: dict) -> dict:
-    """ffn_avoids_attention | ffn_at_chance | ffn_shares_attention: at the bottleneck, two-sided."""
-    haar = results["ffn"]["haar"][results["settings"]["layer"]]
+    """ffn_avoids_attention | ffn_at_chance | ffn_shares_attention: what the FFN reads at the bottleneck, two-sided."""
+    haar = haar_at_bottleneck(results, "reading", results["ffn"]["judged"])
     tests = {"below Haar subspaces": haar["p_low"] < LEVEL / 2, "above Haar subspaces": haar["p_high"] < LEVEL / 2}
     below, above = tests.values()
     verdict = "ffn_avoids_attention" if below else "ffn_shares_attention" if above else "ffn_at_chance"
     return {"verdict": verdict, "tests": tests, "holds": two_holds(results, verdict)}
+
+
+def haar_at_bottleneck(results: dict, side: str, matrix: str) -> dict:
+    """The null of what a matrix reads, or writes, of the heads' subspaces at the bottleneck."""
+    return results["ffn"][side][matrix]["haar"][results["settings"]["layer"]]
 
 
 def two_holds(results: dict, verdict: str) -> dict:
@@ -101,11 +106,14 @@ def two_holds(results: dict, verdict: str) -> dict:
     across = results["heads"]["across_groups"]  # all None with a single KV group
     near = layer == RECIPE["layer"] and abs(over[layer] - RECIPE["ffn_over_chance"]) < RATIO_TOLERANCE
     paired = approach is not None and other is not None
+    written = results["ffn"]["writing"]["W_down"]["energy"][layer] / results["chance"]
     return {
         "ffn_below_chance": verdict == "ffn_avoids_attention",
         "ffn_value": recipes_model(results, near),
         "ffn_special": over.index(min(over)) == layer and over[layer] < 1,
-        "ffn_orthogonal": over[layer] < ORTHOGONAL,
+        "ffn_writes_below_chance": haar_at_bottleneck(results, "writing", "W_down")["p_low"] < LEVEL / 2,
+        "attention_writes_above_chance": haar_at_bottleneck(results, "writing", "W_O")["p_high"] < LEVEL / 2,
+        "ffn_orthogonal": max(over[layer], written) < ORTHOGONAL,
         "ffn_spread": None,  # a small spread over heads does not show it: heads of a KV group share W_K
         "approach": paired and approach >= RECIPE["pair_ratio"] * other["similarity"],
         "snap": results["snap"] == [layer, layer + 1],
@@ -114,19 +122,23 @@ def two_holds(results: dict, verdict: str) -> dict:
 
 
 COVERED = 1.0  # tokens per character above which a tokenizer falls back to bytes in a language
-NO_ROOM = 0.05  # share of problems: with all accuracies within it of 1, or of 0, no asymmetry could show
+NO_ROOM = 0.05  # share of problems: with both accuracies within it of 1, or of 0, an asymmetry can hardly show
 
 
 def phase0(results: dict) -> dict:
-    """<candidate>_advantage | <reference>_advantage | no_asymmetry."""
-    accuracies, coverage = results["accuracy"].values(), results["identity"]["coverage"]
+    """<candidate>_advantage | <reference>_advantage | no_asymmetry | untestable.
+
+    untestable: both languages are at the ceiling or at the floor (`no_room` says which), and the exact test sees no difference
+    all the same. `one_problem_away` holds the verdicts that one answer more or less right would give.
+    """
+    coverage, smallest = results["identity"]["coverage"], fewest_wins(results["n"])
     judgement = who_leads(results, results)
-    tests = judgement["tests"]
+    tests, untestable = judgement["tests"], judgement["verdict"] == "untestable" or smallest is None
     judgement |= {
-        "holds": {"behaviour": tests["candidate leads"] and tests["significant"]},
-        "smallest_significant": fewest_wins(results["n"]),
+        "holds": {"behaviour": None if untestable else tests["candidate leads"] and tests["significant"]},
+        "one_problem_away": one_problem_away(results, judgement["verdict"]),
+        "smallest_significant": smallest,
         "p_of_advantage": p_of_wins(RECIPE["chinese_ahead"]),
-        "uninformative": min(accuracies) > 1 - NO_ROOM or max(accuracies) < NO_ROOM,
         "covered": {
             language: cover["tokens_per_character"] <= COVERED and cover["round_trips"] == 1
             for language, cover in coverage.items()
@@ -139,15 +151,32 @@ def phase0(results: dict) -> dict:
 
 
 def who_leads(results: dict, answers: dict) -> dict:
-    """Verdict and tests of the answers with exemplars (the results themselves), or of those without."""
+    """Verdict, tests and `no_room` of the answers with exemplars (the results themselves), or of those without."""
+    right = {who: answers["right"][language] for who, language in results["compared"].items()}
+    difference = right["candidate"] - right["reference"]
     tests = {
-        "candidate leads": answers["difference"] >= RECIPE["chinese_ahead"],
-        "reference leads": answers["difference"] < -RECIPE["equal_within"],
+        "candidate leads": difference >= RECIPE["chinese_ahead"],
+        "reference leads": difference < -RECIPE["equal_within"],
         "significant": answers["mcnemar_p"] < LEVEL,
     }
+    shares = [count / answers["n"] for count in right.values()]
+    no_room = "ceiling" if min(shares) > 1 - NO_ROOM else "floor" if max(shares) < NO_ROOM else None
     names = {who: results["names"][language].lower() for who, language in results["compared"].items()}
     leaders = [names[who] for who in names if tests[f"{who} leads"]]
-    return {"verdict": f"{leaders[0]}_advantage" if leaders else "no_asymmetry", "tests": tests}
+    verdict = f"{leaders[0]}_advantage" if leaders else "no_asymmetry"
+    if no_room and not tests["significant"]:
+        verdict = "untestable"
+    return {"verdict": verdict, "tests": tests, "no_room": no_room}
+
+
+def one_problem_away(results: dict, verdict: str) -> list[str]:
+    """Other verdicts that one answer more or less right in one of the two languages would give, the exact test aside."""
+    found, right = set(), results["right"]
+    for language in results["compared"].values():
+        for count in (right[language] - 1, right[language] + 1):
+            if 0 <= count <= results["n"]:
+                found.add(who_leads(results, results | {"right": right | {language: count}})["verdict"])
+    return sorted(found - {verdict})
 
 
 def p_of_wins(wins: int) -> float:
@@ -337,12 +366,13 @@ def ablation(results: dict) -> dict:
 
 
 NEAR = 1  # layers: the recipe speaks of L32 and L33 together, so prediction and cause agree within one
-WAYS = {"chinese_advantage": "yes", "clear": "yes", "double_dissociation": "yes", "partial": "partial"}  # else "no"
+WAYS = {"clear": "yes", "double_dissociation": "yes", "partial": "partial", "untestable": "untestable"}  # else "no"
 
 
 def hunt(results: dict) -> dict:
-    """causal_z | correlational_z | no_z; of several models see `comparison`.
+    """causal_z | correlational_z | no_z | untestable (nothing separates, and nothing could be patched).
 
+    Of several models see `comparison`.
     Beside verdict, tests and holds: which way the tree went at each node of `path`, how the predicted and the causal layer
     lie (`layers`), which Z the verdict is about (`weight_based.handed_on`), and two warnings, `offset_only`, `site_moves`.
     """
@@ -363,7 +393,7 @@ def hunt(results: dict) -> dict:
     elif tests["separates"] or tests["handed_on_separates"] or tests["moves_some"]:
         verdict = "correlational_z"
     else:
-        verdict = "no_z"
+        verdict = "untestable" if first["verdict"] == "untestable" else "no_z"
     layers = results["layers"] | distance_of_layers(results["layers"])
     return {
         "verdict": verdict,
@@ -383,9 +413,11 @@ def causal_patching(node: dict, subspaces: int) -> bool:
 
 
 def way(node: dict, verdict: str) -> str:
-    """yes | partial | no: the way out of a node of the tree; at its end the verdict."""
+    """yes | partial | no | untestable: the way out of a node of the tree; at its end the verdict."""
     if node["node"] == "end":
         return verdict
+    if node["node"] == "behaviour" and node["verdict"] == f"{node['candidate'].lower()}_advantage":
+        return "yes"
     if node["node"] == "contingencies":
         return "yes" if any(row["holds"] for row in node["candidates"]) else "no"
     return WAYS.get(node["verdict"], "no")
@@ -408,20 +440,20 @@ def distance_of_layers(found: dict) -> dict:
 
 def hunt_claims(results: dict, layers: dict) -> dict:
     """The recipe's publishability list, ticked by what was measured."""
-    reports, rivals, tasks = results["reports"], results["rivals"], results["tasks"]
-    dissociates = {
-        task: row["patching"] == "double_dissociation" if row["pairs"] else None for task, row in tasks.items()
-    }
+    reports, rivals = results["reports"], results["rivals"]
+    patched = {task: row["patching"] for task, row in results["tasks"].items() if row["pairs"]}
+    dissociates = {task: verdict == "double_dissociation" for task, verdict in patched.items()}
+    bridge = results["bridge"].get("math")
     return {
         "structure": reports["one"] == "clear_bottleneck" and reports["two"] == "ffn_avoids_attention",
         "separation": reports["phase2"] != "none",
         "comparison": rivals["weight"] < rivals["centroid"],
-        "causal": dissociates["math"],
+        "causal": dissociates.get("math"),
         "second_model": None,
         "information": None,  # decodability is no mutual information: shown, not judged
         "universal": layers["agree"],
-        "bridge": carries(results["bridge"]["math"]),
-        "not_just_math": dissociates["reasoning"],
+        "bridge": carries(bridge) if bridge else None,
+        "not_just_math": dissociates.get("reasoning"),
     }
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -142,22 +142,36 @@ def find_model(name: str, revision: str | None = None) -> ModelFolder:
     configuration and weights do not fit each other to the last tensor.
     """
     path, shown, commit = locate(name, revision)
+    if path.is_file():
+        stat = path.stat()
+        config, held = open_gguf(path, stat.st_size, stat.st_mtime_ns)
+        return ModelFolder(shown, path, commit, config, held)
     whole = load_config(path)
     config = whole.get_text_config()  # Gemma 3's larger models also see images
     if quantised := getattr(whole, "quantization_config", None):
         method = quantised.get("quant_method", "some") if isinstance(quantised, dict) else "some"
         raise runs.UserError(f"{path / 'config.json'} names {method} quantisation; {tensors.NO_QUANTISED}")
+    check_family(path, config)
+    held = tensors.Safetensors(path, getattr(whole, "transformers_weights", None))
+    check_that_it_loads(path)
+    return ModelFolder(shown, path, commit, config, held)
+
+
+@lru_cache(maxsize=4)
+def open_gguf(path: Path, size: int, modified: int) -> tuple[object, tensors.Gguf]:
+    """Configuration and tensors of a GGUF file; read once by a hunt's steps, since a large vocabulary takes seconds."""
+    config = load_config(path)
+    check_family(path, config)
+    return config, tensors.Gguf(path, parameter_shapes(path, config), config)
+
+
+def check_family(path: Path, config) -> None:
+    """UserError for an architecture without a row."""
     if config.model_type not in families.FAMILIES:
         raise runs.UserError(
-            f"{shown}: architecture {config.model_type!r} is not known here; supported: {', '.join(families.FAMILIES)} "
-            "(to add one: a row in lab/families.py)"
+            f"{path}: architecture {config.model_type!r} is not known here; supported: {', '.join(families.FAMILIES)} (to "
+            "add one: a row in lab/families.py)"
         )
-    if path.is_dir():
-        held = tensors.Safetensors(path, getattr(whole, "transformers_weights", None))
-        check_that_it_loads(path)
-    else:
-        held = tensors.Gguf(path, parameter_shapes(path, config), config)
-    return ModelFolder(shown, path, commit, config, held)
 
 
 def locate(name: str, revision: str | None) -> tuple[Path, str, str | None]:

@@ -1,162 +1,261 @@
-"""Numbers as models write them, in digits, English and Chinese words; and which number of an output is its answer."""
+"""Which number of a model's output is its answer."""
 
 import re
-import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
-ENGLISH_ONES = {
-    word: value
-    for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen".split()
-    )
-}
-ENGLISH_TENS = dict(zip("twenty thirty forty fifty sixty seventy eighty ninety".split(), range(20, 100, 10)))
-ENGLISH_SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
-CHINESE_DIGITS = dict(zip("零一二三四五六七八九", range(10))) | {"〇": 0, "两": 2}
-CHINESE_UNITS = {"十": 10, "百": 100, "千": 1000}
-CHINESE_SCALES = {"万": 10**4, "亿": 10**8}
-english_word = "|".join(sorted([*ENGLISH_ONES, *ENGLISH_TENS, *ENGLISH_SCALES], key=len, reverse=True))
-NUMERAL = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
-NUMBER = re.compile(
-    rf"""(?P<digits>(?:(?<![A-Za-z\d)])(?:-[$¥€£]?|[$¥€£]-?)|(?<![A-Za-z\d.]))(?:
-            (?:\d+\s)?\d+\s?/\s?\d+(?![\d/])              # 3/4, 1 3/4
-          | (?:{NUMERAL})(?:\s?(?:hundred|thousand|million|billion)\b|(?:[百千万亿](?![米克瓦卡]))+)?  # 5千米 is 5 km
-         ))
-       | (?P<english>\b(?:(?:minus|negative)\s+)?(?:{english_word})(?:(?:[\s-]+(?:and\s+)?|-)(?:{english_word}))*
-            (?:\s+point(?:\s+(?:{english_word}))+)?\b)
-       | (?P<chinese>负?(?:[零〇一二两三四五六七八九十百千万亿]+分之)?
-            (?!一[共起样些直定般下])(?<!第)[零〇一二两三四五六七八九十百千万亿]+(?:点[零〇一二三四五六七八九]+)?)""",
-    re.VERBOSE | re.IGNORECASE,
+from lab import phrases, quantities, writing
+from lab.quantities import DIGITS, END, MARK
+
+CODE = re.compile(r"```(?!output|text|latex|math|plaintext|markdown)\w+\n.*?(?:```|\Z)", re.DOTALL)
+NEXT_QUESTION = re.compile(
+    r"(?:\A|[\n.。!?)\"])[\s*#]*(?:(?:\w+ )?question|problem|q|human|user|问题|题目|例题|问|frage|aufgabe|pregunta|problema)"
+    r"[\s*]*\d*[\s*]*:",
+    re.IGNORECASE,
 )
-ANSWER_MARK = re.compile(r"answer\s*(?:is|=|:)+|答案\s*(?:是|为|:)+|####", re.IGNORECASE)
-NEXT_QUESTION = re.compile(r"(?:question|问题)\s*:", re.IGNORECASE)
+IS = r"(?:is|are|was|would be|will be|should be|must be|comes to|equals)"
+ANSWER_IS = (  # a sentence that states the answer
+    rf"\banswer(?: (?:to|in|for|of)(?: \w+){{1,5}}?)? (?:(?:therefore|thus|then) )?{IS}\b[\s*]*[:=]?"
+    r"|答案\s*(?:应该|应当|应|就|便|即)?\s*(?:是|为|等于)\s*:?|####(?!#)"
+    r"|\b(?:antwort|lösung) (?:ist|lautet|wäre)\b\s*(?:also\b)?\s*:?"
+    r"|\b(?:respuesta|solución) (?:final |correcta )?(?:es|sería)\b\s*:?"
+)
+ANSWER_HEAD = (  # a heading over the answer
+    r"(?:\b(?:answer|antwort|lösung|ergebnis|respuesta|solución|resultado)|答案?)[\s\"'*]*(?:[:=]|\n)[\s*]*"
+)
+HEAD = re.compile(ANSWER_HEAD, re.IGNORECASE)
+CALLED = re.compile(f"(?P<sentence>{ANSWER_IS})|{ANSWER_HEAD}", re.IGNORECASE)
+EXPLANATION = re.compile(
+    r"(?:\n|[.。!?]\s*)\W*(?:explanation|reason|reasoning|working|解释|解析|解题\w{2}|分析|理由|说明|erklärung|begründung|explicación)\s*[:\n]",
+    re.IGNORECASE,
+)
+CORRECTION = re.compile(
+    r"\b(?:no|nein)\b[,.!:]|\b(?:wait|sorry|oops|actually|correction|korrektur|corrección|perdón|mistake|let me (?:re)?check)\b"
+    r"|不对|不(?=[,.!])|更正|等等|错了|重新",
+    re.IGNORECASE,
+)
+SENTENCE_END = re.compile(rf"[.;](?=[^\w.,{DIGITS}{quantities.WORDS}]|[A-Z一-鿿]|\Z)|[。!?\n]")
+BECAUSE = re.compile(
+    r"\b(?:because|since|of which|including|weil|denn|davon|darunter|porque|ya que|puesto que|de los cuales|incluid[oa]s)\b"
+    r"|, with\b|因为|由于|其中|包括",
+    re.IGNORECASE,
+)
+NEGATED = re.compile(rf"(?:\b(?:not|nicht|no)\s+|不是\s*|而非\s*|并非\s*){MARK}", re.IGNORECASE)
+EQUALS = re.compile(r"\b(?:(?:is|are) equal to|equals|ist gleich|es igual a)\b|等于|={2,}", re.IGNORECASE)
+OPERATOR = (
+    r"(?:[-+*/×÷·^%]|\bx\b|[加减乘]|除以"
+    r"|\b(?:plus|minus|times|divided by|multiplied by|mal|geteilt durch|por|entre|más|menos)\b)"
+)
+OPERATION = re.compile(rf"\)?\s*[\w%°]{{0,12}}(?: \w{{1,12}})?\s*\)?\s*{OPERATOR}\s*\(?\s*[-+]?\s*", re.IGNORECASE)
+FACTOR = re.compile(r"[xyzn]\b")
+UNIT = r"\s*[%°]?\s*(?:(?:(?![是为在有把])[一-鿿]){1,6}|[^\W\d_一-鿿]+(?:[ /][^\W\d_一-鿿]+){0,2})?(?:\^\d)?"
+BROKEN_OFF = re.compile(rf"{END}(?!{UNIT}[\s\")]*\Z)[^{END}.。!?;]*\Z|[,:、(=]\s*\Z")
+OPENING = re.compile(
+    r"[\W_]*?(?:(?:总?共|约|大约|(?:应该)?是|about|(?:it|that) (?:is|should be)|it's|es sind|son)\s*)?"
+    rf"(?P<mark>{MARK})(?P<rest>.*)",
+    re.IGNORECASE,
+)
+LONGEST_STATEMENT = 400  # characters
+LISTED = re.compile(  # the last alternative: an item of which no more was generated
+    r"^([ \t]*(?:[-*][ \t]+)?)(?:(\d{1,2})(?:[.)][ \t]+(?=\S)|、|[.)]?\s*\Z)|\((\d{1,2})\)(?=[ \t]*\S))", re.MULTILINE
+)
 
 
-def normalise(text: str) -> str:
-    """Full-width forms, minus signs, fractions and formal numerals in their plain form."""
-    text = re.sub(r"(?<=[０-９])，(?=[０-９]{3})", ",", text).replace("，", ", ")
-    text = re.sub(r"(?<=\d)(?=[½⅓⅔¼¾⅕⅛])", " ", text)  # 1½ is one and a half, not eleven halves
-    text = unicodedata.normalize("NFKC", text).translate(str.maketrans("−–⁄", "--/"))
-    text = text.translate(str.maketrans("壹贰叁肆伍陆柒捌玖拾佰仟萬億兩負點", "一二三四五六七八九十百千万亿两负点"))
-    return re.sub(r"\\d?frac\{(\d+)\}\{(\d+)\}", r"\1/\2", text)
+def parse_number(text: str, language: str | None = None) -> Fraction | None:
+    """The number that the whole text spells, in digits or in words; else None."""
+    text = phrases.valued(writing.plain(text), language).strip()
+    return next(quantities.values(text)) if re.fullmatch(MARK, text) else None
 
 
-def parse_number(text: str) -> Fraction | None:
-    """The number that the whole text spells, in digits, English or Chinese words; else None."""
-    text = normalise(text).strip()
-    match = NUMBER.fullmatch(text)
-    return number_value(match) if match else None
+def find_numbers(text: str, language: str | None = None) -> Iterator[Fraction]:
+    """Every number in the text that can be read, in order."""
+    values = quantities.values(phrases.valued(writing.plain(text), language))
+    return (value for value in values if value is not None)
 
 
-def extract_number(text: str) -> Fraction | None:
-    """The number that a model's output gives as its answer, or None.
+def extract_number(text: str, language: str | None = None) -> Fraction | None:
+    """The number that a model's output gives as its answer; None if it gives none, or one that cannot be read.
 
-    In order: \\boxed{}; the sentence after "answer is", from its last equals sign on; a line that opens with a number and
-    a full stop; what follows the last equals sign; the last number in digits, else in words. Text from the next
-    "Question:" on is not the answer.
+    In order: what follows a correction ("No, the answer is 44"); the last \\boxed{}; the first sentence "the answer is";
+    an opening number that stands alone, or before its working; a heading "Answer:"; the last line with a number, there
+    the result of its last equation, else its last number, in digits rather than in words. What follows the next
+    "Question:" is not part of the answer. `language` is that of the text, guessed where it is None.
     """
-    text = NEXT_QUESTION.split(normalise(text))[0]
-    boxed = re.findall(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}", text)
-    for part in [boxed[-1]] if boxed else []:
-        return next(find_numbers(part), None)
-    marked = ANSWER_MARK.split(text)
-    if len(marked) > 1:
-        sentence = re.split(r"[.!;](?:\s|$)|。", marked[-1].strip().split("\n")[0])[0].rpartition("=")[2]
-        if (value := next(find_numbers(sentence), None)) is not None:
-            return value
-    lines = [line.strip() for line in text.split("\n")]
-    line = next((line for line in lines if NUMBER.search(line)), "")
-    opening = NUMBER.match(line)
-    listed = opening and opening[0] == "1" and NUMBER.search(line[opening.end() :])  # "1. First add ..."
-    if opening and not listed and re.match(r"\s*(?:[.。!;]\s|[.。!;]?$|。)", line[opening.end() :]):
-        return number_value(opening)
-    if "=" in line and (value := next(find_numbers(line.rsplit("=", 1)[1]), None)) is not None:
-        return value
-    digits = [number_value(match) for match in NUMBER.finditer(line) if match["digits"]]
-    numbers = digits or list(find_numbers(line))
-    return numbers[-1] if numbers else None
+    return next(quantities.values(stated(prepared(text, language))), None)
 
 
-def find_numbers(text: str) -> Iterator[Fraction]:
-    """Every number in the text, in order."""
-    return (number_value(match) for match in NUMBER.finditer(text))
+def complete(text: str, language: str | None = None) -> bool:
+    """Whether a growing output has stated its answer, so that generation can stop: a boxed number, a sentence that states
+    the answer or a line after "Answer:" has ended, or the next question has begun.
+
+    An answer that could still grow is not complete: neither "答案是3" nor "The answer is 36." (36.5?), but "答案是36。" and
+    "The answer is 36.\\n". Nor is a number without such words before it: what follows may be its working or the answer.
+    """
+    return bool(NEXT_QUESTION.search(writing.plain(text)) or explicit(prepared(ended(text), language)))
 
 
-def number_value(match: re.Match) -> Fraction:
-    """The exact value of a match of NUMBER."""
-    if match["digits"]:
-        return digits_value(match["digits"])
-    return english_value(match["english"].lower()) if match["english"] else chinese_value(match["chinese"])
+def ended(text: str) -> str:
+    """The sentences of a growing output that have ended, without the number of a list's item at their end."""
+    ends = [match.end() for match in SENTENCE_END.finditer(text) if match.end() < len(text) or match[0] in "。\n"]
+    return re.sub(r"(?:^|(?<=[\n:]))\s*\(?\d{1,2}[.)、]\s*\Z", "", text[: max(ends, default=0)])
 
 
-def digits_value(text: str) -> Fraction:
-    """The value of digits with sign, currency, fraction or scale word: -$1,200.5, 1 3/4, 3 million, 2万."""
-    sign = -1 if "-" in text else 1
-    body = re.sub(r"[-$¥€£,]", "", text).strip().lower()
-    if "/" in body:
-        whole, numerator, denominator = re.fullmatch(r"(?:(\d+)\s)?(\d+)\s?/\s?(\d+)", body).groups()
-        return sign * (int(whole or 0) + (Fraction(int(numerator), int(denominator)) if int(denominator) else 0))
-    number, scale = re.fullmatch(r"([\d.]+)\s?(.*)", body).groups()
-    factor = ENGLISH_SCALES.get(scale, 1)
-    for character in scale if scale not in ENGLISH_SCALES else "":
-        factor *= (CHINESE_UNITS | CHINESE_SCALES)[character]
-    return sign * Fraction(number) * factor
+def own_part(text: str, emphasis: bool = False) -> str:
+    """An output in plain characters, up to the next question and without code."""
+    return NEXT_QUESTION.split(writing.plain(CODE.sub("\n", text), emphasis))[0]
 
 
-def english_value(text: str) -> Fraction:
-    """The value of a number in English words."""
-    text, _, decimals = text.partition(" point ")
-    sign = -1 if text.startswith(("minus", "negative")) else 1
-    total = current = 0
-    for word in re.findall(english_word, text):
-        if word == "hundred":
-            current = (current or 1) * 100
-        elif word in ENGLISH_SCALES:
-            total, current = total + (current or 1) * ENGLISH_SCALES[word], 0
-        else:
-            current += ENGLISH_ONES[word] if word in ENGLISH_ONES else ENGLISH_TENS[word]
-    digits = "".join(str(ENGLISH_ONES.get(word, 0)) for word in decimals.split())
-    return sign * (Fraction(total + current) + (Fraction(f"0.{digits}") if digits else 0))
+def prepared(text: str, language: str | None = None) -> str:
+    """The own part of an output, its numbers as marks, without the numbers of list items and without a repeat cut off."""
+    return phrases.valued(without_list_numbers(without_broken_repeat(own_part(text))), language)
 
 
-def chinese_value(text: str) -> Fraction:
-    """The value of a number in Chinese numerals, fractions and percentages included."""
-    if text.startswith("负"):
-        return -chinese_value(text[1:])
-    if "分之" in text:
-        denominator, numerator = text.split("分之")
-        if denominator == "百":  # a percentage is compared by its figure, as 50% is
-            return chinese_value(numerator)
-        below = chinese_value(denominator)
-        return chinese_value(numerator) / below if below else Fraction(0)
-    if "点" in text:
-        whole, decimals = text.split("点")
-        return chinese_value(whole) + Fraction("0." + "".join(str(CHINESE_DIGITS[digit]) for digit in decimals))
-    if all(character in CHINESE_DIGITS for character in text):  # 二〇二五
-        return Fraction(int("".join(str(CHINESE_DIGITS[character]) for character in text)))
-    total = section = digit = last_scale = 0
-    last_unit = 1
-    for character in text:
-        if character in CHINESE_DIGITS:
-            digit = CHINESE_DIGITS[character]
-            last_unit = 1 if digit == 0 else last_unit
-        elif character in CHINESE_UNITS:
-            section += (digit or 1) * CHINESE_UNITS[character]
-            digit, last_unit = 0, CHINESE_UNITS[character]
-        else:
-            scale = CHINESE_SCALES[character]
-            part = section + digit
-            total = (total + part or 1) * scale if scale > last_scale else total + (part or 1) * scale  # 万亿, 亿...万
-            section, digit, last_unit, last_scale = 0, 0, scale, scale
-    if digit and last_unit >= 100:  # 一百五 is 150, not 105
-        digit *= last_unit // 10
-    return Fraction(total + section + digit)
+def without_broken_repeat(text: str) -> str:
+    """The text without a last sentence that breaks off while it repeats an earlier one."""
+    *earlier, last = SENTENCE_END.split(text)
+    last = last.strip()
+    if re.fullmatch(r"[\d.,]*", last):
+        earlier = [sentence for sentence in earlier if re.fullmatch(r"[\d.,]*", sentence.strip())]
+    repeated = last and any(sentence.strip().startswith(last) and sentence.strip() != last for sentence in earlier)
+    return text[: text.rindex(last)] if repeated else text
 
 
-def extract_word(text: str) -> str:
-    """The first non-blank line without answer mark, punctuation and case."""
-    text = NEXT_QUESTION.split(normalise(text))[0]
-    line = next((line for line in text.split("\n") if line.strip()), "")
-    return ANSWER_MARK.split(line)[-1].strip(" \t.。,!?:;\"'").casefold()
+def without_list_numbers(text: str) -> str:
+    """The text without 1., 2., ... where they number items; a lone "1." does so only if another number follows it."""
+    last = 0
+
+    def unnumbered(match: re.Match) -> str:
+        nonlocal last
+        item, rest = int(match[2] or match[3]), match.string[match.end() : match.end() + 1000]
+        if item == 1:
+            second = re.search(r"^[ \t*-]*\(?2[.)、]", rest, re.MULTILINE)
+            if not second and not list(find_numbers(rest.split("\n")[0])):
+                return match[0]
+        elif item != last + 1:
+            return match[0]
+        last = item
+        return match[1]
+
+    return LISTED.sub(unnumbered, text)
+
+
+def stated(text: str) -> str:
+    """The mark of the number that a prepared output states as its answer, "" if it states none."""
+    *_, corrected = CORRECTION.split(text)
+    if corrected != text and (found := explicit(corrected) or opening(corrected) or headed(corrected)):
+        return found
+    if found := explicit(text) or opening(text):
+        return found
+    before = EXPLANATION.split(text)[0]
+    text = before if re.search(MARK, before) else text
+    return headed(text) or concluded(text)
+
+
+def concluded(text: str) -> str:
+    """The mark of the number that a text comes to: that of its last line with one, in digits if any line has digits.
+
+    A last line that breaks off, its number not near its end, counts only if no other line has a number.
+    """
+    lines = [line for line in text.split("\n") if re.search(MARK, line)]
+    lines = [line for line in lines if DIGITS in line] or lines
+    if len(lines) > 1 and text.rstrip().endswith(lines[-1].rstrip()) and BROKEN_OFF.search(lines[-1]):
+        lines.pop()
+    found = next(filter(None, map(conclusion, reversed(lines))), "")
+    return found or last_number(re.findall(MARK, "".join(lines[-1:])))
+
+
+def explicit(text: str) -> str:
+    """The mark of the last boxed number, else of the first that a sentence or a heading calls the answer; "" without one."""
+    boxes = re.findall(rf"{writing.BOX}([^{writing.BOX_END}]*){writing.BOX_END}", text)
+    if boxes:
+        return conclusion(boxes[-1]) or last_number(re.findall(MARK, boxes[-1])) or phrases.UNREADABLE
+    for called in CALLED.finditer(text):
+        part = text[called.end() : called.end() + LONGEST_STATEMENT]
+        if found := first_number(part) if called["sentence"] else opening(part):
+            return found
+    return ""
+
+
+def first_number(text: str) -> str:
+    """The mark of the number that a statement gives: its first, or the result of the formula that it begins with."""
+    sentence, *others = SENTENCE_END.split(text.lstrip(), maxsplit=2)
+    if sentence.rstrip().endswith(":") and others and not re.search(MARK, sentence):
+        sentence = others[0]
+    sentence = without_asides(sentence)
+    single = [mark for mark, operand in operands(sentence) if not operand]
+    first = next(iter(re.findall(MARK, sentence)), "")
+    return first if single[:1] == [first] else result(sentence) or "".join(single[:1])
+
+
+def opening(text: str) -> str:
+    """The mark of a number that the text opens with: alone on its line, or as a sentence, or before its working."""
+    line, *_ = text.lstrip().split("\n", 1)
+    match = OPENING.match(line)
+    if not match:
+        return ""
+    rest = match["rest"]
+    alone = re.fullmatch(rf"{UNIT}(?:\s*\(.*\))?[\s.,;!\"。]*", rest)
+    sentence = re.match(rf"{UNIT}[\s\"]*(?:[.;!](?:\s|$)|。)", rest)
+    formula = re.match(rf"{UNIT}\s*=", rest) and conclusion(line) == match["mark"]
+    parts = re.match(rf"{UNIT}\s*[:—]", rest) and rest.count(END) > 1 and "=" not in rest  # 43: 18 and 25
+    return match["mark"] if alone or sentence or formula or parts else ""
+
+
+def headed(text: str) -> str:
+    """The mark of the number under the first heading "Answer:" that has one, "" without one."""
+    for part in HEAD.split(text)[1:]:
+        sentences = (conclusion(sentence) for sentence in SENTENCE_END.split(part) if re.search(MARK, sentence))
+        if found := opening(part) or next(sentences, ""):
+            return found
+    return ""
+
+
+def conclusion(line: str) -> str:
+    """The mark of the number that a line comes to: the result of its last equation, else its last number."""
+    line = ". ".join(without_asides(sentence) for sentence in SENTENCE_END.split(line))
+    return result(line) or last_number([mark for mark, operand in operands(line) if not operand])
+
+
+def last_number(marks: Sequence[str]) -> str:
+    """The last number that is written in digits, else the last in words."""
+    in_digits = [mark for mark in marks if mark[0] == DIGITS]
+    return "".join((in_digits or marks)[-1:])
+
+
+def result(text: str) -> str:
+    """The number alone on its side of the last equation that has one; 43 in 18 + 25 = 43 and in 43 = 18 + 25."""
+    first, *sides = EQUALS.sub("=", text).split("=")
+    for side in reversed(sides):
+        found = operands(side)
+        if found and not found[0][1]:
+            return found[0][0]
+    found = operands(first)
+    return found[-1][0] if sides and found and not found[-1][1] else ""
+
+
+def operands(text: str) -> list[tuple[str, bool]]:
+    """Every number's mark, and whether it is part of a formula: joined by an operator, or a factor of x."""
+    marks = list(re.finditer(MARK, text))
+    starts, ends = [mark.start() for mark in marks] + [len(text)], [0] + [mark.end() for mark in marks]
+    gaps = [text[end:start] for end, start in zip(ends, starts)]
+    joined = [bool(re.search(r"\w\s*[+*/×÷-]\s*\(?$", gaps[0]))]
+    joined += [bool(OPERATION.fullmatch(gap)) for gap in gaps[1:-1]] + [False]
+    factors = [bool(FACTOR.match(gap)) for gap in gaps[1:]]
+    return [(mark[0], joined[i] or joined[i + 1] or factors[i]) for i, mark in enumerate(marks)]
+
+
+def without_asides(sentence: str) -> str:
+    """A sentence without the working in brackets after its number, its reason, and what it says is not the answer."""
+
+    def shortened(match: re.Match) -> str:
+        before, after = match.string[: match.start()].rstrip(), match.string[match.end() :].lstrip()
+        working = "=" in match[1] or any(operand for _, operand in operands(match[1])) or re.search(MARK, before)
+        part_of_formula = before[-1:] in tuple("+*/×÷-=≈:") or after[:1] in tuple("+*/×÷-^")
+        return match[0] if part_of_formula or not working or not re.search(MARK, before + after) else " "
+
+    sentence = re.sub(r"\(([^()]*)\)", shortened, sentence)
+    reason = BECAUSE.search(sentence)
+    if reason and re.search(MARK, sentence[: reason.start()]):
+        sentence = sentence[: reason.start()]
+    others = NEGATED.sub(" ", sentence)
+    return others if re.search(MARK, others) else sentence

@@ -1,48 +1,68 @@
-"""Problem files, prompts in every language, and the grading of answers."""
+"""Languages, prompts in each of them, what a script asks, and what an answer is: right, and in which language."""
 
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from fractions import Fraction
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
-from lab import checkpoints, models, numerals, runs
+from lab import checkpoints, models, numerals, runs, words
+from lab.problems import Problem, load_problems, plain, read_problems
 
 DEFAULT_EXEMPLARS = runs.ROOT / "data" / "exemplars.jsonl"
+TEMPLATE = {"name": "", "prompt": "{question}", "answer": "{answer}", "separator": "", "script": ""}  # a row's parts
+WRITING = {  # scripts that it may name, without their digits; a language whose script is kana is written in Han characters too
+    "latin": r"[A-Za-z\u00c0-\u024f]",
+    "han": r"[\u3400-\u9fff]",
+    "cyrillic": r"[\u0400-\u04ff]",
+    "kana": r"[\u3041-\u3096\u30a1-\u30fa\u30fc]",
+    "thai": r"[\u0e01-\u0e3a\u0e40-\u0e4e]",
+    "bengali": r"[\u0981-\u09e3\u09f0\u09f1]",
+    "telugu": r"[\u0c00-\u0c63]",
+}
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One problem in several languages. `answer` is an exact number, or a word."""
-
-    id: str
-    category: str
-    answer: Fraction | str
-    question: dict
-    answer_text: dict = field(default_factory=dict)
-    solution: dict = field(default_factory=dict)  # exemplars only: a worked solution on one line
+class NoWords(runs.UserError):
+    """A problem without its answer in words in one of the languages asked."""
 
 
 def problem_hash(problem: Problem) -> str:
     """Tells whether two files hold the same problem."""
-    return runs.short_hash(problem.question)
+    return runs.short_hash({language: plain(text) for language, text in problem.question.items()})
 
 
 def load_languages(wanted: Sequence[str]) -> dict[str, dict]:
     """Templates of the wanted languages, in that order, from data/languages.json."""
     path = runs.ROOT / "data" / "languages.json"
-    known = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        known = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise runs.UserError(f"data/{path.name} is not JSON ({runs.first_line(error)})") from None
     for language in wanted:
         if language not in known:
             raise runs.UserError(
                 f"--languages {language}: no template in {path.name}; it has {', '.join(sorted(known))}"
             )
+        check_template(language, known[language])
     if len(set(wanted)) != len(wanted) or len(wanted) < 2:
         raise runs.UserError(f"--languages {' '.join(wanted)}: two or more different languages are needed")
     return {language: known[language] for language in wanted}
+
+
+def check_template(language: str, template: dict) -> None:
+    """UserError for a row of data/languages.json that lacks something."""
+    for key, part in TEMPLATE.items():
+        if not isinstance(template.get(key), str) or part not in template[key]:
+            raise runs.UserError(f"data/languages.json: {language} has no {key}{f' with {part}' if part else ''}")
+    check_script(language, template)
+
+
+def check_script(language: str, template: dict) -> None:
+    """UserError where a template's script is unknown."""
+    if template["script"] not in WRITING:
+        raise runs.UserError(
+            f"data/languages.json: {language}'s script {template['script']!r} is unknown; known: {', '.join(WRITING)}"
+        )
 
 
 def problem_files(
@@ -54,101 +74,27 @@ def problem_files(
     return [folder.path / name if (folder.path / name).exists() else default]
 
 
-def load_problems(files: Sequence[Path], languages: Sequence[str], limit: int | None = None) -> list[Problem]:
-    """Problems from JSONL files, or from one two-column MGSM file per language (named *_en.tsv, *_zh.tsv, ...)."""
-    for file in files:
-        if not file.is_file():
-            raise runs.UserError(f"{file}: no such problem file")
-    if all(file.suffix == ".tsv" for file in files):
-        problems = read_mgsm(files, languages)
-    else:
-        problems = [problem for file in files for problem in read_jsonl(file, languages)]
-    if not problems:
-        raise runs.UserError(f"{', '.join(map(str, files))}: no problem in it")
-    identifiers = set()
-    for problem in problems:
-        if problem.id in identifiers:
-            raise runs.UserError(f"{', '.join(map(str, files))}: id {problem.id!r} occurs twice")
-        identifiers.add(problem.id)
-    if limit and limit > len(problems):
-        raise runs.UserError(f"--limit {limit}: only {len(problems)} problems there")
-    return problems[:limit]
-
-
-def read_lines(file: Path) -> list[str]:
-    """Lines of a UTF-8 file; UserError where it is none."""
-    try:
-        return file.read_text(encoding="utf-8").split("\n")  # splitlines would break at U+2028 inside a string
-    except (UnicodeDecodeError, OSError) as error:
-        raise runs.UserError(f"{file} is not readable UTF-8 text ({runs.first_line(error)})") from None
-
-
-def read_jsonl(file: Path, languages: Sequence[str]) -> list[Problem]:
-    """Problems of a JSONL file; UserError names the line that is wrong."""
-    problems = []
-    for number, line in enumerate(read_lines(file), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line, parse_float=str)
-            answer = record["answer"]
-            if isinstance(answer, bool) or not isinstance(answer, int | str) or answer == "":
-                raise ValueError("answer is neither a number nor a word")
-            number_answer = numerals.parse_number(str(answer))
-            problem = Problem(
-                str(record["id"]),
-                str(record.get("category", "")),
-                number_answer if number_answer is not None else answer,
-                {language: record["question"][language] for language in languages},
-                record.get("answer_text", {}),
-                record.get("solution", {}),
-            )
-            texts = [*problem.question.values(), *problem.answer_text.values(), *problem.solution.values()]
-            if not all(isinstance(text, str) and text.strip() for text in texts):
-                raise ValueError("a text is empty or not a string")
-        except KeyError as error:
-            raise runs.UserError(f"{file}, line {number}: {error} is missing") from None
-        except (ValueError, TypeError, AttributeError) as error:
-            raise runs.UserError(f"{file}, line {number}: not a problem ({runs.first_line(error)})") from None
-        problems.append(problem)
-    return problems
-
-
-def read_mgsm(files: Sequence[Path], languages: Sequence[str]) -> list[Problem]:
-    """MGSM: question and answer separated by a tab, no header, the same rows in every language's file."""
-    columns = {}
-    for language in languages:
-        named = [file for file in files if file.stem.endswith(f"_{language}")]
-        if len(named) != 1:
-            raise runs.UserError(f"--problems: exactly one file named *_{language}.tsv is needed, {len(named)} given")
-        columns[language] = []
-        for number, line in enumerate(read_lines(named[0]), 1):
-            if not line.strip():
-                continue
-            question, _, target = line.rpartition("\t")
-            answer = numerals.parse_number(target)
-            if not question.strip() or answer is None:
-                raise runs.UserError(f"{named[0]}, line {number}: not a question, a tab and a number")
-            columns[language].append((question, answer))
-    if len({len(rows) for rows in columns.values()}) > 1:
-        raise runs.UserError(f"--problems: {', '.join(map(str, files))} differ in length, so rows are not parallel")
-    problems = []
-    for row, cells in enumerate(zip(*columns.values()), 1):
-        if len({answer for _, answer in cells}) > 1:
-            raise runs.UserError(f"--problems: line {row}: the languages' answers differ")
-        problems.append(Problem(f"mgsm-{row:03d}", "mgsm", cells[0][1], dict(zip(languages, (q for q, _ in cells)))))
-    return problems
-
-
 def load_exemplars(
-    given: Path | None, folder: checkpoints.ModelFolder, languages: dict, problems: Sequence[Problem]
+    given: Path | None,
+    folder: checkpoints.ModelFolder,
+    languages: dict,
+    files: Sequence[Path],
+    problems: Sequence[Problem],
 ) -> tuple[list[Problem], Path]:
-    """The few-shot exemplars and their file; UserError if one of them is also a problem."""
-    (file,) = problem_files([given] if given else None, folder, "exemplars.jsonl", DEFAULT_EXEMPLARS)
+    """The few-shot exemplars and their file; UserError if one of them is also a problem.
+
+    Those given; else those that lie beside the problems, words_exemplars.jsonl for words.jsonl; else the model folder's own
+    exemplars.jsonl; else data/exemplars.jsonl.
+    """
+    beside = files[0].with_name(f"{files[0].stem}_exemplars.jsonl")
+    default = beside if beside.exists() else None
+    (file,) = (
+        [given or default] if given or default else problem_files(None, folder, "exemplars.jsonl", DEFAULT_EXEMPLARS)
+    )
     exemplars = load_problems([file], list(languages))
-    asked = {text for problem in problems for text in problem.question.values()}
+    asked = {plain(text) for problem in problems for text in problem.question.values()}
     for exemplar in exemplars:
-        if asked & set(exemplar.question.values()):
+        if asked & set(map(plain, exemplar.question.values())):
             raise runs.UserError(f"{file}: exemplar {exemplar.id!r} is also a problem; remove it from one of the files")
     return exemplars, file
 
@@ -170,41 +116,38 @@ def prompt_text(problem: Problem, language: str, languages: dict, exemplars: Seq
 
 
 @dataclass
-class Asking(checkpoints.Opening):
-    """The opening of a script that asks problems."""
+class Asked:
+    """What a script asks, found out before any model runs."""
 
     languages: dict  # name -> template
     files: list[Path]
     problems: list[Problem]
     exemplars: list[Problem]
+    settings: dict  # what of it can change a result, by content where a file is meant
+
+
+@dataclass
+class Asking(Asked, checkpoints.Opening):
+    """The opening of a script that asks problems."""
 
 
 def begin(
     report: runs.Report, arguments, problems: str, few_shot: bool = True, in_words: bool = False
 ) -> Asking | None:
-    """`checkpoints.begin`, and what is asked: the problems given, the model folder's own, or data/<problems>.
-
-    Exemplars come likewise where `few_shot`, else only where --exemplars gives some. `in_words`: every problem and exemplar
-    must have its answer in words (UserError), and exemplars show that answer and no worked solution.
-    """
+    """`checkpoints.begin` and `find_asked`; what is wrong with the files that were named shows before a model is looked for."""
+    if not arguments.report_only:
+        check_given(arguments, in_words)
     opening = checkpoints.begin(report, arguments)
     if opening is None:
         return None
-    folder, languages = opening.folder, load_languages(arguments.languages)
-    files = problem_files(arguments.problems, folder, "problems.jsonl", runs.ROOT / "data" / problems)
-    asked, exemplars = load_problems(files, list(languages), arguments.limit), []
-    settings = problem_settings(arguments, opening.device, opening.dtype, files, languages)
-    if few_shot:
-        exemplars, file = load_exemplars(arguments.exemplars, folder, languages, asked)
-        settings["exemplars"] = [file.name, runs.file_hash(file)[:16]]
-    elif arguments.exemplars:
-        exemplars = load_problems([arguments.exemplars], list(languages))
-    if in_words:
-        for problem in [*asked, *exemplars]:
-            check_words(problem, languages)
-        exemplars = [replace(exemplar, solution={}) for exemplar in exemplars]
-    parts = vars(opening) | {"settings": settings}
-    return Asking(**parts, languages=languages, files=files, problems=asked, exemplars=exemplars)
+    asked = find_asked(arguments, opening.folder, problems, few_shot, in_words)
+    settings = asked.settings | {
+        "seed": arguments.seed,
+        "device": opening.device.type,
+        "dtype": str(opening.dtype).removeprefix("torch."),
+        "batch": arguments.batch,
+    }
+    return Asking(**(vars(opening) | vars(asked) | {"settings": settings}))
 
 
 def load_model(opening: Asking):
@@ -215,56 +158,129 @@ def load_model(opening: Asking):
     return model, tokenizer
 
 
-def problem_settings(
-    arguments, device: torch.device, dtype: torch.dtype, files: Sequence[Path], languages: dict
-) -> dict:
-    """The settings of a script that asks problems, by content where a file is meant."""
-    return {
-        "seed": arguments.seed,
-        "device": device.type,
-        "dtype": str(dtype).removeprefix("torch."),
-        "batch": arguments.batch,
+def check_given(arguments, in_words: bool = False) -> None:
+    """UserError for wrong --languages, --problems and --exemplars, and with `in_words` for problems without words."""
+    languages = list(load_languages(arguments.languages))
+    problems = load_problems(arguments.problems, languages, arguments.limit) if arguments.problems else []
+    exemplars = load_problems([arguments.exemplars], languages) if arguments.exemplars else []
+    for problem in [*problems, *exemplars] if in_words else []:
+        check_words(problem, languages)
+
+
+def find_asked(
+    arguments, folder: checkpoints.ModelFolder, problems: str, few_shot: bool = True, in_words: bool = False
+) -> Asked:
+    """What is asked: the problems given, the model folder's own, or data/<problems>.
+
+    Exemplars come likewise where `few_shot`, else only where --exemplars gives some. `in_words`: every problem and exemplar
+    must have its answer in words (NoWords), and exemplars show that answer and no worked solution.
+    """
+    languages = load_languages(arguments.languages)
+    files = problem_files(arguments.problems, folder, "problems.jsonl", runs.ROOT / "data" / problems)
+    (asked, counts), exemplars, file = read_problems(files, list(languages), arguments.limit), [], None
+    if few_shot or arguments.exemplars:
+        exemplars, file = load_exemplars(arguments.exemplars, folder, languages, files, asked)
+    if in_words:
+        for problem in [*asked, *exemplars]:
+            check_words(problem, languages)
+        exemplars = [replace(exemplar, solution={}) for exemplar in exemplars]
+    settings = {
         "limit": arguments.limit,
         "languages": list(languages),
         "templates": runs.short_hash(languages),
         "problems": [[file.name, runs.file_hash(file)[:16]] for file in files],
-        "exemplars": [arguments.exemplars.name, runs.file_hash(arguments.exemplars)[:16]]
-        if arguments.exemplars
-        else None,
+        "exemplars": [file.name, runs.file_hash(file)[:16]] if file else None,
+        "read": counts,
     }
+    return Asked(languages, files, asked, exemplars, settings)
 
 
-WRITING = {"latin": r"[A-Za-z\u00c0-\u024f]", "han": r"[\u3400-\u9fff]"}  # scripts that languages.json names
+def grade(problem: Problem, output: str, language: str | None = None) -> tuple[str | None, bool]:
+    """(extracted answer, whether it is right), of an output in a language or, where that is None, in any.
 
-
-def grade(problem: Problem, output: str) -> tuple[str | None, bool]:
-    """(extracted answer, whether it is right). Words count in any of the problem's languages, numbers as numbers."""
-    if isinstance(problem.answer, Fraction):
-        value = numerals.extract_number(output)
-        return (None if value is None else str(value)), value == problem.answer
-    word = numerals.extract_word(output)
-    accepted = {numerals.extract_word(text) for text in [problem.answer, *problem.answer_text.values()]}
-    return word or None, word in accepted
+    The problem's own words for its answer count first, in any of its languages; then numbers are compared as numbers.
+    """
+    texts = list(problem.answer_text.values())
+    if isinstance(problem.answer, str):
+        word, right = words.judged(output, [problem.answer, *texts], list(problem.question.values()))
+        return word or None, right
+    if words.extract_word(output) in map(words.bare, texts):
+        return str(problem.answer), True
+    value = numerals.extract_number(output, language)
+    return (None if value is None else str(value)), value == problem.answer
 
 
 def check_words(problem: Problem, languages: Sequence[str]) -> None:
-    """UserError for a problem without an answer in words in every language: digits carry no language."""
+    """NoWords for a problem without an answer in words in every language: digits carry no language."""
     missing = [language for language in languages if language not in problem.answer_text]
     if missing:
-        raise runs.UserError(
+        raise NoWords(
             f"problem {problem.id!r} has no answer_text for {', '.join(missing)}: answers in words are needed here "
             "(leave out --problems and --exemplars for the suite's own)"
         )
+    for language in languages:
+        if not re.search(r"[^\W\d_]", problem.answer_text[language]):
+            raise NoWords(
+                f"problem {problem.id!r} has answer_text {problem.answer_text[language]!r} for {language}: digits carry no "
+                "language, write it in words"
+            )
+
+
+def answer_language(text: str, problem: Problem, languages: dict, others: Sequence[Problem] = ()) -> str | None:
+    """The language of an answer: whose answer text its first line holds; where it holds none, whose script it is in.
+
+    The problem's own texts count first, then those of `others` (a patch brings another problem's answer along). Where two
+    languages write the answer alike the rest of the line decides by its script; None where that decides nothing.
+    """
+    line = plain(next((line for line in text.split("\n") if line.strip()), "")).casefold()
+    for known in ([problem], others):
+        owners, rest = text_owners(line, known, languages)
+        if owners:
+            return owners[0] if len(owners) == 1 else written_in(rest, {name: languages[name] for name in owners})
+    return written_in(text, languages)
+
+
+def text_owners(line: str, problems: Sequence[Problem], languages: dict) -> tuple[list[str], str]:
+    """The languages whose answer text comes first in the line, of those that begin together the longest; and the line's rest."""
+    found = {}
+    for language in languages:
+        for answer in {plain(problem.answer_text.get(language, "")).casefold() for problem in problems} - {""}:
+            if (start := find_word(line, answer)) is not None:
+                found.setdefault((start, -len(answer)), []).append(language)
+    if not found:
+        return [], line
+    start, length = min(found)
+    return found[start, length], line[:start] + line[start - length :]
+
+
+def find_word(line: str, word: str) -> int | None:
+    """Where the word first stands in the line and is no part of a longer one, as far as its script parts words."""
+    start = line.find(word)
+    while start >= 0:
+        before, after = line[start - 1 : start], line[start + len(word) : start + len(word) + 1]
+        joined = [edge + inner for edge, inner in ((before, word[0]), (after, word[-1])) if edge]
+        if not any(pair.isalpha() and all(map(is_cased, pair)) for pair in joined):
+            return start
+        start = line.find(word, start + 1)
+    return None
+
+
+def is_cased(letter: str) -> bool:
+    """Whether a letter has a capital form; those scripts part words with spaces (Han, kana and Thai do not)."""
+    return letter.upper() != letter.lower()
 
 
 def written_in(text: str, languages: dict) -> str | None:
-    """The language whose script most of the letters belong to; None without letters or if languages share the script."""
+    """The language whose script most of the letters belong to; None without letters or if languages share the script.
+
+    Han characters are Japanese where kana stand among them, or where no language asked is written in Han alone.
+    """
     for name, template in languages.items():
-        if template["script"] not in WRITING:
-            raise runs.UserError(
-                f"data/languages.json: {name}'s script {template['script']!r} is unknown; known: {', '.join(WRITING)}"
-            )
-    counts = {name: len(re.findall(WRITING[template["script"]], text)) for name, template in languages.items()}
-    most = max(counts.values())
-    best = [name for name, count in counts.items() if count == most]
+        check_script(name, template)
+    scripts = {name: template["script"] for name, template in languages.items()}
+    counts = {script: len(re.findall(WRITING[script], text)) for script in {*scripts.values(), "han"}}
+    if "kana" in counts and (counts["kana"] or "han" not in scripts.values()):
+        counts["kana"], counts["han"] = counts["kana"] + counts["han"], 0
+    most = max(counts[script] for script in scripts.values())
+    best = [name for name, script in scripts.items() if counts[script] == most]
     return best[0] if most and len(best) == 1 else None

@@ -68,7 +68,9 @@ def refuse_what_no_model_runs(file: Path, name: str, dtype: str, shape: Sequence
 
 def finite(tensor: torch.Tensor, file: Path, name: str) -> torch.Tensor:
     """The tensor; UserError that names it where it holds NaN or infinite values."""
-    if not torch.isfinite(tensor).all():
+    if not torch.isfinite(
+        torch.stack(torch.aminmax(tensor))
+    ).all():  # both are NaN where anything is; no mask of all entries
         raise runs.UserError(f"{file}: {name} holds NaN or infinite values; download or save it again")
     return tensor
 

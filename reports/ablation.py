@@ -139,7 +139,7 @@ def verdict_sentence(results: dict) -> str:
 
 def problems_section(results: dict) -> str:
     settings, problems = results["settings"], results["problems"]
-    files = ", ".join(f"`{name}`" for name, _ in settings["problems"])
+    files = page.problem_files(settings)
     return page.prose(f"""
         ## 1 Problems in two halves
 

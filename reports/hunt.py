@@ -16,14 +16,19 @@ CANDIDATES = {
     "ard_mmd": "(c) ARD-MMD",
 }
 QUESTIONS = {
-    "behaviour": "Chinese ≫ English?",
+    "behaviour": "{candidate} ≫ {reference}?",
     "separation": "ratio_Z < ratio_Z⊥?",
     "contingencies": "(a) centroids, (b) other\nlayers, (c) ARD-MMD?",
     "patching": "does patching transfer\nreasoning?",
 }
-ENDS = {"causal_z": "causal Z", "correlational_z": "correlational,\nnot causal", "no_z": "no Z"}
+ENDS = {
+    "causal_z": "causal Z",
+    "correlational_z": "correlational,\nnot causal",
+    "no_z": "no Z",
+    "untestable": "untestable",
+}
 PLACES = {"behaviour": (0.5, 4), "separation": (0.5, 3), "contingencies": (2.1, 2.45), "patching": (0.5, 1.6)}
-PLACES |= {"causal_z": (0.5, 0.3), "correlational_z": (1.7, 0.3), "no_z": (2.9, 0.3)}
+PLACES |= {end: (0.5 + 1.1 * index, 0.3) for index, end in enumerate(ENDS)}
 ARROWS = [*pairwise(QUESTIONS), ("separation", "patching"), *(("patching", end) for end in ENDS)]
 BRANCHES = {  # where a node says more than yes or no
     ("behaviour", "no"): "no: limitation flagged",
@@ -39,10 +44,16 @@ SOURCES = {  # of a Z, by the method that phase 2 names
     "ard_mmd": "activations, ARD-MMD",
 }
 FITTED = ("centroid", "ard_mmd")
+LEFT_OUT = {  # why a step of the hunt was not run
+    "no_answer_text": "the problems have no answers in words",
+    "no_texts": "the problems are not there in these languages",
+}
 VERDICTS = {
     "causal_z": "There is a causal Z: swapping it moves the answer and leaves the language alone. It comes from",
     "correlational_z": """Z is correlational: something separates language from problem, or moves some answers, but swapping it
         is no double dissociation. The Z that was patched comes from""",
+    "untestable": """Whether there is a Z cannot be told: nothing that the tree names separates language from problem on held-out
+        data, and nothing was patched on math""",
     "no_z": """No Z was found: nothing that the tree names separates language from problem on held-out data, and no swap moves
         the answer beyond chance""",
 }
@@ -51,8 +62,15 @@ SEPARATES = {
     "partial": "separates them in some configurations only",
     "none": "does not separate them",
 }
-MOVES = {"double_dissociation": "is causal", "partial": "moves the answer in part", "none": "does not move the answer"}
-TASKS = ("math", "reasoning")
+MOVES = {
+    "double_dissociation": "is causal",
+    "partial": "moves the answer in part",
+    "none": "does not move the answer",
+    "untestable": "could not be patched",
+}
+UNPATCHED = """Z is correlational: something separates language from problem. Whether the model uses it in math was not tested. The
+    Z handed on comes from"""
+NOT_RUN = "Not run; section 7 says why."
 CLAIMS = {  # the recipe's publishability list
     "structure": ("a bottleneck of attention that the FFN avoids", "minimal 1"),
     "separation": ("the weight-based Z separates language from reasoning in activations", "minimal 2"),
@@ -72,6 +90,7 @@ REMOVED = {"language": "language subspace", "language_reinjected": "language sub
 WHERE = {"last": "last prompt position", "prefill": "whole prompt", "all": "prompt and answer"}
 PHASES = {f"phase{number}": f"Phase {number}" for number in ("0", "2", "3", "3b")}
 TITLES = {"one": "1.py", "two": "2.py", **PHASES, "ablation": "Ablation"}
+COLUMNS = {"one": "1.py", "two": "2.py", **{stem: title.lower() for stem, title in PHASES.items()}}  # of a comparison
 
 
 def claims(results: dict) -> list[dict]:
@@ -94,9 +113,12 @@ def summary(results: dict) -> str:
     """What decided, on one line."""
     if "models" in results:
         return f"causal Z in {len(results['causal'])} of {len(results['models'])} models"
-    node = deciding(results)
-    rate = f"{node['success']['z']:.1%} of {node['pairs']} pairs (random {node['success']['random']:.1%})"
-    return f"Z from {SOURCES[node['z']]} at L{node['layer']}: {rate if node['pairs'] else 'no pairs to patch'}"
+    node, found = deciding(results), "no pairs to patch"
+    if "left_out" in node:
+        found = f"not patched, {LEFT_OUT[node['left_out']]}"
+    elif node["pairs"]:
+        found = f"{node['success']['z']:.1%} of {node['pairs']} pairs (random {node['success']['random']:.1%})"
+    return f"Z from {SOURCES[node['z']]} at L{node['layer']}: {found}"
 
 
 def deciding(results: dict) -> dict:
@@ -113,11 +135,10 @@ def first_nodes(path: list[dict]) -> dict:
 def evidence(results: dict) -> dict[str, tuple[str, str]]:
     """Per tier of the list what was measured, and its null."""
     found, reports, rivals, plane = (results[key] for key in ("layers", "reports", "rivals", "plane"))
-    nodes, reasoning = first_nodes(results["path"]), results["tasks"]["reasoning"]
+    nodes = first_nodes(results["path"])
     alignment = f"FFN alignment {show(results['ffn_over_chance'], 3)} × chance"
     language = f"{show(plane['language_first'], 3)} at site 0, {show(plane['language'], 3)} at Z's site"
     shuffled = f"problem shuffled {show(plane['problem_shuffled'], 2)}"
-    swapped = reasoning["success"]
     return {
         "structure": (f"`{reports['one']}` at L{found['predicted']}, `{reports['two']}`: {alignment}", "1 × chance"),
         "separation": measured(nodes["separation"]),
@@ -132,21 +153,29 @@ def evidence(results: dict) -> dict[str, tuple[str, str]]:
             f"chance {show(plane['language_chance'], 2)}; {shuffled}",
         ),
         "universal": (
-            f"predicted L{found['predicted']} ({found['support']:.0%} of resamples), {causal_text(found)}",
+            f"predicted L{found['predicted']} ({found['support']:.0%} of resamples), {causal_text(results)}",
             f"within {verdicts.NEAR} layer by chance {found['chance']:.0%}",
         ),
-        "bridge": transfer(results["bridge"]["math"]),
-        "not_just_math": (
-            f"reasoning, same Z: {swapped['z']:.1%} of {reasoning['pairs']} pairs, `{reasoning['patching']}`",
-            f"random {swapped['random']:.1%}, matched {swapped['random_matched']:.1%} (larger p {show(reasoning['p_random'], 2)})",
-        ),
+        "bridge": transfer(results["bridge"]["math"]) if "math" in results["bridge"] else ("not run", ""),
+        "not_just_math": carried(results["tasks"].get("reasoning", {})),
     }
 
 
-def causal_text(found: dict) -> str:
-    causal = found["causal"]
+def carried(reasoning: dict) -> tuple[str, str]:
+    """What swapping math's Z does on the second kind of problem, and what random subspaces do."""
+    if "success" not in reasoning:
+        return "not run", ""
+    swapped = reasoning["success"]
+    return (
+        f"reasoning, same Z: {swapped['z']:.1%} of {reasoning['pairs']} pairs, `{reasoning['patching']}`",
+        f"random {swapped['random']:.1%}, matched {swapped['random_matched']:.1%} (larger p {show(reasoning['p_random'], 2)})",
+    )
+
+
+def causal_text(results: dict) -> str:
+    found, causal = results["layers"], results["layers"]["causal"]
     if causal["site"] is None:
-        return "no causal layer"
+        return "no layer patched" if "phase3" in results["left_out"] else "no causal layer"
     best = f"L{causal['layer']}, Holm p {show(causal['p_holm'], 2)}"
     return f"causal {best}" if found["causal_found"] else f"no causal layer (best {best})"
 
@@ -163,6 +192,8 @@ def measured(node: dict) -> tuple[str, str]:
         rows = node["candidates"]
         contrasts = [f"{CANDIDATES[row['z']]}: contrast {show(row['contrast'], 3)}" for row in rows]
         return "; ".join(contrasts), "; ".join(f"Holm p {show(row['p_holm'], 2)}" for row in rows)
+    if "left_out" in node:
+        return f"not patched: {LEFT_OUT[node['left_out']]}", ""
     if node["node"] == "patching":
         rate, p = node["success"], {name: show(value, 2) for name, value in node["p"].items()}
         return (
@@ -177,23 +208,31 @@ def branch(node: dict) -> str:
     if node["node"] == "contingencies":
         held = [CANDIDATES[row["z"]] for row in node["candidates"] if row["holds"]]
         return f"{', '.join(held)} {'holds' if len(held) == 1 else 'hold'}" if held else "none holds"
+    if node["node"] == "behaviour" and node["taken"] == "untestable":
+        return f"untestable: {node['no_room']}"
     return BRANCHES.get((node["node"], node["taken"]), node["taken"])
 
 
 def verdict_sentence(results: dict) -> str:
     weights, node, site = results["weight_based"], deciding(results), results["site"]
     layer = page.layer_name(results["layers"]["predicted"], results["layers"]["predicted_verdict"])
-    what = VERDICTS[results["verdict"]]
-    if results["verdict"] != "no_z":
+    what, warnings = VERDICTS[results["verdict"]], []
+    if "left_out" in node:
+        what = UNPATCHED if results["verdict"] == "correlational_z" else what
+        patched = f"Nothing was patched on math, since {LEFT_OUT[node['left_out']]}."
+    else:
+        patched = f"""Patching: {node["success"]["z"]:.1%} of {node["pairs"]} pairs with Z, {node["success"]["random"]:.1%} with
+            random subspaces."""
+    if results["verdict"] in ("causal_z", "correlational_z"):
         what += f" {SOURCES[weights['handed_on']]}"
-    null_of_site = f"""At that site not even the whole stream does better than a wrong donor's ({site["full"]:.1%} against
-        {site["wrong_donor"]:.1%}, p {show(site["p"], 2)}): this is a null about the site as much as about Z."""
-    offset = "The separation vanishes once the constant offset between the languages is removed."
-    warnings = [null_of_site] * (results["site_moves"] is False) + [offset] * results["offset_only"]
+    if results["site_moves"] is False:
+        warnings.append(f"""At that site not even the whole stream does better than a wrong donor's ({site["full"]:.1%} against
+            {site["wrong_donor"]:.1%}, p {show(site["p"], 2)}): this is a null about the site as much as about Z.""")
+    if results["offset_only"]:
+        warnings.append("The separation vanishes once the constant offset between the languages is removed.")
     return page.prose(f"""
         {what} (`{results["verdict"]}`). The weight-based Z of {layer}
-        {SEPARATES[weights["separates"]]} and {MOVES[weights["causal"]]}. Patching: {node["success"]["z"]:.1%} of
-        {node["pairs"]} pairs with Z, {node["success"]["random"]:.1%} with random subspaces.{"".join(f" {text}" for text in warnings)}
+        {SEPARATES[weights["separates"]]} and {MOVES[weights["causal"]]}. {" ".join([patched, *warnings])}
         """)
 
 
@@ -203,20 +242,20 @@ def sections(results: dict) -> list[str]:
         "![The recipe's tree with the path taken](hunt_tree.png)",
         tree_table(results["path"]),
         "## 2 Predicted and causal layer",
-        layer_text(results["layers"]),
+        layer_text(results["layers"], patched="phase3" not in results["left_out"]),
         "## 3 Contingencies",
         contingency_table(results["path"]),
         "## 4 Math and reasoning",
         page.prose("""
             The second kind of problem is not arithmetic; Z is the one found on math, fitted on nothing here. Contrast is
             ratio_Z / ratio_Z⊥ (below 1 separates; on math that of the Z handed on, on held-out problems where it was fitted)."""),
-        beside({task: task_cells(results["tasks"][task]) for task in TASKS}),
+        beside({task: task_cells(row) for task, row in results["tasks"].items()}),
         "## 5 Removing the language instead",
-        *ablation_section(results["ablation"]),
+        *(ablation_section(results["ablation"]) if results["ablation"] else [NOT_RUN]),
         "## 6 Bridge",
-        beside({task: bridge_cells(results["bridge"][task]) for task in TASKS}),
+        beside({task: bridge_cells(row) for task, row in results["bridge"].items()}),
         "## 7 Reports",
-        report_table(results["reports"]),
+        report_table(results),
     ]
 
 
@@ -228,11 +267,13 @@ def tree_table(path: list[dict]) -> str:
     return page.table(["node", "branch", "measured", "null"], rows)
 
 
-def layer_text(found: dict) -> str:
+def layer_text(found: dict, patched: bool) -> str:
     causal = found["causal"]
     text = f"""From weights: L{found["predicted"]} of {found["layers"]} (relative depth {show(found["relative_depth"], 2)},
-        effective rank {show(found["effective_rank"], 3)}, `{found["predicted_verdict"]}`; {support_text(found)} pick it). By
-        patching each layer's own Z at its output"""
+        effective rank {show(found["effective_rank"], 3)}, `{found["predicted_verdict"]}`; {support_text(found)} pick it)."""
+    if not patched:
+        return page.prose(f"{text} No layer was patched: nothing to agree with.")
+    text += " By patching each layer's own Z at its output"
     if not found["causal_found"]:
         return page.prose(f"{text}, no layer beats random subspaces after Holm: nothing to agree with.")
     agree = "agree" if found["agree"] else "do not agree"
@@ -261,21 +302,27 @@ def contingency_table(path: list[dict]) -> str:
 
 
 def beside(cells: dict[str, dict]) -> str:
-    """A table of the same cells for both kinds of problem."""
-    return page.table(["", *cells], [[name, *(column[name] for column in cells.values())] for name in cells["math"]])
+    """A table of the same cells for the kinds of problem that were asked."""
+    names = dict.fromkeys(name for column in cells.values() for name in column)
+    rows = [[name, *(column.get(name, "–") for column in cells.values())] for name in names]
+    return page.table(["", *cells], rows) if cells else NOT_RUN
 
 
 def task_cells(row: dict) -> dict:
-    rate = {name: f"{value:.1%}" for name, value in row["success"].items()}
-    return {
+    cells = {
         "problems in phase 2": row["problems"],
         "contrast of Z (largest p of three nulls)": f"{show(row['contrast'], 3)} ({show(row['p'], 2)})",
+        "patching": f"`{row['patching']}`",
+    }
+    if "success" not in row:
+        return cells
+    rate = {name: f"{value:.1%}" for name, value in row["success"].items()}
+    return cells | {
         "pairs patched": row["pairs"],
         "Z's target": rate["z"],
         "Z⊥'s target": rate["z_perp"],
         "full swap's target": rate["full"],
         "random, matched (larger p)": f"{rate['random']}, {rate['random_matched']} ({show(row['p_random'], 2)})",
-        "patching": f"`{row['patching']}`",
     }
 
 
@@ -323,26 +370,38 @@ def bridge_cells(bridge: dict) -> dict:
     }
 
 
-def report_table(reports: dict) -> str:
-    """Links to all reports: of the model first, then of each folder."""
-    rows = []
+def report_table(results: dict) -> str:
+    """Links to all reports, of the model first, then of each folder; and the steps that were left out, with the reason."""
+    reports, rows = results["reports"], []
     for key in sorted(reports, key=lambda key: (key.rpartition("/")[0], list(TITLES).index(key.rpartition("/")[2]))):
         folder, _, stem = key.rpartition("/")
         note = " (weight-based Z)" if stem == "phase2" else ""
         rows.append([f"[{TITLES[stem]}]({key}_output.md)", folder or "math", f"`{reports[key]}`{note}"])
+    for key, reason in results["left_out"].items():
+        folder, _, stem = key.rpartition("/")
+        rows.append([TITLES[stem], folder or "math", f"not run: {LEFT_OUT[reason]}"])
     return page.table(["report", "run", "verdict"], rows)
 
 
 def limitations(results: dict) -> list[str]:
     lines = []
     if results["weight_based"]["handed_on"] in FITTED:
-        lines.append("The Z that was patched was fitted on activations: nothing about it was predicted from weights.")
-    if first_nodes(results["path"])["behaviour"]["taken"] != "yes":
-        lines.append(
-            "No behavioural advantage of Chinese was found: the hunt rests on structure and activations alone."
-        )
+        lines.append("The Z that was handed on was fitted on activations: nothing about it was predicted from weights.")
+    behaviour = first_nodes(results["path"])["behaviour"]
+    if behaviour["taken"] == "untestable":
+        right = " and ".join(f"{behaviour['right'][language]}/{behaviour['n']}" for language in behaviour["languages"])
+        lines.append(f"""Whether {behaviour["candidate"]} is ahead could not be tested ({behaviour["no_room"]}: {right}): the hunt
+            rests on structure and activations alone.""")
+    elif behaviour["taken"] != "yes":
+        lines.append(f"""No behavioural advantage of {behaviour["candidate"]} was found: the hunt rests on structure and activations
+            alone.""")
+    if "phase3" in results["left_out"]:
+        lines.append("Nothing was patched on math: nothing here says what the model uses there.")
+    if behaviour["one_problem_away"]:
+        others = " or ".join(f"`{name}`" for name in behaviour["one_problem_away"])
+        lines.append(f"Phase 0's verdict hangs on one problem: one answer more or less right would make it {others}.")
     return [
-        *lines,
+        *map(page.prose, lines),
         "The verdict follows from fixed rules applied to one primary configuration; everything else in the reports is exploratory.",
         "Each report has limitations of its own.",
         "The information bottleneck of the recipe is about mutual information, which nothing here measures.",
@@ -353,14 +412,14 @@ def figure_tree(path: list[dict]) -> bytes:
     """The recipe's tree; the path taken is filled."""
     nodes = first_nodes(path)
     visited = [*(name for name in QUESTIONS if name in nodes), nodes["end"]["taken"]]
-    with page.figure(9, 6.5) as (figure, panel):
+    with page.figure(10, 6.5) as (figure, panel):
         for start, end in ARROWS:
             draw_arrow(panel, start, end, (start, end) in pairwise(visited))
         for name in PLACES:
-            draw_node(panel, name, name in visited)
+            draw_node(panel, name, ENDS.get(name) or QUESTIONS[name].format(**nodes["behaviour"]), name in visited)
             if name in nodes:
                 label_node(panel, nodes[name])
-        panel.set(xlim=(-0.1, 3.9), ylim=(0, 4.35))
+        panel.set(xlim=(-0.1, 4.4), ylim=(0, 4.35))
         panel.axis("off")
     return page.png(figure)
 
@@ -374,12 +433,11 @@ def draw_arrow(panel: Axes, start: str, end: str, used: bool) -> None:
     panel.annotate("", places[1], places[0], arrowprops=style | {"shrinkA": 0, "shrinkB": 0}, zorder=1)
 
 
-def draw_node(panel: Axes, name: str, on: bool) -> None:
+def draw_node(panel: Axes, name: str, label: str, on: bool) -> None:
     x, y = PLACES[name]
     colours = {"facecolor": "#cfe2f3" if on else "white", "edgecolor": "tab:blue" if on else "lightgray"}
     corner = (x - 0.48, y - 0.24)
     panel.add_patch(FancyBboxPatch(corner, 0.96, 0.48, boxstyle="round,pad=0.02", zorder=2, **colours))
-    label = QUESTIONS.get(name) or ENDS[name]
     panel.text(x, y, label, ha="center", va="center", fontsize=8, color="black" if on else "gray", zorder=3)
 
 
@@ -407,7 +465,7 @@ def compared(results: dict) -> dict[str, tuple[str, str]]:
 def comparison_report(results: dict) -> bytes:
     """Several models side by side."""
     headers = ["model", "bottleneck", "relative depth", "effective rank", "KV groups agree", "causal layer", "agree"]
-    headers += ["1.py", "2.py", "phase 0", "phase 2", "phase 3", "phase 3b", "verdict"]
+    headers += [*COLUMNS.values(), "verdict"]
     table = page.table(headers, [model_row(name, row) for name, row in results["models"].items()])
     failed = [f"{name} did not finish: {page.escape(message)}" for name, message in results["failures"].items()]
     return page.report(
@@ -428,6 +486,6 @@ def model_row(name: str, row: dict) -> list:
         "–" if row["support_groups"] is None else f"{row['support_groups']:.0%}",
         "–" if row["causal_layer"] is None else f"L{row['causal_layer']}",
         {True: "yes", False: "**no**", None: "–"}[row["agree"]],
-        *(f"`{row['reports'][stem]}`" for stem in ("one", "two", "phase0", "phase2", "phase3", "phase3b")),
+        *(f"`{row['reports'][stem]}`" if stem in row["reports"] else "–" for stem in COLUMNS),
         f"`{row['verdict']}`",
     ]

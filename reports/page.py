@@ -50,6 +50,17 @@ def show(value: float | None, digits: int = 4) -> str:
     return f"{value:.{digits}g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
+def problem_files(settings: dict) -> str:
+    """The files of a run's problems, and where they hold copies or worked solutions for answers, how many."""
+    files, read = ", ".join(f"`{name}`" for name, _ in settings["problems"]), settings["read"]
+    notes = []
+    if read["distinct"] < read["given"]:
+        notes.append(f"{read['given']} problems, {read['distinct']} distinct: copies under another name count once")
+    if read["worked"]:
+        notes.append(f"{read['worked']} answers are worked solutions, read behind their last ####")
+    return f"{files} ({'; '.join(notes)})" if notes else files
+
+
 def escape(text: str) -> str:
     """Text that a model wrote, made harmless inside a Markdown table."""
     text = text.replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -22,7 +22,8 @@ def compared(results: dict) -> tuple[str, str, str, str]:
 def summary(results: dict) -> str:
     reference, candidate, _, _ = compared(results)
     right = ", ".join(f"{language} {results['right'][language]}/{results['n']}" for language in (candidate, reference))
-    return f"{right}, McNemar p {show(results['mcnemar_p'], 2)}"
+    why = f"{results['no_room']}: " if results["verdict"] == "untestable" else ""
+    return f"{why}{right}, McNemar p {show(results['mcnemar_p'], 2)}"
 
 
 def claims(results: dict) -> list[dict]:
@@ -58,21 +59,26 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
 def verdict_sentence(results: dict) -> str:
     reference, candidate, first, second = compared(results)
     n, right = results["n"], results["right"]
+    both = f"{second} and {first} are both at the {results['no_room']}"
     what = {
+        "untestable": f"{both}, where an asymmetry can hardly show; the hunt proceeds with that limitation",
         f"{second.lower()}_advantage": f"{second} leads by the recipe's margin",
         f"{first.lower()}_advantage": f"{first} leads, against the recipe's expectation",
         "no_asymmetry": "There is no asymmetry by the recipe's rule, and the hunt proceeds with that limitation",
     }[results["verdict"]]
     significant = "significant" if results["tests"]["significant"] else "not significant"
+    others = " or ".join(f"`{name}`" for name in results["one_problem_away"])
+    hangs = f"""The verdict hangs on one problem: with one answer more or less right in one language, as another batch size or
+        dtype may bring about, it would be {others}."""
     return page.prose(f"""
         {what} (`{results["verdict"]}`): {second} {right[candidate]} of {n}, {first} {right[reference]} of {n}, a difference of
-        {results["difference"]:+d} that is {significant} (exact McNemar p {show(results["mcnemar_p"], 2)}).
+        {results["difference"]:+d} that is {significant} (exact McNemar p {show(results["mcnemar_p"], 2)}). {hangs if others else ""}
     """)
 
 
 def problems_section(results: dict) -> str:
     settings = results["settings"]
-    files = ", ".join(f"`{name}`" for name, _ in settings["problems"])
+    files = page.problem_files(settings)
     return page.prose(f"""
         ## 1 Problems and prompts
 
@@ -207,10 +213,19 @@ def limitations(results: dict) -> list[str]:
         "Greedy decoding of one prompt format; another format can change either language's accuracy.",
         "Changing the batch shape can flip a greedy token in 16-bit arithmetic; the batch size is part of the settings.",
     ]
+    if any(name.endswith(".tsv") for name, _ in results["settings"]["problems"]):
+        lines.append(
+            "These accuracies do not compare with lm-eval's mgsm tasks: templates and exemplars are this suite's own."
+        )
     if results["verdict"] == "no_asymmetry":
         lines.insert(0, "No behavioural asymmetry was found: later phases rest on structural evidence alone.")
-    if results["uninformative"]:
-        lines.append("Accuracy is at the ceiling or the floor, where no asymmetry could show.")
+    if results["no_room"]:
+        reference, candidate, _, _ = compared(results)
+        counts = " and ".join(f"{results['right'][language]}/{results['n']}" for language in (candidate, reference))
+        remedy = "harder problems" if results["no_room"] == "ceiling" else "easier problems, or a larger model,"
+        lines.insert(
+            0, f"{results['no_room'].capitalize()}: {counts} leave hardly any room for an asymmetry; {remedy} would."
+        )
     return lines
 
 

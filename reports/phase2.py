@@ -188,7 +188,7 @@ def verdict_sentence(results: dict) -> str:
 
 def activations_section(results: dict) -> str:
     sinks, layer, settings = results["sinks"], results["settings"]["layer"], results["settings"]
-    files = ", ".join(f"`{name}`" for name, _ in settings["problems"])
+    files = page.problem_files(settings)
     common = ", ".join(
         f"position {row['position']} {page.escape(repr(row['token']))} ({row['prompts']})" for row in sinks["commonest"]
     )

@@ -180,7 +180,7 @@ def sections(results: dict, samples: list[dict]) -> list[str]:
 
 def problems_section(results: dict) -> str:
     settings, problems, site = results["settings"], results["problems"], results["settings"]["z"]["site"]
-    files = ", ".join(f"`{name}`" for name, _ in settings["problems"])
+    files = page.problem_files(settings)
     solved = ", ".join(f"{count} in {name}" for name, count in problems["solved"].items())
     fitted, everywhere = problems["left_out_as_fitted"], problems["solved_everywhere"]
     left_out = f" {fitted} problems on which Z was fitted are left out." if fitted else ""

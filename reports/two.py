@@ -11,13 +11,18 @@ def summary(results: dict) -> str:
     haar = haar_over_chance(results, layer)
     low, high = show(haar["low"], 3), show(haar["high"], 3)
     ratio = show(results["ffn_alignment_over_chance"][layer], 3)
-    return f"L{layer}, W_gate {ratio} x chance (Haar {low} to {high}, p {show(haar['p'], 2)})"
+    return f"L{layer}, {results['ffn']['judged']} {ratio} x chance (Haar {low} to {high}, p {show(haar['p'], 2)})"
 
 
-def haar_over_chance(results: dict, layer: int) -> dict:
-    """The null of a layer, its energies in multiples of chance."""
-    null = results["ffn"]["haar"][layer]
+def haar_over_chance(results: dict, layer: int, side: str = "reading", matrix: str | None = None) -> dict:
+    """A matrix's null at a layer, its energies in multiples of chance; without a name of the matrix that is judged."""
+    null = results["ffn"][side][matrix or results["ffn"]["judged"]]["haar"][layer]
     return null | {point: null[point] / results["chance"] for point in ("low", "middle", "high")}
+
+
+def over_chance(results: dict, side: str, matrix: str) -> list[float]:
+    """A matrix's energy in the heads' subspaces per layer, in multiples of chance."""
+    return [energy / results["chance"] for energy in results["ffn"][side][matrix]["energy"]]
 
 
 def range_text(null: dict, digits: int) -> str:
@@ -28,21 +33,24 @@ def range_text(null: dict, digits: int) -> str:
 
 def claims(results: dict) -> list[dict]:
     """The recipe's structural claims about overlap and alignment."""
-    return [page.claim(*row) for row in (*ffn_rows(results), *overlap_rows(results))]
+    rows = (*reading_rows(results), *writing_rows(results), spread_row(results), *overlap_rows(results))
+    return [page.claim(*row) for row in rows]
 
 
-def ffn_rows(results: dict) -> list[tuple]:
+def reading_rows(results: dict) -> list[tuple]:
     show, ffn, chance, layer = page.show, results["ffn"], results["chance"], results["settings"]["layer"]
-    over, haar = results["ffn_alignment_over_chance"], ffn["haar"][layer]
-    ratio, recipe_ratio = show(over[layer], 3), RECIPE["ffn_over_chance"]
+    over, haar = results["ffn_alignment_over_chance"], haar_over_chance(results, layer)
+    ratio, recipe_ratio, judged = show(over[layer], 3), RECIPE["ffn_over_chance"], ffn["judged"]
+    energy = ffn["reading"][judged]["energy"][layer]
+    who = "the FFN's gate" if judged == "W_gate" else f"the FFN (no gate here: {judged})"
     return [
         (
             "ffn_below_chance",
-            "the FFN's gate reads the bottleneck's attention subspace less than chance",
+            f"{who} reads the bottleneck's attention subspace less than chance",
             f"{RECIPE['ffn_energy']} against {RECIPE['ffn_chance']}: {recipe_ratio}×",
-            f"{show(ffn['gate'][layer])} against {show(chance)}: {ratio}×",
-            f"Haar {range_text(haar, 4)}, p {show(haar['p_low'], 2)}; "
-            f"other layers' subspaces {show(ffn['gate_other_layers'][layer])}",
+            f"{show(energy)} against {show(chance)}: {ratio}×",
+            f"Haar {range_text(haar, 3)} × chance, p {show(haar['p_low'], 2)}; "
+            f"other layers' subspaces {show(ffn['other_layers'][layer])}",
         ),
         (
             "ffn_value",
@@ -59,22 +67,53 @@ def ffn_rows(results: dict) -> list[tuple]:
             f"rank of L{layer}: {sum(value < over[layer] for value in over) + 1}",
             f"median over layers {show(float(np.median(over)), 3)}×",
         ),
+    ]
+
+
+def writing_rows(results: dict) -> list[tuple]:
+    """What the recipe's "separate channels" says of the directions that a layer writes to, beside those that it reads."""
+    show, ffn, chance, layer = page.show, results["ffn"], results["chance"], results["settings"]["layer"]
+    haar = {name: haar_over_chance(results, layer, "writing", name) for name in ("W_down", "W_O")}
+    written = {name: show(over_chance(results, "writing", name)[layer], 3) for name in haar}
+    ratio = show(results["ffn_alignment_over_chance"][layer], 3)
+    return [
+        (
+            "ffn_writes_below_chance",
+            "the FFN writes into the bottleneck's attention subspace less than chance (separate channels)",
+            "implied",
+            f"W_down {written['W_down']}×",
+            f"Haar {range_text(haar['W_down'], 3)} × chance, p {show(haar['W_down']['p_low'], 2)}",
+        ),
+        (
+            "attention_writes_above_chance",
+            "attention carries that subspace: W_O writes into it more than chance (separate channels)",
+            "implied",
+            f"W_O {written['W_O']}×",
+            f"Haar {range_text(haar['W_O'], 3)} × chance, p {show(haar['W_O']['p_high'], 2)}",
+        ),
         (
             "ffn_orthogonal",
-            "FFN and attention operate in orthogonal subspaces there",
-            f"orthogonal ({recipe_ratio}× chance)",
-            f"{ratio}× chance by energy, {show(ffn['gate_top'][layer] / chance, 3)}× by top directions",
+            "FFN and attention operate in orthogonal subspaces there, reading and writing",
+            f"orthogonal ({RECIPE['ffn_over_chance']}× chance)",
+            f"reads {ratio}× chance by energy, {show(ffn['top'][layer] / chance, 3)}× by top directions; "
+            f"writes {written['W_down']}×",
             "orthogonal is 0×, chance is 1×",
         ),
-        (
-            "ffn_spread",
-            "the small spread over heads shows that this is no fluke",
-            f"sd {RECIPE['ffn_sd']} over heads",
-            f"sd {show(ffn['gate_sd'][layer], 2)} over heads",
-            f"random subspaces spread from {show(haar['low'])} to {show(haar['high'])} (5 to 95 %); "
-            "heads of a KV group share W_K and vary less for that alone",
-        ),
     ]
+
+
+def spread_row(results: dict) -> tuple:
+    show, layer = page.show, results["settings"]["layer"]
+    haar = haar_over_chance(results, layer)
+    low, high = (show(haar[point] * results["chance"]) for point in ("low", "high"))
+    return (
+        "ffn_spread",
+        "the small spread over heads shows that this is no fluke",
+        f"sd {RECIPE['ffn_sd']} over heads",
+        f"sd {show(results['ffn']['sd'][layer], 2)} over heads",
+        f"random subspaces spread from {low} to {high} (5 to 95 %); "
+        "heads of a KV group share W_K and vary less for that alone",
+    )
 
 
 def overlap_rows(results: dict) -> list[tuple]:
@@ -192,28 +231,62 @@ def head_section(results: dict) -> str:
 
 def ffn_section(results: dict) -> str:
     show, ffn, chance, layer = page.show, results["ffn"], results["chance"], results["settings"]["layer"]
-    rows = []
-    for index, others in enumerate(ffn["gate_other_layers"]):
-        ratios = [ffn[key][index] / chance for key in ("gate", "up", "gate_consensus", "gate_top")]
-        elsewhere = show(None if others is None else others / chance)
-        haar = haar_over_chance(results, index)
-        rows.append([f"L{index}", *ratios, elsewhere, range_text(haar, 3), haar["p"]])
-    headers = ["layer", "W_gate", "W_up", "W_gate, multi-head", "top directions", "other layers", "Haar", "p"]
+    judged = ffn["judged"]
+    without_gate = ""
+    if judged != "W_gate":
+        without_gate = f"This FFN has no gate: {judged} takes W_gate's place in the verdict and in what follows."
     return page.prose(f"""
         ## 4 FFN alignment
 
         ![FFN alignment against chance](two_ffn_alignment.png)
 
-        Share of a matrix's energy ‖WVᵀ‖²/‖W‖² inside the heads' subspaces, in multiples of k/d. *Top directions*: the
-        similarity of W_gate's own top-k right singular vectors to the subspaces (the recipe's text). *Other layers*: W_gate of
-        this layer in all other layers' multi-head subspaces. *Haar*: median, 5 % and 95 % points of
-        {ffn["haar"][layer]["draws"]} random subspaces; p is two-sided, per layer, not corrected over layers; the verdict uses the
-        bottleneck alone. A mean over heads varies less than a single random subspace, so p errs towards chance.
+        Share of a matrix's energy inside the heads' subspaces, mean over heads, in multiples of k/d: of what it reads of the
+        stream, ‖WVᵀ‖²/‖W‖², and of what it writes to it, ‖VW‖²/‖W‖². *Haar*: median, 5 % and 95 % points of
+        {haar_over_chance(results, layer)["draws"]} random subspaces; p is two-sided, per layer and matrix, not corrected for
+        their number; the verdict uses {judged} at the bottleneck alone. A mean over heads varies less than a single random
+        subspace, so p errs towards chance. {without_gate}
 
-        {page.table(headers, rows)}
+        **Reading.** *Top directions*: the similarity of {judged}'s own top-k right singular vectors to the subspaces (the
+        recipe's text). *Multi-head*: {judged} in the directions that the heads share most. *Other layers*: {judged} of this
+        layer in all other layers' multi-head subspaces.
 
-        By KV group at L{layer}: {", ".join(show(value / chance, 3) for value in ffn["gate_groups"][layer])} times chance.
+        {page.table(*reading_table(results))}
+
+        By KV group at L{layer}: {", ".join(show(value / chance, 3) for value in ffn["groups"][layer])} times chance.
+
+        **Writing.** W_down is what the FFN adds to the stream, W_O what attention adds.
+
+        {page.table(*writing_table(results))}
     """)
+
+
+def reading_table(results: dict) -> tuple[list[str], list[list]]:
+    """Headers and rows, a layer a row."""
+    ffn, chance, judged = results["ffn"], results["chance"], results["ffn"]["judged"]
+    columns = {name: over_chance(results, "reading", name) for name in (judged, *ffn["reading"])}
+    rows = []
+    for index, others in enumerate(ffn["other_layers"]):
+        ratios = [column[index] for column in columns.values()]
+        more = [ffn[key][index] / chance for key in ("consensus", "top")]
+        elsewhere = page.show(None if others is None else others / chance)
+        haar = haar_over_chance(results, index)
+        rows.append([f"L{index}", *ratios, range_text(haar, 3), haar["p"], *more, elsewhere])
+    headers = ["layer", *columns, f"Haar of {judged}", "p", "multi-head", "top directions", "other layers"]
+    return headers, rows
+
+
+def writing_table(results: dict) -> tuple[list[str], list[list]]:
+    """Headers and rows, a layer a row."""
+    names = ("W_down", "W_O")
+    columns = {name: over_chance(results, "writing", name) for name in names}
+    rows = []
+    for index in range(len(results["ffn_alignment_over_chance"])):
+        row = [f"L{index}"]
+        for name in names:
+            haar = haar_over_chance(results, index, "writing", name)
+            row += [columns[name][index], range_text(haar, 3), haar["p"]]
+        rows.append(row)
+    return ["layer", *(header for name in names for header in (name, f"Haar of {name}", "p"))], rows
 
 
 def definition_section(results: dict) -> str:
@@ -223,7 +296,7 @@ def definition_section(results: dict) -> str:
         ## 5 How well defined the subspaces are
 
         σ_k/σ_{{k+1}} (median over heads): near 1 the cut at k is arbitrary and another k would give other directions. *Folded*:
-        similarity between subspaces with and without the RMSNorm gain; 1 means that the choice does not matter.
+        similarity between subspaces with and without the norm gain; 1 means that the choice does not matter.
 
         {page.table(["layer", "σ_k/σ_{k+1}", "folded against raw"], rows)}
     """)
@@ -284,17 +357,23 @@ def figure_to_bottleneck(results: dict, similarity: np.ndarray) -> bytes:
 
 
 def figure_ffn(results: dict, alignment: np.ndarray) -> bytes:
-    ffn, chance, layer = results["ffn"], results["chance"], results["settings"]["layer"]
-    depth = np.arange(len(alignment))
-    low, high = ([haar_over_chance(results, index)[point] for index in depth] for point in ("low", "high"))
-    with page.figure(7, 4) as (figure, panel):
-        panel.plot(depth, alignment / chance, color="tab:blue", alpha=0.3, linewidth=1)
-        for key, color, name in (("gate", "tab:blue", "W_gate"), ("up", "tab:green", "W_up")):
-            ratios = np.array(ffn[key]) / chance
-            panel.plot(depth, ratios, marker=".", color=color, label=f"{name}, mean over heads")
-        panel.fill_between(depth, low, high, color="gray", alpha=0.3, label="Haar, 5 to 95 %")
-        panel.axhline(1, color="black", linestyle=":", label="chance k/d")
-        panel.axvline(layer, color="tab:red", linewidth=1, label=f"bottleneck L{layer}")
-        panel.set(title="FFN energy in the heads' subspaces", xlabel="layer", ylabel="multiple of chance")
-        panel.legend(fontsize=8)
+    """What the layers read of the heads' subspaces, and what they write into them, each with the range of its null."""
+    layer, depth = results["settings"]["layer"], np.arange(len(alignment))
+    colors = {"W_gate": "tab:blue", "W_up": "tab:green", "W_down": "tab:purple", "W_O": "tab:orange"}
+    with page.figure(11, 4, 1, 2) as (figure, panels):
+        for panel, side in zip(panels, ("reading", "writing")):
+            for name, matrix in results["ffn"][side].items():
+                panel.plot(depth, over_chance(results, side, name), marker=".", color=colors[name], label=name)
+                if "haar" in matrix:
+                    nulls = [haar_over_chance(results, index, side, name) for index in depth]
+                    low, high = ([null[point] for null in nulls] for point in ("low", "high"))
+                    label = f"{name}, Haar 5 to 95 %"
+                    panel.fill_between(depth, low, high, color=colors[name], alpha=0.2, linewidth=0, label=label)
+            panel.axhline(1, color="black", linestyle=":", label="chance k/d")
+            panel.axvline(layer, color="tab:red", linewidth=1, label=f"L{layer}")
+            panel.set(title=f"{side}: energy in the heads' subspaces", xlabel="layer", ylabel="multiple of chance")
+        judged = results["ffn"]["judged"]
+        panels[0].plot(depth, alignment / results["chance"], color=colors[judged], alpha=0.25, linewidth=1)
+        for panel in panels:
+            panel.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3)
     return page.png(figure)

@@ -244,7 +244,7 @@ def study_of(ablation, path, batch: int = 16):
     folder = checkpoints.find_model(str(path))
     languages = questions.load_languages(["en", "zh"])
     problems = questions.load_problems([path / "problems.jsonl"], list(languages))
-    exemplars, _ = questions.load_exemplars(None, folder, languages, problems)
+    exemplars, _ = questions.load_exemplars(None, folder, languages, [path / "problems.jsonl"], problems)
     model, tokenizer = models.load_model(folder, torch.device("cpu"), torch.float32)
     exemplars = [replace(exemplar, solution={}) for exemplar in exemplars]
     return ablation.Study(model, tokenizer, languages, exemplars, batch, 0), problems

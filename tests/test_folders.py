@@ -4,11 +4,15 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import fails, random_model
+from gguf_files import write_gguf
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
+import utils
 from lab import checkpoints
 
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -225,8 +229,6 @@ def test_the_names_of_older_checkpoints_are_known(tmp_path):
 @pytest.mark.parametrize("readout", ["equal", "other", "none"])
 def test_tied_is_what_the_running_model_is(tmp_path, readout):
     """transformers does not tie a readout that was saved with other values, whatever the configuration says."""
-    from transformers import AutoModelForCausalLM
-
     path = random_model(tmp_path / "model", tie_word_embeddings=True)
     tensors = load_file(path / "model.safetensors")
     if readout != "none":
@@ -244,3 +246,72 @@ def test_phase0_says_the_same(script, sound, tmp_path, capsys):
     for name in ("phase0_behavioral.py", "phase2_z_extraction.py", "hunt.py"):
         line = fails(script, capsys, name, "--model", path, "--out", tmp_path / "out", "--device", "cpu")
         assert TENSORS["unexpected"][1] in line
+
+
+@pytest.fixture(scope="module")
+def quantised(tmp_path_factory) -> Path:
+    """A llama.cpp file of a Llama, whose queries and keys lie in another order there."""
+    folder = random_model(tmp_path_factory.mktemp("llama"), "llama", num_hidden_layers=3, hidden_size=96)
+    return write_gguf(folder / "model-q8.gguf", folder, "Q8_0")
+
+
+def test_a_gguf_file_is_a_model_like_any_other(script, quantised, tmp_path):
+    """1.py's ranks are those of the dequantised matrices by dense float64 algebra, and the page says the quantisation."""
+    script("1.py").main(["--model", str(quantised), "--out", str(tmp_path), "--device", "cpu"])
+    model = AutoModelForCausalLM.from_pretrained(quantised.parent, gguf_file=quantised.name)
+    heads, ranks = np.load(tmp_path / "one_head_eff_rank.npy"), np.load(tmp_path / "one_weight_eff_rank.npy")
+    for index, layer in enumerate(model.model.layers):
+        query, key = (part.weight.detach().double() for part in (layer.self_attn.q_proj, layer.self_attn.k_proj))
+        query, key = query.unflatten(0, (6, -1)), key.unflatten(0, (2, -1))
+        for head in range(6):
+            spectrum = torch.linalg.svdvals(query[head].T @ key[head // 3])
+            assert heads[index, head] == pytest.approx(utils.effective_rank(spectrum).item(), rel=1e-6)
+        up = torch.linalg.svdvals(layer.mlp.up_proj.weight.detach().double())
+        assert ranks[index, 5] == pytest.approx(utils.effective_rank(up).item(), rel=1e-6)
+    text = (tmp_path / "one_output.md").read_text()
+    assert text.startswith("# Effective rank of model-q8.gguf\n")
+    assert "**Weights.** Quantised, Q8_0 (" in text
+    results = json.loads((tmp_path / "one_results.json").read_text())
+    assert results["model"]["quantisation"].startswith("Q8_0 (")
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-5000])
+
+
+def without_a_tensor(file: Path) -> None:
+    """Its name changed in place, as long as before."""
+    content = file.read_bytes()
+    assert content.count(b"blk.1.ffn_up.weight") == 1
+    file.write_bytes(content.replace(b"blk.1.ffn_up.weight", b"blk.1.ffn_xx.weight"))
+
+
+def of_another_architecture(file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b"llama", b"lxxma"))
+
+
+GGUF_DEFECTS = {
+    "truncated": (cut, "is no usable GGUF file"),
+    "no GGUF at all": (lambda file: file.write_bytes(b"GGML" + bytes(100)), "is no usable GGUF file"),
+    "empty": (lambda file: file.write_bytes(b""), "is no usable GGUF file"),
+    "a tensor lost": (without_a_tensor, "tensor model.layers.1.mlp.up_proj.weight is missing, and would be random"),
+    "unknown architecture": (of_another_architecture, "lxxma"),
+}
+
+
+@pytest.mark.parametrize("kind", GGUF_DEFECTS)
+def test_odd_gguf_files_are_named(script, quantised, tmp_path, capsys, kind):
+    file = Path(shutil.copy(quantised, tmp_path / "model.gguf"))
+    change, expected = GGUF_DEFECTS[kind]
+    change(file)
+    assert expected in one_line(script, capsys, file, tmp_path / "out")
+
+
+def test_a_file_without_revisions_or_of_another_kind(script, quantised, sound, tmp_path, capsys):
+    line = fails(script, capsys, "1.py", "--model", quantised, "--revision", "main", "--out", tmp_path)
+    assert "is a local file, which has no revisions" in line
+    line = fails(script, capsys, "1.py", "--model", sound / "model.safetensors", "--out", tmp_path)
+    assert "a file, but no GGUF file; give its folder" in line
+    line = fails(script, capsys, "1.py", "--model", tmp_path / "gone.gguf", "--out", tmp_path)
+    assert "gone.gguf: no such folder or file" in line

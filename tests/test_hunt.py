@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -177,6 +178,8 @@ def parts(separates: str = "none", holds: bool = False, patched: str = "none", p
     }
     one = {"layer": 1, "mean": 3.0, "support": 0.5, "support_groups": 0.5}
     asked = {"settings": {"languages": ["zh", "en"]}, "right": {"en": 1, "zh": 2}, "n": 2, "mcnemar_p": 1.0}
+    asked |= {"names": {"en": "English", "zh": "Chinese"}, "compared": {"candidate": "zh", "reference": "en"}}
+    asked |= {"no_room": None, "one_problem_away": []}
     two = {"settings": {"layer": 1}, "ffn_alignment_over_chance": [1.0, 1.0, 1.0]}
     result = {
         "one": {"verdict": "no_bottleneck", "bottleneck": one},
@@ -205,6 +208,12 @@ def ablation_rows() -> list[dict]:
         | {"condition": condition, "scope": scope, "strength": strength, "chosen": strength < 1, "reinjection": 0.0}
         for condition, scope, strength in settings
     ]
+
+
+def unpatched(given: dict) -> tuple[dict, dict]:
+    """The same without what asks for answers in words, and what the hunt notes about that."""
+    left_out = ("phase3", "phase3b", "ablation")
+    return {key: part for key, part in given.items() if key not in left_out}, dict.fromkeys(left_out, "no_answer_text")
 
 
 @pytest.fixture
@@ -237,6 +246,54 @@ def test_verdicts_follow_from_the_rule(judged, given, verdict):
     assert ("contingencies" in [node["node"] for node in results["path"]]) == (given["separates"] == "none")
     found_by = "ard_mmd" if verdict == "causal_z" and "ard_mmd" in given else parts(**given)["phase2"]["z"]["method"]
     assert results["weight_based"]["handed_on"] == found_by
+
+
+@pytest.mark.parametrize(
+    "given, verdict",
+    [
+        ({"separates": "clear"}, "correlational_z"),
+        ({"separates": "none", "holds": True}, "correlational_z"),
+        ({"separates": "none"}, "untestable"),
+    ],
+)
+def test_without_patching_the_hunt_says_what_it_cannot(script, given, verdict):
+    module = script("hunt.py")
+    found, left_out = unpatched(parts(**given))
+    results = module.REPORT.judged(runs.significant(module.gather(found, 8, left_out)))
+    assert results["verdict"] == verdict
+    assert module.untried(found) == []
+    assert [node["taken"] for node in results["path"]][-2:] == ["untestable", verdict]
+    holds = {row["id"]: row["holds"] for row in results["claims"]}
+    assert all(holds[claim] is None for claim in ("causal", "bridge", "universal"))
+    assert holds["not_just_math"] is not None  # the second kind of problem has its answers in words
+    sentence = page.verdict_sentence(results)
+    assert "Nothing was patched on math, since the problems have no answers in words" in sentence
+    assert "swap" not in sentence and "that was patched" not in sentence
+    text = page.render(results | {"model": {"name": "m"}}, {})["hunt_output.md"].decode()
+    assert "| Phase 3b | math | not run: the problems have no answers in words |" in text
+    assert "| patching | untestable | not patched: the problems have no answers in words |" in text
+    assert page.summary(results).endswith("not patched, the problems have no answers in words")
+
+
+def test_a_ceiling_is_no_lack_of_an_advantage(judged):
+    given = parts("clear")
+    given["phase0"] |= {"verdict": "untestable", "no_room": "ceiling", "one_problem_away": ["no_asymmetry"]}
+    given["phase0"]["right"] = {"en": 2, "zh": 2}
+    results = judged(given)
+    assert page.branch(results["path"][0]) == "untestable: ceiling"
+    lines = page.limitations(results)
+    assert any("Whether Chinese is ahead could not be tested (ceiling: 2/2 and 2/2)" in line for line in lines)
+    assert any("hangs on one problem" in line and "`no_asymmetry`" in line for line in lines)
+    assert not any("No behavioural advantage" in line for line in lines)
+
+
+def test_the_tree_asks_about_the_languages_that_were_asked(judged):
+    given = parts("clear")
+    given["phase0"] |= {"names": {"en": "English", "zh": "German"}, "verdict": "german_advantage"}
+    results = judged(given)
+    assert results["path"][0]["taken"] == "yes"
+    given["phase0"]["verdict"] = "english_advantage"
+    assert any("No behavioural advantage of German" in line for line in page.limitations(judged(given)))
 
 
 @pytest.mark.parametrize("layer, agree", [(0, True), (1, True), (2, True), (3, False)])
@@ -496,6 +553,116 @@ def test_steps_get_the_users_flags(script, small, tmp_path, monkeypatch, capsys)
         module.run_step(module.Step("phase0_behavioral.py", "phase0"), arguments)
     assert commands[0][1:3] == ["-m", "accelerate.commands.launch"]
     assert commands[0][commands[0].index("--num_processes") + 1] == "2"
+
+
+def write_rows(folder: Path, count: int, words: bool, languages: tuple = ("en", "zh")) -> list[Path]:
+    """A user's problems: one JSONL file with answers in words, or MGSM's files without."""
+    if not words:
+        rows = {language: [f"{language} {index}?\t{index}" for index in range(count)] for language in languages}
+        files = {folder / f"mgsm_{language}.tsv": "\n".join(lines) for language, lines in rows.items()}
+    else:
+        texts = [{language: f"{language} {index}?" for language in languages} for index in range(count)]
+        rows = [{"id": str(index), "answer": "x", "question": text} for index, text in enumerate(texts)]
+        rows = [json.dumps(row | {"answer_text": dict.fromkeys(languages, "x")}) for row in rows]
+        files = {folder / "given.jsonl": "\n".join(rows)}
+    for file, text in files.items():
+        file.write_text(text, encoding="utf-8")
+    return list(files)
+
+
+def planned(script, folder: Path, out: Path, *flags) -> tuple[dict[str, list[str]], object]:
+    """The flags of every step that a hunt with these flags would run, by its key, and its plan."""
+    module = script("hunt.py")
+    arguments = module.parse_arguments(["--model", str(folder), "--out", str(out), *map(str, flags)])
+    plan = module.make_plan(arguments, checkpoints.find_model(str(folder)))
+    keys = [step for step in module.steps(arguments, plan, parts("clear")) if step.key not in plan.left_out]
+    return {step.key: list(step.flags) for step in keys}, plan
+
+
+def after(flags: list[str], name: str) -> list[str]:
+    """What stands behind a flag up to the next one."""
+    rest = flags[flags.index(name) + 1 :] if name in flags else []
+    return rest[: next((index for index, part in enumerate(rest) if part.startswith("--")), len(rest))]
+
+
+def test_the_users_problems_go_to_every_step_that_asks(script, small, tmp_path):
+    (file,) = write_rows(tmp_path, 20, words=True)
+    shots = tmp_path / "shots.jsonl"
+    shot = {"id": "s", "answer": "y", "question": {"en": "e?", "zh": "z？"}, "answer_text": {"en": "y", "zh": "y"}}
+    shots.write_text(json.dumps(shot))
+    given = ("--problems", file, "--exemplars", shots, "--limit", 12, "--languages", "zh", "en", "--batch", 3)
+    flags, plan = planned(script, small, tmp_path, *given)
+    assert plan.left_out == {}
+    for key in ("phase0", "phase2", "phase3", "ablation"):
+        assert after(flags[key], "--problems") == [str(file)] and after(flags[key], "--limit") == ["12"]
+        assert after(flags[key], "--exemplars") == [str(shots)]
+        assert after(flags[key], "--languages") == ["zh", "en"] and after(flags[key], "--batch") == ["3"]
+    for key in ("reasoning/phase2", "reasoning/phase3"):  # problems of another kind, with exemplars of their own
+        assert after(flags[key], "--problems") == [str(small / "reasoning.jsonl")]
+        assert after(flags[key], "--limit") == ["12"] and str(shots) not in flags[key]
+    assert "--problems" not in flags["phase3b"]
+    flags, _ = planned(script, small, tmp_path, "--problems", file, "--limit", 20)
+    assert "--limit" not in flags["phase3"] and after(flags["reasoning/phase3"], "--limit") == ["20"]
+    flags, _ = planned(script, small, tmp_path)
+    assert not {"--problems", "--exemplars", "--limit"} & set(flags["phase0"] + flags["phase2"] + flags["phase3"])
+
+
+def test_what_mgsm_does_not_allow_is_left_out_and_said_first(script, small, tmp_path, capsys):
+    files = write_rows(tmp_path, 6, words=False)
+    flags, plan = planned(script, small, tmp_path, "--problems", *files)
+    assert plan.left_out == dict.fromkeys(("phase3", "phase3b", "ablation"), "no_answer_text")
+    assert after(flags["phase2"], "--problems") == list(map(str, files))
+    assert {"phase0", "phase2", "reasoning/phase2", "reasoning/phase3", "reasoning/phase3b"} <= set(flags)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(
+        "== left out: phase3, phase3b, ablation, since problem 'mgsm-001' has no answer_text for en, zh"
+    )
+
+
+def test_a_second_kind_of_problem_in_other_languages_is_left_out(script, small, tmp_path, capsys):
+    files = write_rows(tmp_path, 8, words=True, languages=("en", "de"))
+    shot = {"id": "s", "answer": "y", "question": {"en": "e?", "de": "d?"}, "answer_text": {"en": "y", "de": "z"}}
+    (tmp_path / "shots.jsonl").write_text(json.dumps(shot))
+    given = ("--languages", "en", "de", "--problems", *files, "--exemplars", tmp_path / "shots.jsonl")
+    flags, plan = planned(script, small, tmp_path, *given)
+    assert plan.left_out == dict.fromkeys(("reasoning/phase2", "reasoning/phase3", "reasoning/phase3b"), "no_texts")
+    assert "ablation" in flags
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "reasoning.jsonl, line 1: question: 'de' is missing (it is in en, zh)" in line
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--limit", "7"], "7 problems to ask; the hunt needs 8 or more to fit and to test"),
+        (["--limit", "3"], "3 problems to ask; the hunt needs 4 or more"),
+        (["--languages", "en", "de"], "problems.jsonl, line 1: question: 'de' is missing (it is in en, zh)"),
+        (["--problems", "nowhere.jsonl"], "nowhere.jsonl: no such problem file"),
+        (["--languages", "en", "xx"], "no template"),
+    ],
+)
+def test_what_would_fail_after_hours_fails_before_the_first_step(script, small, tmp_path, monkeypatch, flags, said):
+    monkeypatch.setattr(subprocess, "run", None)
+    with pytest.raises(runs.UserError, match=re.escape(said)):
+        hunt(script, tmp_path, "--model", small, *flags)
+
+
+@pytest.mark.slow
+def test_a_hunt_on_mgsm_ends_and_is_judged_again(script, small, tmp_path, in_process, quick):
+    path = shutil.copytree(small, tmp_path / "small")
+    lines = (path / "reasoning.jsonl").read_text(encoding="utf-8").splitlines()[:12]
+    (path / "reasoning.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    out = tmp_path / "out"
+    results = hunt(script, out, "--model", path, "--problems", *write_rows(tmp_path, 10, words=False), "--limit", "8")
+    assert results["verdict"] in ("correlational_z", "untestable")
+    assert {"phase0", "phase2", "reasoning/phase3"} <= set(results["reports"])
+    assert not (out / "phase3_results.json").exists()
+    text = (out / "hunt_output.md").read_text()
+    for link in [part.split(")")[0] for part in text.split("](")[1:]]:
+        assert (out / link).exists(), link
+    before = snapshot(out)
+    script("hunt.py").main(["--report-only", "--out", str(out)])
+    assert snapshot(out) == before
 
 
 @pytest.mark.parametrize("chosen, named", [("cpu", "cpu"), ("cuda", "auto")])

@@ -543,6 +543,6 @@ def test_random_kernels_are_stored_as_a_null(script, small, tmp_path):
     assert kernel["low"] < kernel["middle"] < kernel["high"] <= 8
     assert kernel["draws"] == draws
     one = script("1.py")
-    folder = checkpoints.find_model(str(small))
-    lowest, highest = (one.random_matrices(folder, mean, 0)["kernel"]["p"] for mean in (0.0, 8.0))
+    shapes = dict.fromkeys(one.WEIGHT_TYPES, (48, 48))
+    lowest, highest = (one.random_matrices(shapes, 8, mean, 0)["kernel"]["p"] for mean in (0.0, 8.0))
     assert (lowest, highest) == pytest.approx((1 / (draws + 1), 1))  # p counts draws that are as low

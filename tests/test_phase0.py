@@ -24,10 +24,11 @@ def samples_with(english: list[bool], chinese: list[bool]) -> list[dict]:
     ]
 
 
-def judged(difference: int, pair: dict = PAIR, n: int = 15, **changes) -> dict:
-    """What follows from one side winning that many problems and the other none."""
+def judged(difference: int, pair: dict = PAIR, n: int = 15, worse: int = 3, **changes) -> dict:
+    """What follows from one side winning that many problems, the other none, and `worse` that both solve."""
     names = {"en": "English", "zh": "Chinese", "fr": "French"}
-    results = {"compared": pair, "names": names, "difference": difference, "n": n, "accuracy": {"en": 0.5, "zh": 0.6}}
+    right = {pair["reference"]: worse + max(-difference, 0), pair["candidate"]: worse + max(difference, 0)}
+    results = {"compared": pair, "names": names, "difference": difference, "n": n, "right": right}
     p = statistics.mcnemar_p(max(difference, 0), max(-difference, 0))
     return verdicts.phase0(results | {"mcnemar_p": p, "identity": {"coverage": {}}} | changes)
 
@@ -56,10 +57,49 @@ def test_thresholds_stand_in_the_verdicts(monkeypatch):
     assert judged(0)["p_of_advantage"] == statistics.mcnemar_p(5, 0)
 
 
-def test_what_cannot_show_an_asymmetry_is_said():
-    for accuracy, uninformative in ((0.99, True), (0.95, False), (0.5, False), (0.05, False), (0.01, True)):
-        assert judged(0, accuracy={"en": accuracy, "zh": accuracy})["uninformative"] is uninformative
-    assert not judged(0, accuracy={"en": 1.0, "zh": 0.0})["uninformative"]
+@pytest.mark.parametrize(
+    "difference, worse, n, no_room",
+    [
+        (0, 60, 60, "ceiling"),
+        (-1, 58, 60, "ceiling"),
+        (2, 58, 60, "ceiling"),
+        (0, 57, 60, None),
+        (4, 96, 100, "ceiling"),
+    ]
+    + [(0, 0, 60, "floor"), (2, 0, 60, "floor"), (0, 3, 60, None), (15, 0, 15, None), (1, 30, 60, None)],
+)
+def test_at_the_ceiling_or_the_floor_nothing_is_tested(difference, worse, n, no_room):
+    found = judged(difference, n=n, worse=worse)
+    assert found["no_room"] == no_room
+    assert (found["verdict"] == "untestable") is (no_room is not None)
+    assert (found["holds"]["behaviour"] is None) is (no_room is not None)
+
+
+def test_a_difference_that_the_exact_test_sees_did_show():
+    found = judged(12, n=250, worse=238)  # 250 and 238 of 250: at the ceiling, and still p < .001
+    assert (found["verdict"], found["no_room"]) == ("chinese_advantage", "ceiling")
+    assert found["holds"]["behaviour"] is True
+
+
+@pytest.mark.parametrize(
+    "difference, others",
+    [(4, []), (3, ["no_asymmetry"]), (2, ["chinese_advantage"]), (1, []), (0, [])]
+    + [(-1, ["english_advantage"]), (-2, ["no_asymmetry"]), (-3, [])],
+)
+def test_a_verdict_that_hangs_on_one_problem_is_known(difference, others):
+    """8 : 6 in float32 and 9 : 6 in bfloat16 came from one real model."""
+    assert judged(difference, worse=6)["one_problem_away"] == others
+
+
+def test_leaving_the_ceiling_is_a_change_too():
+    assert judged(0, n=60, worse=58)["one_problem_away"] == ["no_asymmetry"]
+    assert judged(0, n=60, worse=60)["one_problem_away"] == []
+    assert judged(-1, n=60, worse=57)["one_problem_away"] == ["english_advantage", "untestable"]
+
+
+def test_too_few_problems_for_the_exact_test_test_nothing():
+    assert judged(5, n=5, worse=0)["holds"]["behaviour"] is None
+    assert judged(5, n=6, worse=0)["holds"]["behaviour"] is False
 
 
 def test_a_language_in_bytes_is_not_covered():
@@ -172,6 +212,7 @@ def test_the_page_reads_names_and_order_from_the_file(script, small, tmp_path, m
     script("phase0_behavioral.py").main(["--out", str(tmp_path), "--report-only"])
     report = (tmp_path / "phase0_output.md").read_text()
     assert "| Zhongwen | 0/4 |" in report
+    assert "Zhongwen and Anglish are both at the floor" in report.splitlines()[2]
     assert report.index("| Zhongwen |") < report.index("| Anglish |")
     assert "in Zhongwen than in Anglish" in report
     assert "English" not in report
@@ -186,7 +227,67 @@ def test_mgsm_files_run_through_the_script(script, small, tmp_path):
     results = run(script, small, tmp_path / "out", "--problems", *map(str, files), "--max-new-tokens", "4")
     assert results["n"] == 2
     assert results["smallest_significant"] is None
-    assert "no outcome at all" in (tmp_path / "out" / "phase0_output.md").read_text()
+    report = (tmp_path / "out" / "phase0_output.md").read_text()
+    assert "no outcome at all" in report
+    assert "do not compare with lm-eval's mgsm tasks" in report
+
+
+def by_language(right: dict[str, int]):
+    """In place of models.generate: as many right answers in each language, the first problems'."""
+
+    def answers(model, tokenizer, prompts, max_new_tokens, batch):
+        outputs, left = [], dict(right)
+        for prompt in prompts:
+            language = "en" if prompt.endswith("Answer:") else "zh"
+            left[language] -= 1
+            outputs.append("7" if left[language] >= 0 else "no")
+        return outputs
+
+    return answers
+
+
+def sevens(folder, count: int, copies: int = 1):
+    """A file of problems whose answer is 7, each `copies` times."""
+    rows = [
+        {"id": f"{copy}-{index}", "answer": 7, "question": {"en": f"Number {index}?", "zh": f"第{index}题？"}}
+        for copy in range(copies)
+        for index in range(count)
+    ]
+    (folder / "sevens.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    return str(folder / "sevens.jsonl")
+
+
+@pytest.mark.parametrize(
+    "chinese, english, verdict, said",
+    [
+        (8, 6, "no_asymmetry", "hangs on one problem"),
+        (9, 6, "chinese_advantage", "it would be `no_asymmetry`"),
+        (10, 6, "chinese_advantage", "Chinese 10 of 15, English 6 of 15"),
+        (15, 15, "untestable", "both at the ceiling"),
+        (0, 0, "untestable", "both at the floor"),
+    ],
+)
+def test_the_page_says_what_the_verdict_hangs_on(
+    script, small, tmp_path, monkeypatch, capsys, chinese, english, verdict, said
+):
+    monkeypatch.setattr(models, "generate", by_language({"en": english, "zh": chinese}))
+    results = run(script, small, tmp_path / "out", "--problems", sevens(tmp_path, 15))
+    sentence, *rest = (tmp_path / "out" / "phase0_output.md").read_text().splitlines()[2:]
+    assert results["verdict"] == verdict and said in sentence
+    assert ("hangs on one problem" in sentence) is (chinese != 10)
+    if verdict == "untestable":
+        assert f"- {results['no_room'].capitalize()}: {chinese}/15 and {english}/15" in "\n".join(rest)
+        assert f"untestable: {results['no_room']}: zh" in capsys.readouterr().out.splitlines()[-1]
+        assert "not testable here" in "\n".join(rest)
+
+
+def test_copies_of_a_problem_count_once(script, small, tmp_path, monkeypatch):
+    """Ten problems copied four times gave p .0078 where .5 is right."""
+    monkeypatch.setattr(models, "generate", by_language({"en": 6, "zh": 8}))
+    results = run(script, small, tmp_path / "out", "--problems", sevens(tmp_path, 10, copies=4))
+    assert (results["n"], results["difference"], results["mcnemar_p"]) == (10, 2, 0.5)
+    report = (tmp_path / "out" / "phase0_output.md").read_text()
+    assert "10 problems from `sevens.jsonl` (40 problems, 10 distinct: copies under another name count once)" in report
 
 
 def test_an_exemplar_that_is_also_a_problem_is_refused(script, small, tmp_path):

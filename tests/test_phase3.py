@@ -1290,6 +1290,7 @@ ANSWERED = [  # problem, outputs that answer it in English, in Chinese, in neith
     ),
     (word("catfish", "鲶鱼"), (), (), ("cat",)),
     (word("c.t", "猫"), (), (), ("cat",)),
+    (word("drei", "三"), ("drei Äpfel",), (), ("dreißig",)),
     (
         number(19),
         (" nineteen", "Nineteen.", "nineteen apples", "19 apples", "The answer is 19"),  # digits: by the script around

@@ -2,18 +2,18 @@
 
 import json
 import re
+import shutil
 from collections import Counter
 from fractions import Fraction
-from itertools import pairwise, permutations
 from pathlib import Path
 
 import pytest
 
-from lab import numerals, questions, runs
+from lab import checkpoints, numerals, questions, runs
 
 ROOT = Path(__file__).parent.parent
 LANGUAGES = ["en", "zh"]
-ARITHMETIC = ["phase0.jsonl", "phase2.jsonl", "exemplars.jsonl", "words.jsonl"]
+ARITHMETIC = ["phase0.jsonl", "phase2.jsonl", "exemplars.jsonl"]
 
 
 def records(name: str) -> list[dict]:
@@ -54,159 +54,6 @@ def test_no_question_is_another_one_with_other_numbers():
         for record in records(name):
             masked.update(re.sub(r"[\d.]+|\W", "#", text.casefold()) for text in record["question"].values())
     assert [text for text, count in masked.items() if count > 1] == []
-
-
-def test_words_set_asks_for_one_word_that_the_question_does_not_hold():
-    problems = questions.load_problems([ROOT / "data" / "words.jsonl"], LANGUAGES)
-    assert [problem.id for problem in problems] == [f"w-{number:02d}" for number in range(1, 49)]
-    for problem, record in zip(problems, records("words.jsonl")):
-        digits = sorted(map(Fraction, re.findall(r"\d+", record["formula"])))
-        for text in problem.question.values():  # the formula's numbers, and no other one, in digits or in words
-            assert sorted(numerals.find_numbers(text)) == digits, problem.id
-        assert problem.answer not in digits, problem.id
-        assert re.fullmatch(r"[a-z]+", problem.answer_text["en"]), problem.id
-        assert re.fullmatch(r"[一二三四五六七八九]?十|十?[一二三四五六七八九]", problem.answer_text["zh"]), problem.id
-
-
-def test_words_set_is_small_and_spread():
-    words = records("words.jsonl")
-    answers = Counter(record["answer"] for record in words)
-    assert set(answers) <= {*range(1, 21), *range(30, 100, 10)}
-    assert len(answers) >= 18 and max(answers.values()) <= 4
-    categories = Counter(record["category"] for record in words)
-    assert set(categories) == {"addition", "subtraction", "multiplication", "division", "two-step"}
-    assert min(categories.values()) >= 8
-    assert len({record["formula"] for record in words}) == len(words)
-    operands = [int(number) for record in words for number in re.findall(r"\d+", record["formula"])]
-    assert max(operands) <= 90
-    assert sum(operand <= 20 for operand in operands) >= 0.8 * len(operands)
-
-
-COMPARATIVES = {  # comparative: superlative, scale, direction, and both in Chinese
-    "older": ("oldest", "age", 1, "年纪大", "年纪最大"),
-    "younger": ("youngest", "age", -1, "年纪小", "年纪最小"),
-    "heavier": ("heaviest", "weight", 1, "重", "最重"),
-    "lighter": ("lightest", "weight", -1, "轻", "最轻"),
-    "faster": ("fastest", "speed", 1, "快", "最快"),
-    "slower": ("slowest", "speed", -1, "慢", "最慢"),
-    "taller": ("tallest", "height", 1, "高", "最高"),
-    "shorter": ("shortest", "height", -1, "矮", "最矮"),
-    "more expensive": ("most expensive", "price", 1, "贵", "最贵"),
-    "cheaper": ("cheapest", "price", -1, "便宜", "最便宜"),
-    "warmer": ("warmest", "warmth", 1, "暖和", "最暖和"),
-    "colder": ("coldest", "warmth", -1, "冷", "最冷"),
-    "bigger": ("biggest", "size", 1, "大", "最大"),
-    "smaller": ("smallest", "size", -1, "小", "最小"),
-}
-SUPERLATIVES = {superlative: (scale, sign, zh) for superlative, scale, sign, _, zh in COMPARATIVES.values()}
-COMPASS = ["north", "east", "south", "west"]
-
-
-def possible_answers(facts: dict) -> set[str]:
-    """Every option that the facts allow; nothing here looks at the answer."""
-    options = facts["options"]
-    if "statements" in facts:
-        scale, sign, _ = SUPERLATIVES[facts["ask"]]
-        found = set()
-        for order in permutations(options):
-            holds = True
-            for first, comparative, second in facts["statements"]:
-                assert COMPARATIVES[comparative][1] == scale
-                holds &= COMPARATIVES[comparative][2] * (order.index(first) - order.index(second)) > 0
-            if holds:
-                found.add(order[-1 if sign > 0 else 0])
-        return found
-    if "rules" in facts:
-        rules, word = dict(facts["rules"]), facts["ask"]
-        assert len(rules) == len(facts["rules"])
-        while word not in options:
-            word = rules.pop(word)  # a circle ends in a KeyError
-        return {word}
-    if "holders" in facts:
-        given = [dict(zip(facts["holders"], places)) for places in permutations(options)]
-        given = [one for one in given if all(one[holder] == option for holder, option in facts["is"])]
-        return {one[facts["ask"]] for one in given if all(one[who] != option for who, option in facts["is_not"])}
-    if "kinds" in facts:
-        counts = Counter(facts["kinds"].values())
-        return {option for option in options if counts[facts["kinds"][option]] == 1}
-    if "turn" in facts:
-        return {COMPASS[(COMPASS.index(facts["facing"]) + {"right": 1, "left": -1}[facts["turn"]]) % 4]}
-    return set(options) - set(facts["excluded"])
-
-
-def test_reasoning_answers_follow_from_the_facts():
-    for record in records("reasoning.jsonl"):
-        facts = record["facts"]
-        assert possible_answers(facts) == {record["answer"]}, record["id"]
-        assert record["answer"] in facts["options"]
-        assert record["answer_text"] == {"en": record["answer"], "zh": facts["zh"][record["answer"]]}
-        for key in {"statements", "excluded", "is", "is_not"} & set(facts):
-            for index in range(len(facts[key])):  # without any one of them the answer is open
-                fewer = facts | {key: facts[key][:index] + facts[key][index + 1 :]}
-                assert len(possible_answers(fewer)) > 1, record["id"]
-
-
-def sentences(facts: dict, language: str, text: str) -> list[tuple[str, list[str]]]:
-    """Each sentence and the English names of the facts' terms in it, in their order."""
-    names = {(name if language == "en" else word).casefold(): name for name, word in facts["zh"].items()}
-    terms = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
-    pattern = re.compile(rf"\b(?:{terms})" if language == "en" else terms)
-    parts = re.split(r"[.?。？]", text.casefold())
-    return [(part, [names[term] for term in pattern.findall(part)]) for part in parts]
-
-
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_reasoning_facts_are_what_the_question_says(language):
-    for record in records("reasoning.jsonl"):
-        facts, text = record["facts"], record["question"][language]
-        english = language == "en"
-        said = sentences(facts, language, text)
-        pairs = {pair for _, terms in said for pair in pairwise(terms)}
-        word = {name: name if english else chinese for name, chinese in facts["zh"].items()}
-        mentioned = dict.fromkeys(term for _, terms in said for term in terms if term in facts["options"])
-        assert list(mentioned) == facts["options"], record["id"]
-        for first, comparative, second in facts.get("statements", []):
-            wanted = rf"{word[first]}\b[^.]* {comparative} than (the )?{word[second]}\b"
-            if not english:
-                wanted = f"{word[first]}[^，。]*比{word[second]}[^，。]*{COMPARATIVES[comparative][3]}"
-            assert re.search(wanted, text), record["id"]
-        if "statements" in facts:
-            assert (facts["ask"] if english else SUPERLATIVES[facts["ask"]][2]) in said[-2][0], record["id"]
-            assert text.count(" than " if english else "比") == len(facts["statements"]), record["id"]
-        for rule in facts.get("rules", []):
-            assert tuple(rule) in pairs, (record["id"], rule)
-        negated = [(part, terms) for part, terms in said if re.search(r"\bnot\b" if english else "不[在是住]", part)]
-        if "excluded" in facts:
-            assert [terms for _, terms in negated] == [facts["excluded"]], record["id"]
-        if "holders" in facts:
-            told = {frozenset(terms) for part in said if len(terms := part[1]) == 2 and part not in negated}
-            assert told == set(map(frozenset, facts["is"])), record["id"]
-            assert {frozenset(terms) for _, terms in negated} == set(map(frozenset, facts["is_not"])), record["id"]
-        if "rules" in facts or "holders" in facts:
-            assert facts["ask"] in [term for _, terms in said[-3:] for term in terms], record["id"]
-        if "turn" in facts:
-            side = {"right": "右", "left": "左"}[facts["turn"]]
-            wanted = f"faces {facts['facing']} and turns {facts['turn']}."
-            assert (wanted if english else f"面朝{word[facts['facing']]}，然后向{side}转。") in text, record["id"]
-
-
-def test_reasoning_set_is_graded_and_spread():
-    problems = questions.load_problems([ROOT / "data" / "reasoning.jsonl"], LANGUAGES)
-    assert [problem.id for problem in problems] == [f"r-{number:02d}" for number in range(1, 37)]
-    assert Counter(problem.category for problem in problems) == {"ordering": 12, "membership": 12, "deduction": 12}
-    answers = Counter(problem.answer for problem in problems)
-    assert len(answers) >= 12 and max(answers.values()) <= 5
-    places = Counter()
-    for problem, record in zip(problems, records("reasoning.jsonl")):
-        assert re.fullmatch(r"[A-Za-z]+", problem.answer), problem.id
-        options = record["facts"]["options"]
-        right = [questions.grade(problem, text)[1] for name in options for text in (name, record["facts"]["zh"][name])]
-        assert right == [name == problem.answer for name in options for _ in LANGUAGES], problem.id
-        place = options.index(problem.answer)
-        places[problem.category, "first" if place == 0 else "last" if place == len(options) - 1 else "between"] += 1
-    assert len(places) == 9 and min(places.values()) >= 3  # the place of the answer says nothing
-    asked = Counter(SUPERLATIVES[record["facts"]["ask"]][1] for record in records("reasoning.jsonl")[:12])
-    assert asked == {1: 6, -1: 6}
 
 
 def test_prompts_hold_exemplars_with_solutions_and_end_at_the_answer():
@@ -254,16 +101,167 @@ def test_missing_empty_and_binary_files(tmp_path):
             questions.load_problems([file], LANGUAGES)
 
 
+def asking(index: int, answer: object, **more) -> dict:
+    """A problem whose question no other index asks."""
+    return {"id": f"p{index}", "answer": answer, "question": {"en": f"Number {index}?", "zh": f"第{index}题？"}} | more
+
+
+def write_problems(folder: Path, *records: dict, name: str = "problems.jsonl") -> Path:
+    file = folder / name
+    file.write_text("\n".join(json.dumps(record, ensure_ascii=False) for record in records) + "\n", encoding="utf-8")
+    return file
+
+
+def refusal(*files: Path, languages: list[str] = LANGUAGES, limit: int | None = None) -> str:
+    """The one line of the UserError that loading ends in."""
+    with pytest.raises(runs.UserError) as caught:
+        questions.load_problems(files, languages, limit)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+ANSWERS = [  # as JSON has it, and what it is
+    ("3", 3),
+    ("-2", -2),
+    ("0.1", Fraction(1, 10)),
+    ("1e3", 1000),
+    ("2.5E-1", Fraction(1, 4)),
+    ('"1e3"', 1000),
+    ('"3/4"', Fraction(3, 4)),
+    ('"1 3/4"', Fraction(7, 4)),
+    ('"½"', Fraction(1, 2)),
+    ('"1,234"', 1234),
+    ('"$18"', 18),
+    ('"forty-two"', 42),
+    ('"二十一"', 21),
+    ('"16 - 3 = 13 eggs, 13 * 2 = 26.\\n#### 26"', 26),
+    ('"Ben"', "Ben"),
+    ('"someone else"', "someone else"),
+]
+
+
 def test_answers_may_be_numbers_of_any_form_or_words(tmp_path):
     file = tmp_path / "problems.jsonl"
-    answers = [3, -2, 0.1, "3/4", "1,234", "Ben"]
-    lines = [json.dumps(GOOD | {"id": str(index), "answer": answer}) for index, answer in enumerate(answers)]
+    lines = [json.dumps(asking(index, "?")).replace('"?"', answer) for index, (answer, _) in enumerate(ANSWERS)]
     file.write_text("\n".join(lines), encoding="utf-8")
-    loaded = [problem.answer for problem in questions.load_problems([file], LANGUAGES)]
-    assert loaded == [3, -2, Fraction(1, 10), Fraction(3, 4), 1234, "Ben"]
+    assert [problem.answer for problem in questions.load_problems([file], LANGUAGES)] == [value for _, value in ANSWERS]
     assert len(questions.load_problems([file], LANGUAGES, limit=2)) == 2
-    with pytest.raises(runs.UserError, match="--limit 9: only 6"):
-        questions.load_problems([file], LANGUAGES, limit=9)
+    assert f"--limit 99: only {len(ANSWERS)}" in refusal(file, limit=99)
+
+
+NO_ANSWERS = [  # what is no number alone, and what the line that refuses it names
+    ("50%", "write 50, and its unit in the question"),
+    ("18 dollars", "write 18"),
+    ("18元", "write 18"),
+    ("１８元", "write 18"),
+    ("about 5", "write 5"),
+    ("3/0", "divides by zero"),
+    ("#### 18 dollars", "write 18"),
+    ("Half of 48 is 24. #### ", "write just the number"),
+    ("48/2 = 24\nThe answer is 72", "write just the number"),
+    ("seven dwarfs", "write just the number, and its unit in the question (or repeat the word in answer_text)"),
+    ("五个", "repeat the word in answer_text"),
+    ("", "neither a number nor a word"),
+    (" ", "neither a number nor a word"),
+    (True, "neither a number nor a word"),
+    (None, "neither a number nor a word"),
+    (float("nan"), "neither a number nor a word"),
+]
+
+
+@pytest.mark.parametrize("answer, remedy", NO_ANSWERS)
+def test_a_number_with_anything_beside_it_is_refused(tmp_path, answer, remedy):
+    message = refusal(write_problems(tmp_path, asking(1, 3), asking(2, answer)))
+    assert "problems.jsonl, line 2: " in message and remedy in message
+
+
+@pytest.mark.parametrize("answer", ["1e999999999", "1e-999999999", "1e99999999999999999999"])
+def test_a_number_that_would_fill_the_memory_is_refused(tmp_path, answer):
+    for line in (json.dumps(asking(1, answer)), json.dumps(asking(1, "?")).replace('"?"', answer)):
+        (tmp_path / "problems.jsonl").write_text(line)
+        assert "line 1" in refusal(tmp_path / "problems.jsonl")
+
+
+def test_a_word_that_holds_a_number_stands_in_answer_text_too(tmp_path):
+    file = write_problems(tmp_path, asking(1, "星期一", answer_text={"en": "Monday", "zh": "星期一"}))
+    assert questions.load_problems([file], LANGUAGES)[0].answer == "星期一"
+    digits = asking(1, "18 dollars", answer_text={"en": "18 dollars", "zh": "18美元"})
+    assert "write 18" in refusal(write_problems(tmp_path, digits))  # digits carry no language
+
+
+@pytest.mark.parametrize(
+    "answer, texts",
+    [
+        (19, {"en": "twenty", "zh": "十九"}),
+        (19, {"en": "nineteen", "zh": "二十"}),
+        ("nineteen", {"en": "twenty"}),
+        (0.5, {"zh": "五"}),
+        ("ninteen", {"en": "nineteen", "zh": "十九"}),
+    ],
+)
+def test_an_answer_that_contradicts_its_words_is_refused(tmp_path, answer, texts):
+    message = refusal(write_problems(tmp_path, asking(1, 3), asking(2, answer, answer_text=texts)))
+    assert "line 2" in message and "contradict" in message
+
+
+def test_words_that_cannot_be_read_contradict_nothing(tmp_path):
+    texts = {"en": "nineteen", "sw": "kumi na tisa"}
+    assert questions.load_problems([write_problems(tmp_path, asking(1, 19, answer_text=texts))], LANGUAGES)
+
+
+def test_a_question_under_several_ids_is_one_problem(tmp_path):
+    first = [asking(index, index) for index in range(10)]
+    copies = [asking(index, index) | {"id": f"copy{turn}-{index}"} for turn in range(3) for index in range(10)]
+    copies[4]["question"] = {"en": " Number  4？", "zh": "第４题?"}  # another width and other spaces
+    file = write_problems(tmp_path, *first, *copies)
+    problems, counts = questions.read_problems([file], LANGUAGES)
+    assert [problem.id for problem in problems] == [record["id"] for record in first]
+    assert counts == {"given": 40, "distinct": 10, "worked": 0}
+    assert [problem.id for problem in questions.load_problems([file], LANGUAGES, limit=10)][-1] == "p9"
+    assert "--limit 11: only 10 distinct" in refusal(file, limit=11)
+    other = write_problems(tmp_path, *copies, name="other.jsonl")
+    assert (
+        len(questions.load_problems([file, write_problems(tmp_path, asking(10, 3), name="more.jsonl")], LANGUAGES))
+        == 11
+    )
+    hashes = [set(map(questions.problem_hash, questions.load_problems([name], LANGUAGES))) for name in (file, other)]
+    assert hashes[0] == hashes[1]  # what Z was fitted on is known again under another id
+    half = asking(0, 0) | {"id": "half", "question": {"en": "Number 0?", "zh": "又一题？"}}
+    assert len(questions.load_problems([write_problems(tmp_path, *first, half)], LANGUAGES)) == 11
+
+
+def test_one_question_with_two_answers_is_refused(tmp_path):
+    other = asking(1, 4) | {"id": "other", "question": {"en": "Number 1?", "zh": "又一题？"}}
+    message = refusal(write_problems(tmp_path, asking(1, 3), asking(2, 3), other))
+    assert "problems.jsonl, line 1 and" in message and "line 3 ask the same question (en) but answer 3 and 4" in message
+    assert questions.load_problems(
+        [write_problems(tmp_path, asking(1, "Ben"), asking(1, "BEN") | {"id": "b"})], LANGUAGES
+    )
+    files = write_problems(tmp_path, asking(1, 3)), write_problems(tmp_path, other, name="more.jsonl")
+    assert "problems.jsonl, line 1 and" in refusal(*files) and "more.jsonl, line 1 ask" in refusal(*files)
+
+
+@pytest.mark.parametrize(
+    "record, said",
+    [
+        ({"id": "a", "answer": "#### 3", "question": "How many?"}, "question holds no text per language"),
+        (asking(1, 3, answer_text="three"), "answer_text holds no text per language"),
+        (asking(1, 3, answer_text={"en": 3}), "a text is empty or not a string"),
+    ],
+)
+def test_texts_stand_under_their_language(tmp_path, record, said):
+    assert said in refusal(write_problems(tmp_path, record))
+
+
+def test_byte_order_marks_are_read_past(tmp_path):
+    lines = [json.dumps(asking(index, index), ensure_ascii=False) for index in range(2)]
+    (tmp_path / "problems.jsonl").write_text("".join(f"\ufeff{line}\r\n" for line in lines), encoding="utf-8")
+    loaded = questions.load_problems([tmp_path / "problems.jsonl"], LANGUAGES)
+    assert [problem.question["en"] for problem in loaded] == ["Number 0?", "Number 1?"]
+    files = write_mgsm(tmp_path, en=["\ufeffHow many?\t5"], zh=["\ufeff几个？\t5"])
+    assert questions.load_problems(files, LANGUAGES)[0].question == {"en": "How many?", "zh": "几个？"}
+    (tmp_path / "utf16.jsonl").write_text(lines[0], encoding="utf-16")
+    assert "not readable UTF-8" in refusal(tmp_path / "utf16.jsonl")
 
 
 def write_mgsm(folder: Path, **rows: list[str]) -> list[Path]:
@@ -293,6 +291,22 @@ def test_mgsm_files_that_do_not_fit_together(tmp_path):
     files = write_mgsm(tmp_path, en=["a?\t1"], zh=["甲？"])
     with pytest.raises(runs.UserError, match="mgsm_zh.tsv, line 1"):
         questions.load_problems(files, LANGUAGES)
+    assert "not both at once" in refusal(*files, write_problems(tmp_path, asking(1, 1)))
+
+
+def test_mgsm_rows_are_checked_like_lines_of_jsonl(tmp_path):
+    def refused(english: list[str], chinese: list[str]) -> str:
+        return refusal(*write_mgsm(tmp_path, en=english, zh=chinese))
+
+    files = write_mgsm(tmp_path, en=["a?\t1", "b?\t2", "a?\t1"], zh=["甲？\t1", "乙？\t2", "甲？\t1"])
+    problems, counts = questions.read_problems(files, LANGUAGES)
+    assert [problem.id for problem in problems] == ["mgsm-001", "mgsm-002"] and counts["given"] == 3
+    same = refused(["a?\t1", "", "a?\t2"], ["甲？\t1", "乙？\t2"])
+    assert "mgsm_en.tsv, line 1 and" in same and "mgsm_en.tsv, line 3 ask the same question (en)" in same
+    assert "mgsm_en.tsv, line 1: not a question" in refused(["question\tanswer"], ["问题\t答案"])
+    assert "mgsm_zh.tsv, line 1: answer '18元'" in refused(["a?\t18"], ["甲？\t18元"])
+    files = write_mgsm(tmp_path, en=["a?\t2 + 1 = 3 #### 3"], zh=["甲？\t3"])
+    assert questions.read_problems(files, LANGUAGES)[1]["worked"] == 1
 
 
 @pytest.mark.skipif(not (ROOT.parent / "shared" / "data").exists(), reason="the MGSM files are not part of the project")
@@ -303,6 +317,23 @@ def test_the_real_mgsm_files_load():
     assert problems[-1].answer == 5600
 
 
+MGSM_LANGUAGES = "en es fr de ru zh ja th sw bn te".split()
+
+
+def test_every_language_of_mgsm_has_a_template_of_its_own(tmp_path):
+    languages = questions.load_languages(MGSM_LANGUAGES)
+    assert list(languages) == MGSM_LANGUAGES
+    for key in ("name", "prompt"):
+        assert len({template[key] for template in languages.values()}) == len(languages)
+    files = write_mgsm(tmp_path, **{language: [f"{language}?\t3"] for language in MGSM_LANGUAGES})
+    (problem,) = questions.load_problems(files, MGSM_LANGUAGES)
+    for language, template in languages.items():
+        prompt = questions.prompt_text(problem, language, languages)
+        assert f"{language}?" in prompt and prompt.count("\n") == 1
+        words = questions.written_in(re.sub(r"\{.*?\}", "", template["prompt"]), languages)
+        assert words == {"latin": None, "kana": "zh"}.get(template["script"], language)  # 質問 and 回答 are Han alone
+
+
 def test_languages_without_template_or_partner():
     with pytest.raises(runs.UserError, match="--languages xx: no template"):
         questions.load_languages(["en", "xx"])
@@ -310,3 +341,99 @@ def test_languages_without_template_or_partner():
         questions.load_languages(["en"])
     with pytest.raises(runs.UserError, match="two or more"):
         questions.load_languages(["en", "en"])
+
+
+def test_a_language_is_one_row_and_a_wrong_row_is_named(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    file, row = tmp_path / "data" / "languages.json", {"name": "X", "prompt": "{question}", "answer": "{answer}"}
+    row |= {"separator": "\n", "script": "latin"}
+    file.write_text("\ufeff" + json.dumps({"xx": row, "yy": row}), encoding="utf-8")
+    assert list(questions.load_languages(["yy", "xx"])) == ["yy", "xx"]
+    wrong = {"name": None, "prompt": "Q", "answer": "A", "script": "runic"}
+    said = {"name": "xx has no name", "prompt": "no prompt with {question}", "answer": "no answer with {answer}"}
+    for key, value in wrong.items():
+        file.write_text(json.dumps({"xx": row | {key: value}, "yy": row}), encoding="utf-8")
+        with pytest.raises(runs.UserError, match=re.escape(said.get(key, "'runic' is unknown; known: latin, han"))):
+            questions.load_languages(["xx", "yy"])
+    file.write_text("{", encoding="utf-8")
+    with pytest.raises(runs.UserError, match="languages.json is not JSON"):
+        questions.load_languages(["xx", "yy"])
+
+
+@pytest.mark.parametrize("name", ["phase0.jsonl", "words.jsonl", "reasoning.jsonl", "exemplars.jsonl"])
+def test_the_suites_own_files_say_which_language_they_lack(name):
+    message = refusal(ROOT / "data" / name, languages=["en", "sw"])
+    assert f"{name}, line 1: question: 'sw' is missing" in message and "--problems, --exemplars" in message
+
+
+SPOKEN = questions.Problem(
+    "p",
+    "",
+    Fraction(19),
+    {},
+    {"en": "nineteen", "de": "neunzehn", "es": "diecinueve", "zh": "十九", "ja": "十九", "ru": "девятнадцать"},
+)
+OTHER = questions.Problem("q", "", "cat", {}, {"en": "cat", "de": "Katze", "es": "gato", "zh": "猫", "ja": "猫"})
+SAID = [  # languages asked, outputs, and the language that they are in
+    ("en de es", [" nineteen", "**Nineteen**.", 'The answer is "nineteen" apples', "nineteen neunzehn"], "en"),
+    ("en de es", ["neunzehn", "Neunzehn Äpfel", "Die Antwort ist neunzehn.", "Katze"], "de"),
+    ("en de es", ["diecinueve", "el gato", "\n\ndiecinueve\nnineteen"], "es"),
+    ("en de es", ["19", "", "twenty", "neunzehnte", "catfish", "19 apples"], None),
+    ("en zh", ["the answer is 十九", "答案是十八", "猫 cat"], "zh"),
+    ("en zh", ["19 apples", "eighteen", "nineteen 个个个个个个个个个个"], "en"),
+    ("zh ja", ["十九です", "答えは不明です", "ねこ", "ネコ猫猫猫"], "ja"),
+    ("zh ja", ["十九个", "答案是二十"], "zh"),
+    ("zh ja", ["十九", "猫", "19", "19。"], None),  # written alike in both
+    ("en ja", ["十九", "二十"], "ja"),
+    ("ru en", ["Девятнадцать.", "двадцать"], "ru"),
+]
+
+
+@pytest.mark.parametrize("asked, outputs, language", SAID)
+def test_an_answer_is_in_the_language_whose_answer_text_it_is(asked, outputs, language):
+    for names in (asked.split(), asked.split()[::-1]):
+        languages = questions.load_languages(names)
+        for output in outputs:
+            assert questions.answer_language(output, SPOKEN, languages, [SPOKEN, OTHER]) == language, output
+
+
+def test_the_problems_own_answer_text_counts_first():
+    languages = questions.load_languages(["en", "de"])
+    own = questions.Problem("p", "", "gift", {}, {"en": "gift", "de": "Geschenk"})
+    other = questions.Problem("q", "", "poison", {}, {"en": "poison", "de": "Gift"})
+    assert questions.answer_language("gift", own, languages, [own, other]) == "en"
+    assert questions.answer_language("gift", other, languages, [own, other]) == "de"
+    assert questions.answer_language("poison", own, languages) is None  # nobody's answer text, and the script is shared
+
+
+def test_digits_are_no_answer_in_words():
+    for digits in ("3", "３", "3.5", "-3"):
+        with pytest.raises(questions.NoWords, match="digits carry no language"):
+            questions.check_words(questions.Problem("p", "", Fraction(3), {}, {"en": "three", "zh": digits}), LANGUAGES)
+
+
+@pytest.mark.parametrize("name", ["phase3_patching.py", "ablation.py"])
+def test_what_asks_for_words_refuses_mgsm_before_it_looks_for_a_model(script, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(checkpoints, "find_model", None)
+    files = write_mgsm(tmp_path, en=["a?\t1"], zh=["甲？\t1"])
+    with pytest.raises(questions.NoWords, match="'mgsm-001' has no answer_text for en, zh"):
+        script(name).main(["--model", "no/such", "--out", str(tmp_path), "--problems", *map(str, files)])
+
+
+def test_exemplars_follow_their_problems(small, tmp_path):
+    """Those of a rung lie beside it; a model folder has its own; phase 0's are the suite's."""
+    folder, languages = checkpoints.find_model(str(small)), questions.load_languages(LANGUAGES)
+    data = ROOT / "data"
+
+    def chosen(file: Path, model: Path = small) -> Path:
+        folder = checkpoints.find_model(str(model))
+        return questions.load_exemplars(None, folder, languages, [file], [])[1]
+
+    assert chosen(data / "sums.jsonl") == data / "sums_exemplars.jsonl"
+    assert chosen(small / "problems.jsonl") == small / "exemplars.jsonl"
+    bare = Path(shutil.copytree(small, tmp_path / "bare"))
+    (bare / "exemplars.jsonl").unlink()
+    assert chosen(data / "phase0.jsonl", bare) == questions.DEFAULT_EXEMPLARS
+    given = data / "words_exemplars.jsonl"
+    assert questions.load_exemplars(given, folder, languages, [data / "sums.jsonl"], [])[1] == given

@@ -1,6 +1,8 @@
 """2.py against dense projectors, planted overlaps and random weights."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -64,7 +66,23 @@ def test_arrays_agree_with_a_dense_reference(script, families, tmp_path, model):
         np.testing.assert_allclose(alignment[index], expected, rtol=1e-6)
         top = np.linalg.svd(gate)[2][:k]
         by_top = np.mean([np.linalg.norm(top @ rows.T) ** 2 / k for rows in subspaces[index]])
-        assert results["ffn"]["gate_top"][index] == pytest.approx(by_top, rel=1e-3)
+        assert results["ffn"]["top"][index] == pytest.approx(by_top, rel=1e-3)
+        for side, name, matrix in (
+            ("reading", "W_gate", layer.gate),
+            ("reading", "W_up", layer.up),
+            ("writing", "W_down", layer.down.T),
+            ("writing", "W_O", layer.output.T),
+        ):
+            matrix = matrix.double().numpy()
+            parts = [np.linalg.norm(matrix @ rows.T) ** 2 / np.linalg.norm(matrix) ** 2 for rows in subspaces[index]]
+            measured = results["ffn"][side][name]["energy"][index]
+            assert measured == pytest.approx(np.mean(parts), rel=1e-3), name
+            own = np.linalg.norm(matrix @ consensus[index].T) ** 2 / np.linalg.norm(matrix) ** 2
+            if name == "W_gate":
+                assert results["ffn"]["consensus"][index] == pytest.approx(own, rel=1e-3)
+                others = [rows for other, rows in enumerate(consensus) if other != index]
+                elsewhere = [np.linalg.norm(matrix @ rows.T) ** 2 / np.linalg.norm(matrix) ** 2 for rows in others]
+                assert results["ffn"]["other_layers"][index] == pytest.approx(np.mean(elsewhere), rel=1e-3)
     ratio = np.array(results["ffn_alignment_over_chance"])
     np.testing.assert_allclose(ratio, alignment.mean(1) / (k / folder.width), rtol=1e-3)
 
@@ -75,6 +93,10 @@ def test_random_weights_are_at_chance(script, small, tmp_path):
     assert 0.8 < np.mean(results["ffn_alignment_over_chance"]) < 1.2
     held = {row["id"] for row in results["claims"] if row["holds"]}
     assert not held & {"ffn_below_chance", "ffn_special", "ffn_orthogonal", "approach"}
+    for name in ("W_down", "W_O"):
+        written = results["ffn"]["writing"][name]
+        assert 0.8 < np.mean(written["energy"]) / results["chance"] < 1.2
+        assert np.mean([null["p"] > 0.05 for null in written["haar"]]) >= 0.6
     across = results["heads"]["across_groups"]
     assert np.mean(across) == pytest.approx(results["chance"], rel=0.25)
 
@@ -92,22 +114,120 @@ def planted(tmp_path, change) -> object:
     return path
 
 
-@pytest.mark.parametrize(("side", "verdict"), [("avoids", "ffn_avoids_attention"), ("shares", "ffn_shares_attention")])
-def test_a_planted_ffn_alignment_is_found(script, tmp_path, side, verdict):
-    def change(tensors):
-        key = tensors["model.layers.2.self_attn.k_proj.weight"].double()
-        _, _, rows = torch.linalg.svd(key, full_matrices=False)
-        inside = rows.T @ rows
-        name = "model.layers.2.mlp.gate_proj.weight"
-        gate = tensors[name].double()
-        gate = gate - gate @ inside if side == "avoids" else gate + gate @ inside
-        tensors[name] = gate.float()
+KEY, GATE, DOWN, OUT = ("self_attn.k_proj", "mlp.gate_proj", "mlp.down_proj", "self_attn.o_proj")
 
-    path = planted(tmp_path, change)
+
+def moved(tensors: dict, name: str, layer: int, factor: float) -> None:
+    """Scale what one of a layer's matrices reads of, or writes to, the span of its keys; the rest stays."""
+    _, _, rows = torch.linalg.svd(tensors[f"model.layers.{layer}.{KEY}.weight"].double(), full_matrices=False)
+    inside, name = rows.T @ rows, f"model.layers.{layer}.{name}.weight"
+    matrix = tensors[name].double()
+    part = matrix @ inside if name.endswith(f"{GATE}.weight") else inside @ matrix
+    tensors[name] = (matrix + (factor - 1) * part).float()
+
+
+@pytest.mark.parametrize(
+    ("factor", "verdict"), [(0, "ffn_avoids_attention"), (2, "ffn_shares_attention")], ids=["avoids", "shares"]
+)
+def test_a_planted_ffn_alignment_is_found(script, tmp_path, factor, verdict):
+    path = planted(tmp_path, lambda tensors: moved(tensors, GATE, 2, factor))
     results = run(script, path, tmp_path / "out", "--layer", "2", "--k", "4")
     assert results["verdict"] == verdict
     holds = {row["id"]: row["holds"] for row in results["claims"]}
-    assert holds["ffn_below_chance"] == holds["ffn_special"] == holds["ffn_orthogonal"] == (side == "avoids")
+    assert holds["ffn_below_chance"] == holds["ffn_special"] == (factor == 0)
+    assert not holds["ffn_orthogonal"]  # what the FFN writes is still at chance
+    assert not holds["ffn_writes_below_chance"]
+
+
+@pytest.mark.parametrize("factor", [0, 2])
+@pytest.mark.parametrize("name", [DOWN, OUT])
+def test_a_planted_writing_side_is_found_and_not_taken_for_reading(script, tmp_path, name, factor):
+    path = planted(tmp_path, lambda tensors: moved(tensors, name, 2, factor))
+    results = run(script, path, tmp_path / "out", "--layer", "2", "--k", "4")
+    assert results["verdict"] == "ffn_at_chance"
+    matrix, other = ("W_down", "W_O") if name == DOWN else ("W_O", "W_down")
+    written = results["ffn"]["writing"]
+    ps = [(null["p_low"], null["p_high"]) for null in written[matrix]["haar"]]
+    assert ps[2][0 if factor == 0 else 1] < 0.025
+    assert min(min(pair) for layer, pair in enumerate(ps) if layer != 2) > 0.01
+    assert min(written[other]["haar"][2][side] for side in ("p_low", "p_high")) > 0.025
+    holds = {row["id"]: row["holds"] for row in results["claims"]}
+    assert holds["ffn_writes_below_chance"] == (name == DOWN and factor == 0)
+    assert holds["attention_writes_above_chance"] == (name == OUT and factor == 2)
+    assert not holds["ffn_orthogonal"]
+
+
+def test_orthogonal_needs_both_sides(script, tmp_path):
+    def change(tensors):
+        moved(tensors, GATE, 2, 0)
+        moved(tensors, DOWN, 2, 0)
+
+    results = run(script, planted(tmp_path, change), tmp_path / "out", "--layer", "2", "--k", "4")
+    holds = {row["id"]: row["holds"] for row in results["claims"]}
+    assert holds["ffn_orthogonal"] and holds["ffn_below_chance"] and holds["ffn_writes_below_chance"]
+
+
+def with_layers(monkeypatch, change) -> None:
+    """Every streamed layer as `change(layer)` returns it."""
+    stream = checkpoints.stream_layers
+    monkeypatch.setattr(checkpoints, "stream_layers", lambda folder: (change(layer) for layer in stream(folder)))
+
+
+def test_without_a_gate_the_up_projection_is_judged(script, small, tmp_path, monkeypatch):
+    gated = run(script, small, tmp_path / "gated", "--layer", "2", "--k", "4")
+    with_layers(monkeypatch, lambda layer: replace(layer, gate=None))
+    results = run(script, small, tmp_path / "out", "--layer", "2", "--k", "4")
+    assert list(results["ffn"]["reading"]) == ["W_up"]
+    assert results["ffn"]["judged"] == "W_up"
+    assert results["ffn"]["reading"]["W_up"]["energy"] == gated["ffn"]["reading"]["W_up"]["energy"]
+    ratios = np.array(results["ffn"]["reading"]["W_up"]["energy"]) / results["chance"]
+    np.testing.assert_allclose(results["ffn_alignment_over_chance"], ratios, rtol=1e-3)
+    text = (tmp_path / "out" / "two_output.md").read_text()
+    assert "This FFN has no gate: W_up takes W_gate's place" in text
+    assert "| layer | W_up | Haar of W_up |" in text
+
+
+def test_ranks_without_a_gate_are_none(script, small, monkeypatch):
+    with_layers(monkeypatch, lambda layer: replace(layer, gate=None))
+    one, folder = script("1.py"), checkpoints.find_model(str(small))
+    ranks, _, _, shapes = one.measure(folder, torch.device("cpu"), False)
+    missing = one.WEIGHT_TYPES.index("W_gate")
+    assert np.isnan(ranks[:, missing]).all()
+    assert np.isfinite(np.delete(ranks, missing, 1)).all()
+    weights = one.random_matrices(shapes, folder.head_width, 1.0, 0)["weights"]
+    assert weights["W_gate"] is None
+    assert weights["W_up"] > 0
+
+
+def test_random_matrices_have_the_shapes_that_were_streamed(script, small, monkeypatch):
+    """Experts' matrices come stacked, of a size that no configuration names."""
+    with_layers(
+        monkeypatch, lambda layer: replace(layer, up=torch.cat([layer.up] * 3), down=torch.cat([layer.down] * 3, 1))
+    )
+    _, _, _, shapes = script("1.py").measure(checkpoints.find_model(str(small)), torch.device("cpu"), False)
+    assert (shapes["W_gate"], shapes["W_up"], shapes["W_down"]) == ((80, 48), (240, 48), (48, 240))
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_folding_meets_the_stream_on_both_sides(script, small, centred):
+    """What is read stands behind the norm before the FFN, what is written before the norm after it."""
+    two, draw = script("2.py"), torch.Generator().manual_seed(0)
+    layer = next(checkpoints.stream_layers(checkpoints.find_model(str(small))))
+    gains = {f"{part}_out_gain": torch.rand(48, generator=draw) for part in ("attention", "ffn")}
+    layer = SimpleNamespace(**vars(layer) | gains | {"centred": centred})
+    centring = torch.eye(48) - (1 / 48 if centred else 0)
+    expected = {
+        "W_gate": layer.gate @ torch.diag(layer.ffn_gain) @ centring,
+        "W_down": (torch.diag(layer.ffn_out_gain) @ layer.down).T,
+        "W_O": (torch.diag(layer.attention_out_gain) @ layer.output).T,
+    }
+    folded, raw = (two.stream_grams(layer, torch.device("cpu"), fold) for fold in (True, False))
+    for name, matrix in expected.items():
+        gram = matrix.double().T @ matrix.double()
+        torch.testing.assert_close(folded[name], (gram / gram.trace()).tril(), rtol=1e-4, atol=1e-9)
+    for name, matrix in {"W_gate": layer.gate, "W_down": layer.down.T, "W_O": layer.output.T}.items():
+        gram = matrix.double().T @ matrix.double()
+        torch.testing.assert_close(raw[name], (gram / gram.trace()).tril())
 
 
 def test_planted_approach_and_snap_are_found(script, tmp_path):
@@ -173,7 +293,8 @@ def test_the_recipes_ratio_is_judged_on_its_own_model_only(script, small, tmp_pa
     assert verdicts.two(results)["holds"]["ffn_value"] is None
     results |= {"is_qwen25_3b": True, "settings": {"layer": 33}, "ffn_alignment_over_chance": [1.0] * 33 + [0.58, 1, 1]}
     results["heads"]["across_groups"] = [0.1] * 36
-    results["ffn"]["haar"] = [{"p_low": 0.5, "p_high": 0.5}] * 36
+    for matrix in [*results["ffn"]["reading"].values(), *results["ffn"]["writing"].values()]:
+        matrix |= {"haar": [{"p_low": 0.5, "p_high": 0.5}] * 36, "energy": [0.01] * 36}
     assert verdicts.two(results)["holds"]["ffn_value"] is True
     results["ffn_alignment_over_chance"][33] = 0.7
     assert verdicts.two(results)["holds"]["ffn_value"] is False
@@ -182,7 +303,7 @@ def test_the_recipes_ratio_is_judged_on_its_own_model_only(script, small, tmp_pa
 
 def test_the_page_takes_the_number_of_draws_from_the_file(script, small, tmp_path):
     results = run(script, small, tmp_path, "--k", "4")
-    for null in results["ffn"]["haar"]:
+    for null in results["ffn"]["reading"]["W_gate"]["haar"]:
         null["draws"] = 77
     (tmp_path / "two_results.json").write_text(json.dumps(results))
     script("2.py").main(["--report-only", "--out", str(tmp_path)])
