@@ -288,9 +288,10 @@ def most_common(votes) -> int:
 def find_trends(weight_ranks: np.ndarray, head_ranks: np.ndarray) -> dict:
     """Spearman correlation of each rank with depth, its permutation p, share of steps that fall, and thirds.
 
-    The heads' mean leaves out layers of zero kernels.
+    The heads' mean leaves out layers of zero kernels; a weight type that the model lacks has no trend.
     """
-    columns = dict(zip(WEIGHT_TYPES, weight_ranks.T)) | {"heads": over_heads(head_ranks)["mean"]}
+    columns = {name: column for name, column in zip(WEIGHT_TYPES, weight_ranks.T) if not np.isnan(column).all()}
+    columns["heads"] = over_heads(head_ranks)["mean"]
     trends = {}
     for name, column in columns.items():
         depth = np.flatnonzero(~np.ma.getmaskarray(column))
@@ -312,7 +313,7 @@ def find_trends(weight_ranks: np.ndarray, head_ranks: np.ndarray) -> dict:
 
 def opposite_trends(trends: dict, layers: int) -> dict:
     """Median ρ over the attention's and over the FFN's ranks, each with its two-sided p."""
-    groups = ((*ATTENTION_TYPES, "heads"), FFN_TYPES)
+    groups = ((*ATTENTION_TYPES, "heads"), [name for name in FFN_TYPES if name in trends])
     attention, ffn = (float(np.median([trends[name]["rho"] for name in names])) for names in groups)
     ps = {"p_attention": rho_p(attention, layers), "p_ffn": rho_p(ffn, layers)}
     return {"attention": attention, "ffn": ffn, **ps}

@@ -65,7 +65,8 @@ def one(results: dict) -> dict:
 
 def one_holds(results: dict, verdict: str) -> dict:
     low, trends, opposite = results["bottleneck"], results["trends"], results["opposite"]
-    attention, ffn = (*results["weight_types"]["attention"], "heads"), results["weight_types"]["ffn"]
+    attention = (*results["weight_types"]["attention"], "heads")
+    ffn = [name for name in results["weight_types"]["ffn"] if name in trends]  # W_gate is not in every FFN
     cv, other_cv, found = low["cv"], low["cv_other_layers"], low["mean"] is not None
     near = found and low["layer"] == RECIPE["layer"] and abs(low["mean"] - RECIPE["rank"]) < RANK_TOLERANCE
     return {

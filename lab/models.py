@@ -24,11 +24,11 @@ def load_tokenizer(folder: checkpoints.ModelFolder):
     A prompt that ends in a special token asks for no answer, and one inside an answer makes it a wrong one. Raises
     UserError where there is no tokenizer, or one that reads nothing.
     """
-    from transformers import AutoTokenizer
+    import transformers
 
     try:
         with checkpoints.silent_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(**folder.source)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(**folder.source)
         read = unmarked(tokenizer, PROBE)
     except Exception as error:  # missing files surface as OSError, ValueError, TypeError or a Rust exception
         raise runs.UserError(f"{folder.path}: no usable tokenizer ({runs.first_line(error)})") from None
@@ -38,6 +38,12 @@ def load_tokenizer(folder: checkpoints.ModelFolder):
             "files of its class, beside the weights?"
         )
     append_nothing(folder, tokenizer, read)
+    marked = not folder.path.is_dir() and folder.tensors.field("tokenizer.ggml.add_bos_token")
+    if marked and not tokenizer("")["input_ids"]:
+        raise runs.UserError(
+            f"{folder.path}: texts begin with a token of their own there, which transformers {transformers.__version__} "
+            "does not put before them; 5.23 does"
+        )
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:  # any token will do: nothing attends to pads
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(read[0])

@@ -70,7 +70,10 @@ def phase_rows(results: dict) -> list[tuple]:
 
 def trend_rows(results: dict) -> list[tuple]:
     show, trends, opposite = page.show, results["trends"], results["opposite"]
-    attention, ffn = results["weight_types"]["attention"], results["weight_types"]["ffn"]
+    attention, ffn = (
+        results["weight_types"]["attention"],
+        [name for name in results["weight_types"]["ffn"] if name in trends],
+    )
     value = trends["W_V"]
     other_cvs = [trends[name]["cv"] for name in (*attention, *ffn) if name != "W_V"]
     chance = "ρ 0; strictly monotone means ρ ±1"
@@ -227,8 +230,8 @@ def margin_p(low: dict) -> str:
 def rank_section(results: dict, weight_ranks: np.ndarray) -> str:
     null, means = results["null"], results["heads"]["mean"]
     types = [*results["weight_types"]["attention"], *results["weight_types"]["ffn"]]
-    rows = [[f"L{layer}", *ranks, page.show(means[layer])] for layer, ranks in enumerate(weight_ranks.tolist())]
-    rows.append(["**random**", *(null["weights"][name] for name in types), null["kernel"]["middle"]])
+    rows = [[f"L{layer}", *map(rank_text, ranks), page.show(means[layer])] for layer, ranks in enumerate(weight_ranks)]
+    rows.append(["**random**", *(page.show(null["weights"][name]) for name in types), null["kernel"]["middle"]])
     return page.prose(f"""
         ## 1 Effective rank of every weight matrix
 
@@ -239,6 +242,11 @@ def rank_section(results: dict, weight_ranks: np.ndarray) -> str:
 
         {page.table(["layer", *types, "heads (mean)"], rows)}
     """)
+
+
+def rank_text(rank: float) -> str:
+    """NaN, of a matrix that the model lacks, as a dash."""
+    return page.show(None if np.isnan(rank) else float(rank))
 
 
 def head_section(results: dict) -> str:
@@ -320,7 +328,9 @@ def phase_section(results: dict) -> str:
     encode, compute, decode = results["phases"]
     types = (*results["weight_types"]["attention"], *results["weight_types"]["ffn"], "heads")
     rows = [
-        [name, *(vote_text(results["phase_votes"][phase], name) for phase in ("encode", "decode"))] for name in types
+        [name, *(vote_text(results["phase_votes"][phase], name) for phase in ("encode", "decode"))]
+        for name in types
+        if name in results["trends"]
     ]
     return page.prose(f"""
         ## 5 Phases
@@ -338,7 +348,8 @@ def vote_text(votes: dict, name: str) -> str:
 
 def trend_section(results: dict) -> str:
     rows = []
-    for name in (*results["weight_types"]["attention"], *results["weight_types"]["ffn"], "heads"):
+    types = (*results["weight_types"]["attention"], *results["weight_types"]["ffn"], "heads")
+    for name in (name for name in types if name in results["trends"]):
         trend = results["trends"][name]
         rows.append([name, trend["rho"], trend["p"], f"{trend['steps_down']:.0%}", *trend["thirds"], trend["cv"]])
     headers = ["type", "ρ", "p", "steps that fall", "first third", "second", "last third", "CV over layers"]
@@ -399,7 +410,7 @@ def figure_ranks(results: dict, weight_ranks: np.ndarray, head_ranks: np.ma.Mask
         for panel, names, title in zip(
             panels, (types["attention"], types["ffn"]), ("attention weights", "FFN weights")
         ):
-            for name in names:
+            for name in (name for name in names if name in results["trends"]):
                 line = panel.plot(columns[name], marker=".", label=name)[0]
                 panel.axhline(null["weights"][name], color=line.get_color(), linestyle=":", linewidth=1)
             panel.set(title=f"{title} (dotted: random)", xlabel="layer", ylabel="effective rank")

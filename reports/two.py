@@ -172,10 +172,11 @@ def verdict_sentence(results: dict) -> str:
         "ffn_at_chance": "cannot be told from chance in how much it reads the heads' subspaces",
         "ffn_shares_attention": "reads the heads' subspaces more than chance, the opposite of the recipe's claim",
     }[results["verdict"]]
+    judged, ratio = results["ffn"]["judged"], show(results["ffn_alignment_over_chance"][layer], 3)
     return page.prose(f"""
-        At {name} W_gate {what} (`{results["verdict"]}`): {show(results["ffn_alignment_over_chance"][layer], 3)} times
-        k/d = {show(results["chance"])}; 90 % of {haar["draws"]} Haar-random subspaces lie between {show(haar["low"], 3)} and
-        {show(haar["high"], 3)} times (two-sided p {show(haar["p"], 2)}).
+        At {name} {judged} {what} (`{results["verdict"]}`): {ratio} times k/d = {show(results["chance"])}; 90 % of
+        {haar["draws"]} Haar-random subspaces lie between {show(haar["low"], 3)} and {show(haar["high"], 3)} times (two-sided p
+        {show(haar["p"], 2)}).
     """)
 
 

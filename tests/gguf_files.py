@@ -22,14 +22,18 @@ BLOCK = 32  # values of a row that Q8_0 stores together
 CONTROL, NORMAL = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
 
 
-def write_gguf(path: Path, folder: Path, kind: str = "Q8_0") -> Path:
-    """A folder with one safetensors file as a GGUF file; `kind` (F32, F16, Q8_0) is that of matrices whose rows fit it."""
+def write_gguf(path: Path, folder: Path, kind: str = "Q8_0", first: bool = False) -> Path:
+    """A folder with one safetensors file as a GGUF file; `kind` (F32, F16, Q8_0) is that of matrices whose rows fit it.
+
+    `first`: the file says that every text begins with the beginning-of-text token.
+    """
     config = AutoConfig.from_pretrained(folder)
     architecture = ARCHITECTURES[config.model_type]
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
     writer.add_file_type(gguf.LlamaFileType.ALL_F32 if kind == "F32" else gguf.LlamaFileType[f"MOSTLY_{kind}"])
     write_shape(writer, config)
     write_tokenizer(writer, json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")), config)
+    writer.add_add_bos_token(first)
     table = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     for name, values in stacked(load_file(folder / "model.safetensors")).items():
         module, _, ending = name.rpartition(".")
@@ -82,7 +86,6 @@ def write_tokenizer(writer: gguf.GGUFWriter, tokenizer: dict, config) -> None:
     writer.add_bos_token_id(config.bos_token_id)
     writer.add_eos_token_id(config.eos_token_id)
     writer.add_pad_token_id(config.pad_token_id)
-    writer.add_add_bos_token(False)
 
 
 def stacked(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

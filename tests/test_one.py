@@ -546,3 +546,20 @@ def test_random_kernels_are_stored_as_a_null(script, small, tmp_path):
     shapes = dict.fromkeys(one.WEIGHT_TYPES, (48, 48))
     lowest, highest = (one.random_matrices(shapes, 8, mean, 0)["kernel"]["p"] for mean in (0.0, 8.0))
     assert (lowest, highest) == pytest.approx((1 / (draws + 1), 1))  # p counts draws that are as low
+
+
+def test_a_model_without_a_gate_has_dashes_for_it(script, families, tmp_path):
+    results = run(script, families["gpt_neox"], tmp_path)
+    ranks = np.load(tmp_path / "one_weight_eff_rank.npy")
+    assert np.flatnonzero(np.isnan(ranks).any(0)).tolist() == [script("1.py").WEIGHT_TYPES.index("W_gate")]
+    assert results["null"]["weights"]["W_gate"] is None
+    assert "W_gate" not in results["trends"]
+    assert "W_gate" not in results["phase_votes"]["encode"]
+    assert results["opposite"]["ffn"] == pytest.approx(
+        np.median([results["trends"][name]["rho"] for name in ("W_up", "W_down")]), rel=1e-3
+    )
+    text = (tmp_path / "one_output.md").read_text()
+    table, rest = text.split("## 2")
+    assert "| W_gate |" in table
+    assert table.count("| – |") >= len(ranks) + 1
+    assert "W_gate" not in rest

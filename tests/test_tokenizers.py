@@ -3,11 +3,13 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import transformers
 from conftest import ROOT, fails, random_model
+from gguf_files import write_gguf
 
 from lab import checkpoints, engine, models, questions, runs
 
@@ -64,6 +66,22 @@ def test_nothing_is_appended_and_what_comes_first_stays(sound, copy, before):
     batch = tokenizer([text, "five"], return_tensors="pt", padding=True)
     assert batch["input_ids"][1, -1] == plain("five")["input_ids"][-1]
     assert batch["attention_mask"][1].sum() == len(first) + len(plain("five")["input_ids"])
+
+
+def test_what_comes_first_is_no_part_of_a_question(script, copy):
+    """Phase 2 pools the question's tokens; without exemplars what stands before them is the beginning-of-text token."""
+    changed(copy, marking([FIRST], []))
+    languages = questions.load_languages(["en", "zh"])
+    problems = questions.load_problems([copy / "problems.jsonl"], list(languages), limit=2)
+    asked = {"languages": languages, "problems": problems, "exemplars": [], "arguments": SimpleNamespace(batch=4)}
+    folder = checkpoints.find_model(str(copy))
+    opening = SimpleNamespace(folder=folder, device=CPU, dtype=torch.float32, **asked)
+    pooled, _, _ = script("phase2_z_extraction.py").capture(opening)
+    model, tokenizer = models.load_model(folder, CPU, torch.float32)
+    prompt = questions.prompt_text(problems[1], "zh", languages)
+    ((_, ids, streams),) = models.residual_streams(model, tokenizer, [prompt], range(6), 1)
+    assert tokenizer.convert_ids_to_tokens(ids.tolist())[0] == FIRST
+    torch.testing.assert_close(torch.from_numpy(pooled[1, 1, :, 0]), streams[:, 1:].mean(1), rtol=1e-4, atol=1e-5)
 
 
 def test_a_model_answers_alike_whatever_its_tokenizer_appends(tmp_path):
@@ -165,6 +183,18 @@ def test_a_token_beyond_the_embedding_counts_where_a_text_makes_it(copy):
     ):
         with pytest.raises(runs.UserError, match=line):
             ask()
+
+
+def test_a_gguf_file_says_what_comes_first(sound, tmp_path, monkeypatch):
+    """Some versions of transformers rebuild such a tokenizer without it, and then read other words too."""
+    plain = models.load_tokenizer(checkpoints.find_model(str(sound)))
+    folder = checkpoints.find_model(str(write_gguf(tmp_path / "model.gguf", sound, "F16", first=True)))
+    assert models.load_tokenizer(folder)("five")["input_ids"] == [0, *plain("five")["input_ids"]]
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: plain)
+    with pytest.raises(runs.UserError, match="texts begin with a token of their own there, which transformers 5"):
+        models.load_tokenizer(folder)
+    other = checkpoints.find_model(str(write_gguf(tmp_path / "other.gguf", sound, "F16")))
+    assert models.load_tokenizer(other)("")["input_ids"] == []
 
 
 def test_any_token_serves_as_a_pad(copy):

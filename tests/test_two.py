@@ -185,6 +185,7 @@ def test_without_a_gate_the_up_projection_is_judged(script, small, tmp_path, mon
     text = (tmp_path / "out" / "two_output.md").read_text()
     assert "This FFN has no gate: W_up takes W_gate's place" in text
     assert "| layer | W_up | Haar of W_up |" in text
+    assert "W_gate" not in text.split("## 1")[0]
 
 
 def test_ranks_without_a_gate_are_none(script, small, monkeypatch):
