@@ -2,8 +2,8 @@
 
 Conventions. A subspace is a matrix of orthonormal rows, (k, d). A weight matrix is stored as PyTorch's Linear has it,
 (out, in), so its *right* singular vectors live on the side of the residual stream that it reads. The residual stream at
-site s is the stream after s layers; `L33.in` is site 33, `L33.out` is site 34. Geometry is float64 inside.
-Letters: L layers, d width, h query heads, g KV groups, dh head width.
+site s is the stream after s layers; `L33.in` is site 33, `L33.out` is site 34. Geometry is float64 inside, but for Gram
+matrices of large weights (`working_dtype`). Letters: L layers, d width, h query heads, g KV groups, dh head width.
 """
 
 import math
@@ -16,10 +16,8 @@ SAFE_EXPONENT = 20  # of entries whose squares, summed over any width, float32 a
 BLOCK, COLUMNS = 256, 1024  # rows and columns multiplied at a time: the fastest of those tried on a CPU at 2048 x 11008
 RANK_ERROR = 1e-4  # relative, of an effective rank: float32 is kept where it is bound to stay below
 KERNEL_ERROR = 1e-9  # the same for a kernel's squares in float64
-ALMOST_SQUARE, UNEVEN = (
-    1.25,
-    2.5,
-)  # a square matrix has values near zero; unless about random, float32 loses their squares
+# a square matrix has values near zero, whose squares float32 loses unless the spectrum is as even as a random one's
+ALMOST_SQUARE, UNEVEN = 1.25, 2.5
 # Errors of eigenvalues in units of ε, against float64, over 40 spectra (flat, decaying, square, clustered, scaled rows, low
 # rank) and real weights of four models: their mean over a spectrum stays below 0.2 λ_max, beside a drift of the large ones
 # below n λ/8. Single ones reach 11 λ_max, and 37 λ_max where hundreds coincide.

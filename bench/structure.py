@@ -11,7 +11,7 @@ weightwatcher    singular values of the seven matrices as its analyze() takes th
 floor            one read as float32, one syrk and one eigvalsh per matrix, one QR per factor of a kernel
 
 Torch's svdvals is slow on a wide matrix (W_down as stored), so the dense ways are shown with wide ones transposed, too. None
-of the others is charged for what 2.py adds (W_gate's leading vectors, energies, nulls).
+of the others is charged for what 2.py adds (W_gate's leading vectors, energies, nulls), but where the line says so.
 
 Run        python -m bench.structure [--folder DIR] [--layers 36] [--dense-heads 2]
 """
@@ -182,11 +182,13 @@ def measured(layer, folder: checkpoints.ModelFolder, heads: int) -> dict[str, fl
     stored = sum(clock(torch.linalg.svdvals, matrix) for matrix in floats)
     turned = sum(clock(torch.linalg.svdvals, upright(matrix)) for matrix in floats)
     factored = clock(factored_svd, query, key)
+    vectors = clock(lambda: torch.linalg.svd(layer.gate.float(), full_matrices=False))
     return {
         "dense": folder.heads * formed + stored,
         "dense, wide matrices transposed": folder.heads * formed + turned,
         "TransformerLens": factored + stored,
         "TransformerLens, wide matrices transposed": factored + turned,
+        "TransformerLens, and W_gate's singular vectors": factored + stored + vectors,
         "weightwatcher": sum(clock(watched, matrix) for matrix in floats),
         "floor": clock(lambda: [floor(folder) for _ in range(3)]) / 3,
     }
