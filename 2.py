@@ -18,11 +18,12 @@ from tqdm import tqdm
 
 import utils
 import verdicts
-from lab import checkpoints, runs, statistics
+from lab import checkpoints, families, runs, statistics
 from reports import two as page
 
 DIRECTIONS = 20  # the recipe's k: its recorded chance level 0.0098 is 20 / 2048
 HAAR_DRAWS = 120  # p of a side is below .025 with up to two draws beyond what was measured
+READ_AND_WRITTEN = ("gate", "up", "down", "output", "ffn_gain", "ffn_out_gain", "attention_out_gain")
 ARRAYS = ("two_similarity.npy", "two_ffn_alignment.npy", "two_consensus_similarity.npy")
 REPORT = runs.Report(__file__, "two", ARRAYS, verdicts.two, page)
 
@@ -78,7 +79,7 @@ def head_subspaces(folder, device: torch.device, k: int, fold_norm: bool) -> tup
     """
     subspaces = torch.empty(folder.layers, folder.heads, k, folder.width, dtype=torch.float64, device=device)
     definition = {"gap": [], "folded": []}
-    layers = checkpoints.stream_layers(folder)
+    layers = checkpoints.stream_layers(folder, families.OF_KERNELS)
     for index, layer in enumerate(tqdm(layers, total=folder.layers, desc="subspaces", disable=None)):
         pair = []
         for fold in (fold_norm, not fold_norm):
@@ -125,7 +126,8 @@ def ffn_alignment(
     draw = statistics.seeded(arguments.seed, "two: Haar subspaces")
     haar = utils.random_subspaces(draw, HAAR_DRAWS, k, width).to(device, utils.working_dtype(width))
     alignment, found = np.zeros((layers, heads)), []
-    for index, layer in enumerate(tqdm(checkpoints.stream_layers(folder), total=layers, desc="FFN", disable=None)):
+    stream = checkpoints.stream_layers(folder, READ_AND_WRITTEN)
+    for index, layer in enumerate(tqdm(stream, total=layers, desc="FFN", disable=None)):
         own, others = subspaces[index], consensus[torch.arange(layers) != index]
         grams = stream_grams(layer, device, arguments.fold_norm)
         energies = {name: utils.gram_energy(gram, own).cpu().numpy() for name, gram in grams.items()}

@@ -20,9 +20,9 @@ ALMOST_SQUARE, UNEVEN = (
     1.25,
     2.5,
 )  # a square matrix has values near zero; unless about random, float32 loses their squares
-# Errors of eigenvalues in units of ε, against float64: over real weights and 40 spectra (flat, decaying, square, clustered,
-# scaled rows, low rank) they stayed below n λ/8, a drift of the large ones, plus 3 λ_max where no eigenvalues coincide.
-# Where hundreds do, single ones reach 16, their mean 1.
+# Errors of eigenvalues in units of ε, against float64, over 40 spectra (flat, decaying, square, clustered, scaled rows, low
+# rank) and real weights of four models: their mean over a spectrum stays below 0.2 λ_max, beside a drift of the large ones
+# below n λ/8. Single ones reach 11 λ_max, and 37 λ_max where hundreds coincide.
 ABSOLUTE_ERROR, RELATIVE_ERROR = 8, 1 / 4
 SHRINKAGE = 0.1  # share of a covariance that is spread evenly, where there are fewer vectors than dimensions
 
@@ -129,8 +129,18 @@ def singular_values(matrix: torch.Tensor) -> torch.Tensor:
 
 
 def eigenvalues(lower: torch.Tensor) -> torch.Tensor:
-    """Of a Gram matrix, descending and not negative, as float64. (n, n) lower triangle -> (n,)"""
-    return torch.linalg.eigvalsh(lower).double().flip(0).clamp_min(0)
+    """Of a Gram matrix, descending and not negative, as float64. (n, n) lower triangle -> (n,)
+
+    On a CPU by scipy's LAPACK from the transpose, whose upper triangle it reduces a quarter faster than a lower one.
+    """
+    if lower.is_cuda:
+        found = torch.linalg.eigvalsh(lower)
+    else:
+        upper = lower.mT.numpy()
+        found = torch.from_numpy(
+            scipy.linalg.eigh(upper, lower=False, eigvals_only=True, driver="ev", check_finite=False)
+        )
+    return found.double().flip(0).clamp_min(0)
 
 
 def unevenness(lower: torch.Tensor) -> float:
@@ -286,7 +296,8 @@ def top_eigenvectors(lower: torch.Tensor, k: int) -> torch.Tensor:
     if lower.is_cuda:
         return torch.linalg.eigh(lower)[1][:, -k:].flip(1).mT.double()
     width = len(lower)
-    _, vectors = scipy.linalg.eigh(lower.numpy(), subset_by_index=(width - k, width - 1), check_finite=False)
+    upper, last = lower.mT.numpy(), (width - k, width - 1)  # as in `eigenvalues`
+    _, vectors = scipy.linalg.eigh(upper, lower=False, subset_by_index=last, check_finite=False)
     return torch.from_numpy(vectors[:, ::-1].T.copy()).double()
 
 

@@ -6,7 +6,7 @@ Letters: L layers, d width, h query heads, g KV groups, dh head width.
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -126,14 +126,14 @@ def source(path: Path) -> dict:
     return {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
 
 
-def stream_layers(folder: ModelFolder) -> Iterator[families.LayerWeights]:
-    """Layers 0..L-1, one in memory at a time; files are mapped and unmapped again."""
-    return (read_layer(folder, layer) for layer in range(folder.layers))
+def stream_layers(folder: ModelFolder, wanted: Collection[str] = families.ROLES) -> Iterator[families.LayerWeights]:
+    """Layers 0..L-1, of each the roles that are wanted, one in memory at a time; files are mapped and unmapped again."""
+    return (read_layer(folder, layer, wanted) for layer in range(folder.layers))
 
 
-def read_layer(folder: ModelFolder, layer: int) -> families.LayerWeights:
+def read_layer(folder: ModelFolder, layer: int, wanted: Collection[str] = families.ROLES) -> families.LayerWeights:
     """One layer's weights. Raises UserError that names the tensor where it is quantised or not finite."""
-    return families.read_layer(families.FAMILIES[folder.config.model_type], folder.config, folder, layer)
+    return families.read_layer(families.FAMILIES[folder.config.model_type], folder.config, folder, layer, wanted)
 
 
 def find_model(name: str, revision: str | None = None) -> ModelFolder:

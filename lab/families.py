@@ -6,7 +6,7 @@ head width, d_ff neurons of the FFN (of all experts together, where there are ex
 To add a family: a row in FAMILIES, and one in tests/conftest.py; the tests then compare it with its running model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol
 
@@ -34,6 +34,7 @@ class LayerWeights:
 
 
 ROLES = tuple(part.name for part in fields(LayerWeights) if part.name != "centred")
+OF_KERNELS = ("query", "key", "attention_gain", "query_gain", "key_gain")
 FUSED_ATTENTION, FUSED_FFN = ("query", "key", "value"), ("gate", "up")
 
 
@@ -105,10 +106,10 @@ class Layers(Protocol):
     def read(self, layer: int, name: str) -> torch.Tensor: ...
 
 
-def read_layer(family: Family, config, tensors: Layers, layer: int) -> LayerWeights:
-    """One layer's weights, as the running model multiplies by them."""
+def read_layer(family: Family, config, tensors: Layers, layer: int, wanted: Collection[str] = ROLES) -> LayerWeights:
+    """One layer's weights, as the running model multiplies by them; None for roles that are not wanted."""
     parts: dict[str, torch.Tensor | None] = dict.fromkeys(ROLES)
-    for name in dict.fromkeys(family.names.values()):
+    for name in dict.fromkeys(name for role, name in family.names.items() if role in wanted):
         roles = [role for role in ROLES if family.names.get(role) == name]
         if family.experts and roles[0] in family.experts and not tensors.has(layer, name):
             parts[roles[0]] = stacked_experts(family.experts[roles[0]], tensors, layer, dim=int(roles[0] == "down"))

@@ -12,6 +12,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import utils
 from lab import checkpoints, families
+from lab.families import OF_KERNELS
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -151,3 +152,15 @@ def test_the_language_model_of_one_that_also_sees(tmp_path):
     for layer, module in zip(checkpoints.stream_layers(folder), layers):
         assert torch.equal(layer.query, module.self_attn.q_proj.weight)
         assert torch.equal(layer.ffn_gain, 1 + module.pre_feedforward_layernorm.weight)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_what_is_wanted_is_read(families, monkeypatch, family):
+    folder, read, names = checkpoints.find_model(str(families[family])), checkpoints.ModelFolder.read, []
+    whole = vars(checkpoints.read_layer(folder, 1))
+    monkeypatch.setattr(checkpoints.ModelFolder, "read", lambda *asked: names.append(asked[2]) or read(*asked))
+    part = vars(checkpoints.read_layer(folder, 1, OF_KERNELS))
+    for role in OF_KERNELS:
+        assert part[role] is whole[role] is None or torch.equal(part[role], whole[role])
+    assert [part[role] for role in ("output", "gate", "up", "down", "ffn_gain")] == [None] * 5
+    assert not [name for name in names if "mlp" in name or "o_proj" in name or "attention.dense" in name]

@@ -170,7 +170,7 @@ def test_orthogonal_needs_both_sides(script, tmp_path):
 def with_layers(monkeypatch, change) -> None:
     """Every streamed layer as `change(layer)` returns it."""
     stream = checkpoints.stream_layers
-    monkeypatch.setattr(checkpoints, "stream_layers", lambda folder: (change(layer) for layer in stream(folder)))
+    monkeypatch.setattr(checkpoints, "stream_layers", lambda *asked: (change(layer) for layer in stream(*asked)))
 
 
 def test_without_a_gate_the_up_projection_is_judged(script, small, tmp_path, monkeypatch):
