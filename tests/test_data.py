@@ -106,7 +106,7 @@ READ = {
 }
 
 
-READ_TEXTS = {"words": "f644d80e16811acd", "contrast": "a4ce4314cde559cf"}
+READ_TEXTS = {"words": "f644d80e16811acd", "contrast": "8dc1252d2f4a95fb"}
 
 
 @pytest.mark.parametrize("name", READ)
