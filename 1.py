@@ -4,7 +4,7 @@ Question   do the attention heads compress to few directions at one layer, is th
            these ranks compare with random matrices of the same shape?
 Inputs     a checkpoint's safetensors, streamed one layer at a time; no model is built and no text is read
 Outputs    output/one_output.md with figures, one_results.json, one_weight_eff_rank.npy (L, 7),
-           one_head_eff_rank.npy (L, h), one_kernel_spectra.npy (L, h, d_head)
+           one_head_eff_rank.npy (L, h), one_kernel_spectra.npy (L, h, d_head), one_weight_spectra.npy (L, 7, d)
 Run        python 1.py --model Qwen/Qwen2.5-3B
 
 Steps, which are also the report's headings:
@@ -31,7 +31,7 @@ RESAMPLES = 10_000
 LARGEST_WINDOW = 3  # neighbours that may form a bottleneck: the recipe's own picture is a pair, L32 and L33
 KERNEL_DRAWS = 20
 MATRIX_DRAWS, LARGE_MATRIX = 20, 2**18  # one draw suffices above this many entries: the spread is below 0.1 %
-ARRAYS = ("one_weight_eff_rank.npy", "one_head_eff_rank.npy", "one_kernel_spectra.npy")
+ARRAYS = ("one_weight_eff_rank.npy", "one_head_eff_rank.npy", "one_kernel_spectra.npy", "one_weight_spectra.npy")
 REPORT = runs.Report(__file__, "one", ARRAYS, verdicts.one, page)
 
 
@@ -44,7 +44,8 @@ def main(argv: list[str] | None = None) -> None:
     if run is None:
         return
     folder = opening.folder
-    weight_ranks, spectra, eigen, shapes = measure(folder, opening.device, arguments.fold_norm)
+    weight_values, spectra, eigen, shapes = measure(folder, opening.device, arguments.fold_norm)
+    weight_ranks = ranks_of(weight_values)
     head_ranks = utils.effective_rank(torch.from_numpy(spectra)).numpy()
     bottleneck = find_bottleneck(head_ranks, folder.groups, arguments.seed)
     trends = find_trends(weight_ranks, head_ranks)
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
         "null": random_matrices(shapes, folder.head_width, lowest, arguments.seed),
         **find_phases(weight_ranks, head_ranks),
     }
-    run.save(results, dict(zip(ARRAYS, (weight_ranks, head_ranks, spectra))))
+    run.save(results, dict(zip(ARRAYS, (weight_ranks, head_ranks, spectra, weight_values))))
 
 
 def parse_arguments(argv: list[str] | None):
@@ -74,11 +75,12 @@ def parse_arguments(argv: list[str] | None):
 
 
 def measure(folder, device: torch.device, fold_norm: bool) -> tuple[np.ndarray, np.ndarray, dict, dict]:
-    """Effective ranks (L, 7), kernel spectra (L, h, d_head), per-layer eigen-structure averaged over heads, and shapes.
+    """Singular values of weights (L, 7, d) and kernels (L, h, d_head), eigen-structure per layer as means over heads, shapes.
 
-    `shapes` is {weight type: the shape that most layers have}; a type that no layer has is missing there, its ranks are NaN.
+    Values are padded with zeros to the model's width d; a type that a layer lacks is NaN. `shapes` is {weight type: the shape
+    that most layers have}; a type that no layer has is missing there.
     """
-    weight_ranks = np.full((folder.layers, len(WEIGHT_TYPES)), np.nan)
+    weight_values = np.full((folder.layers, len(WEIGHT_TYPES), folder.width), np.nan)
     spectra = np.zeros((folder.layers, folder.heads, folder.head_width))
     eigen, shapes = [], {name: [] for name in WEIGHT_TYPES}
     layers = checkpoints.stream_layers(folder)
@@ -86,14 +88,22 @@ def measure(folder, device: torch.device, fold_norm: bool) -> tuple[np.ndarray, 
         matrices = (layer.query, layer.key, layer.value, layer.output, layer.gate, layer.up, layer.down)
         for column, (name, matrix) in enumerate(zip(WEIGHT_TYPES, matrices)):
             if matrix is not None:
-                weight_ranks[index, column] = utils.effective_rank(utils.singular_values(matrix.to(device))).item()
+                values = utils.singular_values(matrix.to(device)).cpu()
+                weight_values[index, column] = 0
+                weight_values[index, column, : len(values)] = values
                 shapes[name].append(tuple(matrix.shape))
         query, key = (part.to(device) for part in utils.kernel_factors(layer, folder.head_width, fold_norm))
         values = utils.kernel_values(query, key).cpu()
         spectra[index] = values
         eigen.append(eigen_structure(query, key, values))
     shapes = {name: max(found, key=found.count) for name, found in shapes.items() if found}
-    return weight_ranks, spectra, {name: [layer[name] for layer in eigen] for name in eigen[0]}, shapes
+    return weight_values, spectra, {name: [layer[name] for layer in eigen] for name in eigen[0]}, shapes
+
+
+def ranks_of(weight_values: np.ndarray) -> np.ndarray:
+    """Effective ranks; NaN for what a layer lacks. (L, 7, d) -> (L, 7)"""
+    ranks = utils.effective_rank(torch.from_numpy(np.nan_to_num(weight_values))).numpy()
+    return np.where(np.isnan(weight_values[..., 0]), np.nan, ranks)
 
 
 def eigen_structure(query: torch.Tensor, key: torch.Tensor, values: torch.Tensor) -> dict:

@@ -22,7 +22,8 @@ from lab import checkpoints, families, runs, statistics
 from reports import two as page
 
 DIRECTIONS = 20  # the recipe's k: its recorded chance level 0.0098 is 20 / 2048
-HAAR_DRAWS = 120  # p of a side is below .025 with up to two draws beyond what was measured
+HAAR_DRAWS = 200
+SPECTRA = "one_weight_spectra.npy"
 READ_AND_WRITTEN = ("gate", "up", "down", "output", "ffn_gain", "ffn_out_gain", "attention_out_gain")
 ARRAYS = ("two_similarity.npy", "two_ffn_alignment.npy", "two_consensus_similarity.npy")
 REPORT = runs.Report(__file__, "two", ARRAYS, verdicts.two, page)
@@ -113,6 +114,17 @@ def heads_among_themselves(subspaces: torch.Tensor, groups: int) -> dict:
     return result
 
 
+def saved_spectra(arguments, folder) -> dict[str, np.ndarray]:
+    """Singular values of the layers' matrices that 1.py has left here, {weight type: (L, d)}; they cost it most of its time.
+
+    None where it has not run here, or where norms are folded in, which gives other ones.
+    """
+    if arguments.fold_norm or not (arguments.out / SPECTRA).exists():
+        return {}
+    types = runs.load_results(arguments.out, "one", folder.identity)["weight_types"]
+    return dict(zip((*types["attention"], *types["ffn"]), runs.load_array(arguments.out, SPECTRA).swapaxes(0, 1)))
+
+
 def ffn_alignment(
     folder, device, subspaces: torch.Tensor, consensus: torch.Tensor, arguments
 ) -> tuple[np.ndarray, dict]:
@@ -122,28 +134,29 @@ def ffn_alignment(
     columns, which is what a layer adds to the stream. `top` is the recipe's text: similarity of the top-k right singular
     vectors of `judged` to the subspace. Nulls: Haar subspaces, and the multi-head subspaces of all other layers.
     """
-    layers, heads, k, width = subspaces.shape
+    layers, _, k, width = subspaces.shape
     draw = statistics.seeded(arguments.seed, "two: Haar subspaces")
-    haar = utils.random_subspaces(draw, HAAR_DRAWS, k, width).to(device, utils.working_dtype(width))
-    alignment, found = np.zeros((layers, heads)), []
+    haar = utils.random_subspaces(draw, HAAR_DRAWS, k, width).square().sum(1)  # (draws, d)
+    spectra, alignment, found = saved_spectra(arguments, folder), np.zeros(subspaces.shape[:2]), []
     stream = checkpoints.stream_layers(folder, READ_AND_WRITTEN)
     for index, layer in enumerate(tqdm(stream, total=layers, desc="FFN", disable=None)):
         own, others = subspaces[index], consensus[torch.arange(layers) != index]
-        grams = stream_grams(layer, device, arguments.fold_norm)
-        energies = {name: utils.gram_energy(gram, own).cpu().numpy() for name, gram in grams.items()}
-        if "W_up" not in grams:  # no null is asked of it
-            energies["W_up"] = (
-                utils.energy_share(layer.up.to(device), own, *before_ffn(layer, arguments.fold_norm)).cpu().numpy()
-            )
-        judged = "W_gate" if "W_gate" in grams else "W_up"
+        sides = on_the_stream(layer, device, arguments.fold_norm)
+        judged = next(iter(sides))
+        gram = utils.gram(sides[judged].mT)
+        energies = {name: utils.energy_share(matrix, own).cpu().numpy() for name, matrix in sides.items()}
+        nulls = {}
+        for name, matrix in sides.items():
+            values = torch.from_numpy(spectra[name][index]) if name in spectra else utils.singular_values(matrix).cpu()
+            nulls[name] = two_sided_null(haar_energy(haar, values), float(energies[name].mean()))
         alignment[index] = energies[judged]
         found.append(
             {
                 "energy": {name: float(energy.mean()) for name, energy in energies.items()},
-                "haar": {name: haar_null(gram, haar, energies[name].mean()) for name, gram in grams.items()},
-                "consensus": utils.gram_energy(grams[judged], consensus[index : index + 1]).item(),
-                "other_layers": utils.gram_energy(grams[judged], others).mean().item() if len(others) else None,
-                "top": utils.grassmann_similarity(utils.top_eigenvectors(grams[judged], k), own).mean().item(),
+                "haar": nulls,
+                "consensus": utils.gram_energy(gram, consensus[index : index + 1]).item(),
+                "other_layers": utils.gram_energy(gram, others).mean().item() if len(others) else None,
+                "top": utils.grassmann_similarity(utils.top_eigenvectors(gram, k), own).mean().item(),
             }
         )
     ffn = by_matrix(found) | {key: [row[key] for row in found] for key in ("consensus", "other_layers", "top")}
@@ -151,25 +164,25 @@ def ffn_alignment(
     return alignment, ffn | spread | {"judged": judged}
 
 
-def before_ffn(layer, fold_norm: bool) -> tuple[torch.Tensor | None, bool]:
-    """Gain of the norm before the FFN, and whether it subtracts the mean; none unless folded."""
-    return (layer.ffn_gain, layer.centred) if fold_norm else (None, False)
+def on_the_stream(layer, device: torch.device, fold_norm: bool) -> dict[str, torch.Tensor]:
+    """What a layer reads of the stream, by rows, and what it writes to it, by columns: all (n, d), the judged one first."""
+    reads = {"W_gate": layer.gate, "W_up": layer.up}
+    reads = {name: matrix.to(device) for name, matrix in reads.items() if matrix is not None}
+    writes = {"W_down": layer.down.to(device).mT, "W_O": layer.output.to(device).mT}
+    if fold_norm:
+        reads = {name: utils.folded(matrix.double(), layer.ffn_gain, layer.centred) for name, matrix in reads.items()}
+        after = {"W_down": layer.ffn_out_gain, "W_O": layer.attention_out_gain}
+        writes = {name: utils.folded(matrix.double(), after[name], False) for name, matrix in writes.items()}
+    return reads | writes
 
 
-def stream_grams(layer, device: torch.device, fold_norm: bool) -> dict[str, torch.Tensor]:
-    """Gram matrices on the stream's side, (d, d), of the matrix whose reading is judged and of both that write."""
-    ffn_gain, attention_gain = (layer.ffn_out_gain, layer.attention_out_gain) if fold_norm else (None, None)
-    judged, reading = ("W_up", layer.up) if layer.gate is None else ("W_gate", layer.gate)
-    return {
-        judged: utils.gram(reading.to(device).mT, *before_ffn(layer, fold_norm)),
-        "W_down": utils.gram(layer.down.to(device), ffn_gain),
-        "W_O": utils.gram(layer.output.to(device), attention_gain),
-    }
+def haar_energy(haar: torch.Tensor, values: torch.Tensor) -> np.ndarray:
+    """Share of a matrix's energy inside Haar subspaces: Σⱼ σⱼ²‖V eⱼ‖²/Σⱼ σⱼ², exact since any basis is as good for them.
 
-
-def haar_null(gram: torch.Tensor, haar: torch.Tensor, observed: float) -> dict:
-    """The record of the energies inside Haar subspaces (draws, k, d), beside the `observed` mean over heads."""
-    return two_sided_null(utils.gram_energy(gram, haar).cpu().numpy(), float(observed))
+    haar (draws, d): ‖V eⱼ‖² of each; values (n,) singular values -> (draws,)
+    """
+    squares = values.square()
+    return (haar[:, : len(squares)] @ squares / (squares.sum() or 1)).numpy()
 
 
 def by_matrix(found: list[dict]) -> dict:

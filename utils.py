@@ -94,15 +94,9 @@ def folded(matrix: torch.Tensor, gain: torch.Tensor | None, centred: bool) -> to
     return scaled - scaled.mean(-1, keepdim=True) if centred else scaled
 
 
-def gram(matrix: torch.Tensor, gain: torch.Tensor | None = None, centred: bool = False) -> torch.Tensor:
-    """Lower triangle of W Wᵀ at unit trace (zero stays zero), float32 for a large one. (d, n) -> (d, d)
-
-    With a gain (d,) that of C diag(gain) W, C the subtraction of the mean where `centred`; see `folded`.
-    """
+def gram(matrix: torch.Tensor) -> torch.Tensor:
+    """Lower triangle of W Wᵀ at unit trace (zero stays zero), float32 for a large one. (d, n) -> (d, d)"""
     lower = lower_gram(matrix, working_dtype(len(matrix)), safe_scale(matrix)).tril_()
-    if gain is not None:
-        whole = lower + lower.tril(-1).mT
-        lower = folded(folded(whole, gain, centred).mT, gain, centred).tril_()
     return lower.div_(lower.trace().item() or 1)
 
 
@@ -249,10 +243,8 @@ def similarity_matrix(subspaces: torch.Tensor) -> torch.Tensor:
     return (rows @ rows.T).square().view(count, k, count, k).sum((1, 3)) / k
 
 
-def energy_share(
-    matrix: torch.Tensor, subspaces: torch.Tensor, gain: torch.Tensor | None, centred: bool
-) -> torch.Tensor:
-    """‖W Vᵀ‖²/‖W‖² for each subspace, W `folded`; cheaper than a Gram matrix for fewer directions than d. -> (n,)
+def energy_share(matrix: torch.Tensor, subspaces: torch.Tensor) -> torch.Tensor:
+    """‖W Vᵀ‖²/‖W‖² for each subspace; cheaper than a Gram matrix for fewer directions than d. -> (n,)
 
     matrix (m, d), subspaces (n, k, d). 0 for a zero matrix.
     """
@@ -260,7 +252,7 @@ def energy_share(
     rows = subspaces.flatten(0, 1).to(dtype)
     inside, total = rows.new_zeros(len(rows), dtype=torch.float64), rows.new_zeros((), dtype=torch.float64)
     for part in matrix.split(COLUMNS):
-        part = folded(scaled(part, dtype, scale), gain, centred)
+        part = scaled(part.contiguous(), dtype, scale)
         inside += product(rows, part).square().sum(1)
         total += part.square().sum()
     return inside.view(len(subspaces), -1).sum(1) / torch.where(total > 0, total, 1.0)

@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -145,7 +146,7 @@ def find_model(name: str, revision: str | None = None) -> ModelFolder:
     if path.is_file():
         stat = path.stat()
         config, held = open_gguf(path, stat.st_size, stat.st_mtime_ns)
-        return ModelFolder(shown, path, commit, config, held)
+        return ModelFolder(shown, path, commit, deepcopy(config), held)  # loading a model writes into it
     whole = load_config(path)
     config = whole.get_text_config()  # Gemma 3's larger models also see images
     if quantised := getattr(whole, "quantization_config", None):
@@ -241,14 +242,15 @@ def load_config(path: Path):
 
 @contextmanager
 def silent_transformers():
-    """Without transformers' notes and bars: what they would say is an error here, or nothing."""
+    """transformers without its notes and bars: what they would say is an error here, or nothing."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
     try:
-        yield
+        with tensors.one_gguf_reader():
+            yield
     finally:
         logging.set_verbosity(level)
         if bars:

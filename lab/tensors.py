@@ -6,8 +6,11 @@ Files are resolved as transformers resolves them: model.safetensors before an in
 import json
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
+import gguf
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from lab import runs
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+GGUF_READER = gguf.GGUFReader
 FLOATS = ("F32", "BF16", "F16", "F64")  # as safetensors calls them
 # parts of a quantised matrix: GPTQ and AWQ, compressed-tensors, fp8, bitsandbytes, HQQ
 QUANTISED = "qweight qzeros weight_packed weight_scale weight_scale_inv absmax quant_map quant_state SCB W_q".split()
@@ -141,16 +145,37 @@ def open_tensors(file: Path):
         ) from None
 
 
+@lru_cache(maxsize=2)
+def parsed_gguf(file: Path, size: int, modified: int):
+    """The gguf package's reader of a file in that state."""
+    return GGUF_READER(file)
+
+
+def read_gguf(file: str | Path):
+    """A GGUF file's reader, of which a process needs one: a large vocabulary takes it ten seconds."""
+    file = Path(file).absolute()
+    stat = file.stat()
+    return parsed_gguf(file, stat.st_size, stat.st_mtime_ns)
+
+
+@contextmanager
+def one_gguf_reader():
+    """transformers opens a GGUF file anew for configuration, tokenizer and weights; inside, it shares one reader with us."""
+    gguf.GGUFReader = read_gguf
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = GGUF_READER
+
+
 class Gguf:
     """A llama.cpp file: its tensors under the running model's names, dequantised to float32 as they are read."""
 
     def __init__(self, file: Path, parameters: dict[str, tuple[int, ...]], config):
         """`parameters`: shapes of the running model's, by name. Raises UserError for a damaged file."""
-        import gguf
-
         self.file, self.config = file, config
         try:
-            self.reader = gguf.GGUFReader(file)
+            self.reader = read_gguf(file)
         except (ValueError, KeyError, IndexError, OSError, UnicodeDecodeError) as error:
             raise runs.UserError(
                 f"{file} is truncated or damaged ({runs.first_line(error)}): download it again"
@@ -173,8 +198,6 @@ class Gguf:
 
     def find(self, parameters: dict[str, tuple[int, ...]]) -> dict[str, tuple[str, int | None]]:
         """Where the file holds the parameters, by the gguf package's own table. Experts are stacked in the file."""
-        import gguf
-
         known = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}
         table = gguf.get_tensor_name_map(known[self.architecture], self.config.num_hidden_layers)
         places = {}
@@ -196,8 +219,9 @@ class Gguf:
         used = {stored for stored, _ in self.places.values()}
         check_names(self.file, wanted.keys() - self.places.keys(), self.stored.keys() - used)
         for name, shape in wanted.items():
-            if self.shapes[name] != shape:
+            if [size for size in self.shapes[name] if size != 1] != [size for size in shape if size != 1]:
                 refuse_shape(self.file, name, self.shapes[name], shape)
+            self.shapes[name] = shape  # a file drops sizes of 1
 
     def shape(self, stored: str, expert: int | None) -> tuple[int, ...]:
         """Of a whole tensor, or of one expert's part."""
@@ -209,8 +233,6 @@ class Gguf:
 
         llama.cpp adds the 1 of Gemma's norms to their weights, and orders the rows of Llama's queries and keys otherwise.
         """
-        import gguf
-
         stored, expert = self.places[name]
         tensor = self.stored[stored]
         data = tensor.data if expert is None else tensor.data[expert]
@@ -226,8 +248,6 @@ class Gguf:
     @property
     def quantisation(self) -> str:
         """The file's own word for its quantisation, and how its weights are stored: 'Q4_K_M (68 % Q4_K, 32 % Q6_K)'."""
-        import gguf
-
         names = {kind.value: kind.name.removeprefix("MOSTLY_").removeprefix("ALL_") for kind in gguf.LlamaFileType}
         sizes = Counter()
         for tensor in self.stored.values():

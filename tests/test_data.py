@@ -106,7 +106,7 @@ READ = {
 }
 
 
-READ_TEXTS = {"words": "b211c4d00d68d1af", "contrast": "a697919074b21d6b"}
+READ_TEXTS = {"words": "f644d80e16811acd", "contrast": "8dc1252d2f4a95fb"}
 
 
 @pytest.mark.parametrize("name", READ)

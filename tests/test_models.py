@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gguf
 import pytest
 import torch
 import transformers
@@ -14,7 +15,7 @@ from gguf_files import write_gguf
 from safetensors.torch import load_file, save_file
 
 import utils
-from lab import checkpoints, models, questions, runs
+from lab import checkpoints, models, questions, runs, tensors
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -360,3 +361,19 @@ def test_generation_ends_where_the_caller_says_for_each_prompt(small):
     assert cut[0] == whole[0]
     assert whole[1].startswith(cut[1]) and len(cut[1]) < len(whole[1])
     assert {index for index, _ in seen} == {0, 1}
+
+
+def test_a_gguf_file_is_parsed_once_and_again_when_it_changes(tmp_path, monkeypatch):
+    """A vocabulary of a quarter million takes ten seconds each time; transformers alone would ask for it three times."""
+    source = random_model(tmp_path / "source", "qwen2", **WHOLE_BLOCKS)
+    file, parsed = write_gguf(tmp_path / "model.gguf", source), []
+    monkeypatch.setattr(tensors, "GGUF_READER", lambda path: parsed.append(path) or gguf.gguf_reader.GGUFReader(path))
+    for _ in range(2):
+        models.load_model(checkpoints.find_model(str(file)), CPU, torch.float32)
+    assert parsed == [file]
+    other = random_model(tmp_path / "other", "qwen2", seed=1, **WHOLE_BLOCKS)
+    write_gguf(file, other, "F32")
+    query = next(checkpoints.stream_layers(checkpoints.find_model(str(file)))).query
+    assert torch.equal(query, next(checkpoints.stream_layers(checkpoints.find_model(str(other)))).query)
+    assert parsed == [file, file]
+    assert gguf.GGUFReader is not tensors.read_gguf

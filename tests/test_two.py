@@ -9,7 +9,9 @@ import pytest
 import torch
 from conftest import ROOT, random_model
 from safetensors.torch import load_file, save_file
+from scipy import stats
 
+import utils
 import verdicts
 from lab import checkpoints
 from reports.page import CHOSEN
@@ -222,13 +224,35 @@ def test_folding_meets_the_stream_on_both_sides(script, small, centred):
         "W_down": (torch.diag(layer.ffn_out_gain) @ layer.down).T,
         "W_O": (torch.diag(layer.attention_out_gain) @ layer.output).T,
     }
-    folded, raw = (two.stream_grams(layer, torch.device("cpu"), fold) for fold in (True, False))
-    for name, matrix in expected.items():
-        gram = matrix.double().T @ matrix.double()
-        torch.testing.assert_close(folded[name], (gram / gram.trace()).tril(), rtol=1e-4, atol=1e-9)
-    for name, matrix in {"W_gate": layer.gate, "W_down": layer.down.T, "W_O": layer.output.T}.items():
-        gram = matrix.double().T @ matrix.double()
-        torch.testing.assert_close(raw[name], (gram / gram.trace()).tril())
+    raw = {"W_gate": layer.gate, "W_down": layer.down.T, "W_O": layer.output.T}
+    for fold, sides in ((True, expected), (False, raw)):
+        found = two.on_the_stream(layer, torch.device("cpu"), fold)
+        assert next(iter(found)) == "W_gate"
+        for name, matrix in sides.items():
+            torch.testing.assert_close(found[name].float(), matrix, rtol=1e-4, atol=1e-6)
+
+
+def test_the_haar_null_needs_the_spectrum_alone(script):
+    """Energies of Haar subspaces by a matrix's singular values are distributed as those by the matrix itself."""
+    two, draw = script("2.py"), torch.Generator().manual_seed(0)
+    matrix = torch.randn(9, 24, generator=draw, dtype=torch.float64) * torch.linspace(0.1, 3, 24)
+    values = torch.linalg.svdvals(matrix)
+    first, second = (utils.random_subspaces(draw, 4000, 5, 24) for _ in range(2))
+    by_spectrum = two.haar_energy(first.square().sum(1), values)
+    by_matrix = utils.energy_share(matrix, second).numpy()
+    assert stats.ks_2samp(by_spectrum, by_matrix).pvalue > 0.01
+    assert by_spectrum.mean() == pytest.approx(5 / 24, rel=0.02)
+    assert (two.haar_energy(first.square().sum(1), 0 * values) == 0).all()
+
+
+def test_what_1_py_left_is_used_and_changes_nothing(script, small, tmp_path, monkeypatch):
+    """The spectra of 1.py where they lie there, else the same ones found again; never with norms folded in."""
+    alone = run(script, small, tmp_path / "alone", "--layer", "2", "--k", "4")
+    script("1.py").main(["--model", str(small), "--out", str(tmp_path / "both"), "--device", "cpu"])
+    with monkeypatch.context() as patched:
+        patched.setattr(utils, "singular_values", lambda _: pytest.fail("found again"))
+        assert run(script, small, tmp_path / "both", "--layer", "2", "--k", "4") == alone
+    run(script, small, tmp_path / "both", "--layer", "2", "--k", "4", "--fold-norm")  # singular_values again
 
 
 def test_planted_approach_and_snap_are_found(script, tmp_path):
