@@ -26,6 +26,7 @@ QWEN25_3B_SHAPE = {
     "num_key_value_heads": 2,
     "intermediate_size": 11008,
     "vocab_size": 151936,
+    "tie_word_embeddings": True,
 }
 
 
@@ -71,8 +72,12 @@ class ModelFolder:
 
     @property
     def is_qwen25_3b(self) -> bool:
-        """Whether the model has Qwen2.5-3B's shape: the recipe's recorded numbers are about that model."""
-        return all(getattr(self.config, key, None) == value for key, value in QWEN25_3B_SHAPE.items())
+        """Whether the model has Qwen2.5-3B's shape: the recipe's recorded numbers are about that model.
+
+        A GGUF file of it may hold the readout apart, quantised otherwise, and then counts as untied.
+        """
+        shape = QWEN25_3B_SHAPE | {"tie_word_embeddings": self.config.tie_word_embeddings}
+        return all(getattr(self.config, key, None) == value for key, value in shape.items())
 
     @cached_property
     def tied(self) -> bool:
