@@ -195,8 +195,10 @@ def find_bottleneck(head_ranks: np.ndarray, groups: int, seed: int) -> dict:
     inside = np.isin(among, lead["window"])
     resample = {unit: statistics.seeded(seed, f"one: bootstrap {unit}") for unit in ("heads", "groups")}
     support = bootstrap_support(head_ranks[among], counts[among], inside, resample["heads"])
-    others = np.delete(heads["cv"], layer).compressed()
+    others = heads["cv"][np.arange(layers) != layer].compressed()
     return lead | {
+        "window_highest": means[lead["window"]].max() or None,
+        "beside": outer_neighbours(lead["window"], existing, means),
         "layer": layer,
         "inner_layers": len(inner),
         "lowest": {"layer": lowest, "mean": means[lowest] or None},
@@ -210,6 +212,12 @@ def find_bottleneck(head_ranks: np.ndarray, groups: int, seed: int) -> dict:
         "layers_after": layers - 1 - layer,
         "resamples": RESAMPLES,
     }
+
+
+def outer_neighbours(window: list[int], existing: np.ndarray, means: np.ndarray) -> list[dict]:
+    """The layers with a kernel next to the window on either side, edge layers included. means (L,)"""
+    sides = (existing[existing < window[0]][-1:], existing[existing > window[-1]][:1])
+    return [{"layer": int(layer), "mean": means[layer]} for side in sides for layer in side]
 
 
 def find_window(means: np.ndarray, totals: np.ndarray, counts: np.ndarray, layers: np.ndarray, seed: int) -> dict:

@@ -2,7 +2,8 @@
 
 Question   which layers' attention kernels look at the same directions, where does that break off, and does the FFN read
            those directions (W_gate, W_up), or write into them (W_down, beside attention's W_O), less or more than chance?
-Inputs     a checkpoint's safetensors, streamed one layer at a time; output/one_results.json for the bottleneck layer
+Inputs     a checkpoint's weights, streamed one layer at a time; output/one_results.json for the bottleneck layer, and
+           one_weight_spectra.npy, which is found again where it is not there
 Outputs    output/two_output.md with figures, two_results.json, two_similarity.npy (h, L, L),
            two_ffn_alignment.npy (L, h), two_consensus_similarity.npy (L, L)
 Run        python 2.py --model Qwen/Qwen2.5-3B          after 1.py
@@ -38,21 +39,27 @@ def main(argv: list[str] | None = None) -> None:
     found = checkpoints.bottleneck_layer(arguments, folder)
     layer, handed = found.layer, {"layer_chosen": found.chosen}
     k = min(arguments.k, folder.head_width, folder.width)
-    run = opening.run(handed, fold_norm=arguments.fold_norm, k=k, k_asked=arguments.k, layer=layer)
+    spectra = saved_spectra(arguments, folder)
+    settings = {"k": k, "k_asked": arguments.k, "layer": layer, "fold_norm": arguments.fold_norm}
+    run = opening.run(handed, **settings, spectra={name: runs.array_hash(values) for name, values in spectra.items()})
     if run is None:
         return
     subspaces, definition = head_subspaces(folder, device, k, arguments.fold_norm)
+    alive = subspaces.square().sum((2, 3)).cpu().numpy() > 0  # (L, h): a kernel of zeros has no directions
+    if not alive[layer].any():
+        raise runs.UserError(f"--layer {layer}: all attention kernels of that layer are zero, so they read no subspace")
     consensus = torch.stack([utils.multi_head_subspace(heads, k) for heads in subspaces])
     similarity = torch.stack([utils.similarity_matrix(head) for head in subspaces.transpose(0, 1)]).cpu().numpy()
     consensus_similarity = utils.similarity_matrix(consensus).cpu().numpy()
-    alignment, ffn = ffn_alignment(folder, device, subspaces, consensus, arguments)
+    alignment, ffn = ffn_alignment(folder, device, subspaces, consensus, alive, spectra, arguments)
     results = {
         "shape": {"layers": folder.layers, "heads": folder.heads, "groups": folder.groups, "width": folder.width},
         "is_qwen25_3b": folder.is_qwen25_3b,
         "chance": k / folder.width,
         "definition": definition,
         "ffn": ffn,
-        "ffn_alignment_over_chance": alignment.mean(1) / (k / folder.width),
+        "ffn_alignment_over_chance": over_heads(alignment, alive) / (k / folder.width),
+        "zero_kernels": [[int(index), int(count)] for index, count in enumerate((~alive).sum(1)) if count],
         "heads": heads_among_themselves(subspaces, folder.groups),
         **adjacent_layers(similarity, consensus_similarity, layer, folder.groups),
     }
@@ -73,7 +80,7 @@ def parse_arguments(argv: list[str] | None):
 
 
 def head_subspaces(folder, device: torch.device, k: int, fold_norm: bool) -> tuple[torch.Tensor, dict]:
-    """Every head's top-k right (key-side) subspace, (L, h, k, d) float64, and how well defined these are.
+    """Every head's top-k right (key-side) subspace, (L, h, k, d) float64, zeros for a zero kernel; how well defined these are.
 
     `gap` is the median over heads of σ_k/σ_{k+1}: near 1 the cut at k is arbitrary. `folded` is the mean similarity
     between the subspaces with and without the norm gains.
@@ -82,16 +89,23 @@ def head_subspaces(folder, device: torch.device, k: int, fold_norm: bool) -> tup
     definition = {"gap": [], "folded": []}
     layers = checkpoints.stream_layers(folder, families.OF_KERNELS)
     for index, layer in enumerate(tqdm(layers, total=folder.layers, desc="subspaces", disable=None)):
-        pair = []
+        pair, alive = [], None
         for fold in (fold_norm, not fold_norm):
             factors = (part.to(device) for part in utils.kernel_factors(layer, folder.head_width, fold))
             values, vectors = utils.kernel_svd(*factors, k)
+            alive = values[:, 0] > 0 if alive is None else alive & (values[:, 0] > 0)
             pair.append(vectors)
             if fold == fold_norm:
                 definition["gap"].append(median_gap(values, k))
-        subspaces[index] = pair[0]
-        definition["folded"].append(utils.grassmann_similarity(*pair).mean().item())
+        subspaces[index] = pair[0] * alive[:, None, None]
+        similar = utils.grassmann_similarity(*pair)[alive]
+        definition["folded"].append(similar.mean().item() if len(similar) else None)
     return subspaces, definition
+
+
+def over_heads(values: np.ndarray, alive: np.ndarray) -> np.ndarray:
+    """Means over the heads whose kernel is not zero; 0 for a layer without one. (L, h) twice -> (L,)"""
+    return (values * alive).sum(1) / np.maximum(alive.sum(1), 1)
 
 
 def median_gap(values: torch.Tensor, k: int) -> float | None:
@@ -117,16 +131,18 @@ def heads_among_themselves(subspaces: torch.Tensor, groups: int) -> dict:
 def saved_spectra(arguments, folder) -> dict[str, np.ndarray]:
     """Singular values of the layers' matrices that 1.py has left here, {weight type: (L, d)}; they cost it most of its time.
 
-    None where it has not run here, or where norms are folded in, which gives other ones.
+    Empty where it has not run here, or where norms are folded in, which gives other ones.
     """
-    if arguments.fold_norm or not (arguments.out / SPECTRA).exists():
+    if arguments.fold_norm or not all((arguments.out / name).exists() for name in (SPECTRA, "one_results.json")):
         return {}
     types = runs.load_results(arguments.out, "one", folder.identity)["weight_types"]
-    return dict(zip((*types["attention"], *types["ffn"]), runs.load_array(arguments.out, SPECTRA).swapaxes(0, 1)))
+    names = (*types["attention"], *types["ffn"])
+    spectra = runs.load_array(arguments.out, SPECTRA, (folder.layers, len(names), folder.width))
+    return dict(zip(names, spectra.swapaxes(0, 1)))
 
 
 def ffn_alignment(
-    folder, device, subspaces: torch.Tensor, consensus: torch.Tensor, arguments
+    folder, device, subspaces: torch.Tensor, consensus: torch.Tensor, alive: np.ndarray, spectra: dict, arguments
 ) -> tuple[np.ndarray, dict]:
     """Energy of `judged` in each head's subspace, (L, h); per layer that of all matrices beside their nulls.
 
@@ -137,7 +153,7 @@ def ffn_alignment(
     layers, _, k, width = subspaces.shape
     draw = statistics.seeded(arguments.seed, "two: Haar subspaces")
     haar = utils.random_subspaces(draw, HAAR_DRAWS, k, width).square().sum(1)  # (draws, d)
-    spectra, alignment, found = saved_spectra(arguments, folder), np.zeros(subspaces.shape[:2]), []
+    alignment, found = np.zeros(subspaces.shape[:2]), []
     stream = checkpoints.stream_layers(folder, READ_AND_WRITTEN)
     for index, layer in enumerate(tqdm(stream, total=layers, desc="FFN", disable=None)):
         own, others = subspaces[index], consensus[torch.arange(layers) != index]
@@ -145,18 +161,22 @@ def ffn_alignment(
         judged = next(iter(sides))
         gram = utils.gram(sides[judged].mT)
         energies = {name: utils.energy_share(matrix, own).cpu().numpy() for name, matrix in sides.items()}
+        means = {name: float(over_heads(energy[None], alive[index][None])[0]) for name, energy in energies.items()}
         nulls = {}
         for name, matrix in sides.items():
             values = torch.from_numpy(spectra[name][index]) if name in spectra else utils.singular_values(matrix).cpu()
-            nulls[name] = two_sided_null(haar_energy(haar, values), float(energies[name].mean()))
+            nulls[name] = two_sided_null(haar_energy(haar, values), means[name])
         alignment[index] = energies[judged]
         found.append(
             {
-                "energy": {name: float(energy.mean()) for name, energy in energies.items()},
+                "energy": means,
                 "haar": nulls,
                 "consensus": utils.gram_energy(gram, consensus[index : index + 1]).item(),
                 "other_layers": utils.gram_energy(gram, others).mean().item() if len(others) else None,
-                "top": utils.grassmann_similarity(utils.top_eigenvectors(gram, k), own).mean().item(),
+                "top": utils.grassmann_similarity(utils.top_eigenvectors(gram, k), own)[alive[index]]
+                .mean()
+                .nan_to_num()
+                .item(),
             }
         )
     ffn = by_matrix(found) | {key: [row[key] for row in found] for key in ("consensus", "other_layers", "top")}

@@ -116,6 +116,8 @@ def singular_values(matrix: torch.Tensor) -> torch.Tensor:
             if rank_error(squares, torch.float32) <= RANK_ERROR:
                 return squares.sqrt() / scale
     squares = eigenvalues(lower_gram(short, torch.float64, scale))
+    if rank_error(squares, torch.float64) > RANK_ERROR / 2:  # too steep to be squared; zeroing adds an error of its own
+        return torch.linalg.svdvals(matrix.double())
     noise = squares[0] * len(squares) * torch.finfo(torch.float64).eps
     return torch.where(squares > noise, squares, 0.0).sqrt() / scale
 
@@ -227,8 +229,9 @@ def multi_head_subspace(head_subspaces: torch.Tensor, k: int) -> torch.Tensor:
     """
     stack = head_subspaces.flatten(0, 1).double()
     squares, left = torch.linalg.eigh(stack @ stack.mT)
-    top = left[:, -k:].flip(1)
-    return top.mT @ stack / squares[-k:].flip(0).sqrt()[:, None]
+    top, squares = left[:, -k:].flip(1), squares[-k:].flip(0)
+    lengths = torch.where(squares > 0.5, squares, torch.inf).sqrt()  # zeros where no head has a subspace
+    return top.mT @ stack / lengths[:, None]
 
 
 def grassmann_similarity(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

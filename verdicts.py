@@ -50,6 +50,7 @@ def one(results: dict) -> dict:
     needed = {
         "there is an inner layer": low["inner_layers"] > 0,
         "margin beyond equal layers": null is not None and null["p"] < LEVEL,
+        "lower than both neighbours": all(beside["mean"] > (low["window_highest"] or 0) for beside in low["beside"]),
     }
     agreed = {
         "head resamples agree": low["support"] >= SUPPORT_NEEDED,
@@ -77,8 +78,9 @@ def one_holds(results: dict, verdict: str) -> dict:
         "middle": results["phases"][1] / results["shape"]["layers"] >= RECIPE["middle"] - SHARE_ROUNDING,
         "attention_falls": all(trends[name]["steps_down"] == 1 for name in attention),
         "ffn_rises": all(trends[name]["steps_up"] == 1 for name in ffn),
-        "opposite_trends": opposite["attention"] < 0 < opposite["ffn"]
-        and max(opposite["p_attention"], opposite["p_ffn"]) < LEVEL / 2,
+        "opposite_trends": None
+        if opposite["attention"] < 0 < opposite["ffn"]
+        else False,  # no p allows for drift over depth
         "value_constant": trends["W_V"]["cv"] < RECIPE["value_cv"] + SHARE_ROUNDING,
     }
 

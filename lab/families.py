@@ -117,8 +117,8 @@ def read_layer(family: Family, config, tensors: Layers, layer: int, wanted: Coll
         tensor = tensors.read(layer, name)
         parts |= zip(roles, [tensor] if len(roles) == 1 else parted(tensor, roles, family, config))
     for role in ROLES:
-        if role.endswith("_gain") and parts[role] is not None:
-            parts[role] = parts[role] + family.gain_offset
+        if role.endswith("_gain") and parts[role] is not None and family.gain_offset:
+            parts[role] = parts[role].float() + family.gain_offset  # as the running model adds it, whatever its dtype
     return LayerWeights(**parts, centred=family.centred)
 
 

@@ -199,6 +199,12 @@ def verdict_sentence(results: dict) -> str:
     return page.prose(f"{found[0].upper()}{found[1:]}: {'; '.join(numbers)}.")
 
 
+def slope_text(low: dict) -> str:
+    """Which neighbour of the window is lower still: a slope over depth has a lowest layer, and is no bottleneck."""
+    lower = [row for row in low["beside"] if row["mean"] <= low["window_highest"]]
+    return listing(f"layer {row['layer']} beside it is lower still ({page.show(row['mean'])})" for row in lower)
+
+
 def grounds_of(results: dict) -> dict[str, str]:
     """What each test of the verdict rests on, in words: for a test that failed, why it did."""
     low, failed = results["bottleneck"], [name for name, passed in results["tests"].items() if not passed]
@@ -219,6 +225,7 @@ def grounds_of(results: dict) -> dict[str, str]:
     return {
         "there is an inner layer": "" if inner else none,
         "margin beyond equal layers": margin if inner else none,
+        "lower than both neighbours": slope_text(low) if "lower than both neighbours" in failed else "",
         **agree,
     }
 
@@ -307,6 +314,10 @@ def bottleneck_section(results: dict) -> str:
 
         {margin_text(low)} The verdict is clear when both shares reach {percent(verdicts.SUPPORT_NEEDED)} and p is below
         {probability(verdicts.LEVEL)}; weak when p alone is; with one KV group there is no test.
+
+        Nor is a window with a lower layer right beside it a bottleneck, the first and the last layer included. Equal layers
+        are a mild null: ranks that drift smoothly over depth have a lowest layer, too, which this test cannot tell from a
+        bottleneck where it has higher neighbours on both sides.
     """)
 
 

@@ -292,7 +292,7 @@ def writing_table(results: dict) -> tuple[list[str], list[list]]:
 
 def definition_section(results: dict) -> str:
     columns = zip(results["definition"]["gap"], results["definition"]["folded"])
-    rows = [[f"L{layer}", page.show(gap), folded] for layer, (gap, folded) in enumerate(columns)]
+    rows = [[f"L{layer}", page.show(gap), page.show(folded)] for layer, (gap, folded) in enumerate(columns)]
     return page.prose(f"""
         ## 5 How well defined the subspaces are
 
@@ -314,6 +314,12 @@ def limitations(results: dict) -> list[str]:
         itself mean a division of labour. The column *other layers* shows how far other attention subspaces differ too.
 
         Weights alone do not show what activations carry; phase 2 measures that.
+    """
+    if results["zero_kernels"]:
+        zeros = ", ".join(f"L{layer} {count}" for layer, count in results["zero_kernels"])
+        text += f"""
+
+        Kernels of zeros ({zeros}) have no directions: means of energies leave them out, and similarities count them as 0.
     """
     if any(row["holds"] is None for row in results["claims"]):
         text += """

@@ -5,7 +5,7 @@ One token at position 0: no rotation, and attention returns the token's own valu
 
 import pytest
 import torch
-from conftest import FAMILIES, SMALL
+from conftest import FAMILIES, SMALL, random_model
 from transformers import AutoModelForCausalLM
 from transformers.activations import ACT2FN
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -164,3 +164,16 @@ def test_only_what_is_wanted_is_read(families, monkeypatch, family):
         assert part[role] is whole[role] is None or torch.equal(part[role], whole[role])
     assert [part[role] for role in ("output", "gate", "up", "down", "ffn_gain")] == [None] * 5
     assert not [name for name in names if "mlp" in name or "o_proj" in name or "attention.dense" in name]
+
+
+def test_gains_are_added_to_as_the_running_model_adds_in_float32(tmp_path):
+    path = random_model(tmp_path / "gemma", "gemma3_text")
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            parameter.data.normal_(0, 0.3)
+    model.save_pretrained(path)
+    layer = next(checkpoints.stream_layers(checkpoints.find_model(str(path))))
+    norm = model.model.layers[0].input_layernorm
+    assert torch.equal(layer.attention_gain, 1 + norm.weight.data.float())
+    assert not torch.equal(layer.attention_gain, (1 + norm.weight.data).float())

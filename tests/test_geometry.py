@@ -422,3 +422,11 @@ def test_projections_split_a_vector_and_are_idempotent(shape):
     dense = basis.T @ torch.linalg.inv(basis @ basis.T) @ basis
     torch.testing.assert_close(inside, x @ dense)
     torch.testing.assert_close(torch.from_numpy(utils.project(x.numpy(), basis.numpy())), inside)
+
+
+@pytest.mark.parametrize("power", [-3.0, -4.0])
+def test_spectra_too_steep_to_be_squared_are_not(power):
+    spectrum = torch.arange(1, 201).double() ** power
+    left, right = (torch.linalg.qr(randn(size, 200, seed=seed))[0] for size, seed in ((300, 0), (500, 1)))
+    found = utils.effective_rank(utils.singular_values(left * spectrum @ right.T)).item()
+    assert found == pytest.approx(utils.effective_rank(spectrum).item(), rel=1e-4)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, random_model
+from conftest import ROOT, fails, random_model
 from safetensors.torch import load_file, save_file
 from scipy import stats
 
@@ -251,7 +251,11 @@ def test_what_1_py_left_is_used_and_changes_nothing(script, small, tmp_path, mon
     script("1.py").main(["--model", str(small), "--out", str(tmp_path / "both"), "--device", "cpu"])
     with monkeypatch.context() as patched:
         patched.setattr(utils, "singular_values", lambda _: pytest.fail("found again"))
-        assert run(script, small, tmp_path / "both", "--layer", "2", "--k", "4") == alone
+        both = run(script, small, tmp_path / "both", "--layer", "2", "--k", "4")
+    for results in (alone, both):
+        results.pop("fingerprint")  # names what was read
+        results["settings"].pop("spectra")
+    assert both == alone
     run(script, small, tmp_path / "both", "--layer", "2", "--k", "4", "--fold-norm")  # singular_values again
 
 
@@ -360,3 +364,35 @@ def test_what_chose_the_layer_is_said_and_costs_no_measurement(script, small, tm
         assert f"At layer {layer}{words} W_gate" in (tmp_path / "two_output.md").read_text()
     given = run(script, small, tmp_path, "--layer", str(layer))
     assert (given["settings"], given["layer_chosen"]) == (results["settings"], "given")
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "line"), [((5, 7, 10), "has shape (5, 7, 10), expected (5, 7, 48)"), (None, "damaged")]
+)
+def test_spectra_of_another_shape_are_refused(script, small, tmp_path, capsys, spoiled, line):
+    script("1.py").main(["--model", str(small), "--out", str(tmp_path), "--device", "cpu"])
+    file = tmp_path / "one_weight_spectra.npy"
+    np.save(file, np.ones(spoiled)) if spoiled else file.write_bytes(b"no array")
+    flags = ("--model", small, "--out", tmp_path, "--device", "cpu", "--layer", "2", "--fresh")
+    assert line in fails(script, capsys, "2.py", *flags)
+
+
+def test_kernels_of_zeros_have_no_directions(script, tmp_path, capsys):
+    """One head of layer 2, all of layer 3: left out of energies, said, and no layer to be looked at."""
+
+    def change(tensors):
+        tensors["model.layers.2.self_attn.q_proj.weight"][:8] = 0
+        tensors["model.layers.3.self_attn.q_proj.weight"][:] = 0
+
+    path = planted(tmp_path, change)
+    results = run(script, path, tmp_path / "out", "--layer", "2", "--k", "4")
+    assert results["zero_kernels"] == [[2, 1], [3, 6]]
+    alignment = np.load(tmp_path / "out" / "two_ffn_alignment.npy")
+    assert alignment[2, 0] == 0 and (alignment[2, 1:] > 0).all()
+    over = results["ffn_alignment_over_chance"][2]
+    assert over == pytest.approx(alignment[2, 1:].mean() / results["chance"], rel=1e-3)
+    assert "Kernels of zeros (L2 1, L3 6) have no directions" in (tmp_path / "out" / "two_output.md").read_text()
+    line = fails(
+        script, capsys, "2.py", "--model", path, "--out", tmp_path / "again", "--device", "cpu", "--layer", "3"
+    )
+    assert "all attention kernels of that layer are zero" in line
