@@ -85,6 +85,7 @@ def write_checkpoint(folder: Path, layers: int) -> None:
     config = shape | {
         "architectures": ["Qwen2ForCausalLM"],
         "max_position_embeddings": 32768,
+        "tie_word_embeddings": True,
         "torch_dtype": "bfloat16",
     }
     width, inner = shape["hidden_size"], shape["intermediate_size"]
