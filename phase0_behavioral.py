@@ -21,7 +21,7 @@ from reports import phase0 as page
 
 ARRAYS = ("phase0_samples.jsonl",)
 REPORT = runs.Report(__file__, "phase0", ARRAYS, verdicts.phase0, page)
-MAX_NEW_TOKENS = 200  # room for a worked solution on one line
+MAX_NEW_TOKENS = 200  # room for a worked solution, of several lines too: it ends at the first complete answer
 RERUN_BEYOND = 1  # the recipe: with English ahead by more than this, the exemplars' format may be the cause
 
 

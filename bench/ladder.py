@@ -2,8 +2,8 @@
 
 Prompts are phase 3's: a rung's own exemplars, answers in words. *Most probable*: the right answer in the right language has the
 highest probability of all answers of the rung in all languages asked; an answer that begins another counts with the separator
-behind it. *Generated*: the greedy answer is graded as phase 0 grades. A rung carries phase 3 with 20 problems solved in every
-language and 16 distinct answers among them.
+behind it. *Generated*: the greedy continuation, up to the first complete answer as in phase 0 but 12 tokens at most, is right
+by phase 0's grading. A rung carries phase 3 with 20 problems solved in every language and 16 distinct answers among them.
 
 Run        python -m bench.ladder --model MODEL [--languages en zh] [--limit 40] [--no-generation]
 """
@@ -51,8 +51,7 @@ def climb(rung: str, model, tokenizer, arguments) -> str:
         solved.append([index == (place, language) for place, index in enumerate(best)])
         right = "–"
         if not arguments.no_generation:
-            outputs = models.generate(model, tokenizer, prompts, MAX_NEW_TOKENS, arguments.batch)
-            right = sum(questions.grade(*pair, language)[1] for pair in zip(asked, outputs))
+            right = generated(model, tokenizer, prompts, asked, language, arguments.batch)
         shown.append(f"{language} {sum(solved[-1])} / {right}")
     everywhere = [problem for problem, own in zip(asked, zip(*solved)) if all(own)]
     answers = len({problem.answer for problem in everywhere})
@@ -60,12 +59,22 @@ def climb(rung: str, model, tokenizer, arguments) -> str:
     return f"of {len(asked)} {', '.join(shown)}; all {len(everywhere)} with {answers} answers: {carries}"
 
 
+def generated(model, tokenizer, prompts, asked, language: str, batch: int) -> int:
+    """How many problems' greedy answers are right."""
+
+    def ended(index: int, text: str) -> bool:
+        return questions.answered(asked[index], text, language)
+
+    outputs = models.generate(model, tokenizer, prompts, MAX_NEW_TOKENS, batch, ended=ended)
+    return sum(questions.grade(*pair, language)[1] for pair in zip(asked, outputs))
+
+
 def read(file: Path, languages: dict) -> list[questions.Problem]:
     return questions.load_problems([file], list(languages))
 
 
 def most_probable(model, tokenizer, prompts, problems, languages, batch) -> list[tuple[int, str]]:
-    """For every prompt the (first problem of that answer, language) that is most probable; a problem's own place where it is its."""
+    """For every prompt (its problem's place where the most probable answer is that problem's, else -1; that answer's language)."""
     texts = {}  # whole answer -> (answer, language)
     for problem in problems:
         for language, template in languages.items():

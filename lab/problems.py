@@ -9,9 +9,10 @@ from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
-from lab import numerals, runs
+from lab import numerals, quantities, runs
 
 SOLUTION_MARK = "####"  # GSM8K ends a worked solution with it and the answer
+FINAL = re.compile(r"(?:[\s.?。؟।]|(?<![\d)])!)+$")  # final punctuation; 5! is a factorial
 UNIT = re.compile(r"[%‰°]|\d\s*[^\W\d_]")
 EXPONENT = re.compile(r"[-+]?\d+(?:\.\d+)?[eE][-+]?\d+")
 SHOWN = 40  # characters of a wrong answer in a message
@@ -48,6 +49,12 @@ def plain(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).split())
 
 
+def same_question(text: str) -> str:
+    """What two texts share that ask the same: neither capitals nor the final punctuation make another question."""
+    text = plain(text).casefold()
+    return FINAL.sub("", text) or text
+
+
 def load_problems(files: Sequence[Path], languages: Sequence[str], limit: int | None = None) -> list[Problem]:
     """The distinct problems of JSONL files, or of one two-column MGSM file per language (named *_en.tsv, *_zh.tsv, ...)."""
     return read_problems(files, languages, limit)[0]
@@ -77,15 +84,18 @@ def read_problems(
 
 
 def distinct(entries: Sequence[Entry]) -> list[Problem]:
-    """Every problem once, as the first of its copies; UserError for one id twice and for one question with two answers."""
-    identifiers, answers, kept = {}, {}, {}
-    for entry in entries:
+    """Every problem once, as the first of its copies; UserError for one id twice and for one question with two answers.
+
+    A text shared in one language makes a copy: another translation of it beside would let that language's answer count twice.
+    """
+    identifiers, answers, owners, kept = {}, {}, {}, {}  # owners: question -> the number of the problem kept for it
+    for number, entry in enumerate(entries):
         problem = entry.problem
         if problem.id in identifiers:
             earlier = identifiers[problem.id]
             raise runs.UserError(f"{entry.place}: id {problem.id!r} occurs twice, first in {earlier}")
         identifiers[problem.id] = entry.place
-        asked = tuple((language, plain(text)) for language, text in problem.question.items())
+        asked = [(language, same_question(text)) for language, text in problem.question.items()]
         for question in asked:
             earlier = answers.setdefault(question, entry)
             if same_answer(earlier.problem.answer) != same_answer(problem.answer):
@@ -93,7 +103,12 @@ def distinct(entries: Sequence[Entry]) -> list[Problem]:
                     f"{earlier.place} and {entry.place} ask the same question ({question[0]}) but answer "
                     f"{earlier.problem.answer} and {problem.answer}: correct one of them"
                 )
-        kept.setdefault(asked, problem)
+        first, *others = sorted({owners[question] for question in asked if question in owners}) or [number]
+        kept.setdefault(first, problem)
+        for other in others:  # this copy shares a text with each of several, so they are one problem too
+            del kept[other]
+            owners |= {question: first for question, owner in owners.items() if owner == other}
+        owners |= dict.fromkeys(asked, first)
     return list(kept.values())
 
 
@@ -154,21 +169,41 @@ def read_record(record: dict, languages: Sequence[str]) -> tuple[Problem, bool]:
 def read_answer(answer: object, answer_text: dict) -> tuple[Fraction | str, bool]:
     """(an exact number or a word, whether it ended a worked solution); ValueError for a number with anything beside it.
 
-    A word may hold a number ("星期一") where answer_text says it too: then it is meant as a word.
+    A word may hold a number ("星期一"), or be one elsewhere ("once" in Spanish), where answer_text says it too: then it is
+    meant as a word.
     """
     if isinstance(answer, bool) or not isinstance(answer, int | Decimal | str) or not str(answer).strip():
         raise ValueError("answer is neither a number nor a word")
     if not isinstance(answer, str):
         return exact(answer), False
     _, mark, result = answer.rpartition(SOLUTION_MARK)
-    if (number := whole_number(result.strip())) is not None:
+    words = {plain(text).casefold() for text in answer_text.values()}
+    repeated = plain(answer).casefold() in words
+    number = whole_number(result.strip())
+    if number is not None and not (repeated and meant_as_word(answer, number, answer_text)):
         return number, bool(mark)
     if mark or re.search(r"\d", plain(answer)):
         raise ValueError(number_alone(f"{mark} {result}"))
-    words = {plain(text).casefold() for text in answer_text.values()}
-    if holds_number_word(result) and plain(answer).casefold() not in words:
+    if holds_number_word(result) and not repeated:
         raise ValueError(f"{number_alone(result)} (or repeat the word in answer_text)")
     return answer, False
+
+
+def meant_as_word(answer: str, number: Fraction, answer_text: dict) -> bool:
+    """Whether an answer that could be read as a number is a word: it holds no digit, and not all its texts are that number.
+
+    A text says nothing where no number words of its language can be read.
+    """
+    texts = {language: text for language, text in answer_text.items() if language in (*quantities.SPELLED, "zh")}
+    return not re.search(r"\d", plain(answer)) and any(spelt(*item) != number for item in texts.items())
+
+
+def spelt(language: str, text: str) -> Fraction | None:
+    """The number that a text in a language spells; None for a word that is a number in other languages only ("elf")."""
+    word = plain(text).casefold()
+    spelling = [other for other in quantities.SPELLED if quantities.word_value(word, other) is not None]
+    foreign = spelling and language in quantities.SPELLED and language not in spelling
+    return None if foreign else numerals.parse_number(text, language)
 
 
 def exact(value: int | Decimal) -> Fraction:
@@ -205,9 +240,9 @@ def number_alone(answer: str) -> str:
 
 def check_agreement(answer: Fraction | str, answer_text: dict) -> None:
     """ValueError where answer and answer_text name different numbers, as far as the words can be read."""
-    spelt = {language: numerals.parse_number(text) for language, text in answer_text.items()}
-    for language, number in spelt.items():
-        wrong = number != answer if isinstance(answer, Fraction) else None not in spelt.values()
+    numbers = {language: spelt(language, text) for language, text in answer_text.items()}
+    for language, number in numbers.items():
+        wrong = number != answer if isinstance(answer, Fraction) else None not in numbers.values()
         if number is not None and wrong:
             raise ValueError(
                 f"answer {answer} and answer_text {answer_text[language]!r} ({language}) contradict each other: correct one"

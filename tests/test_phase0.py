@@ -6,6 +6,7 @@ import pytest
 from conftest import ROOT
 
 import verdicts
+from bench import ladder
 from lab import models, questions, runs, statistics
 
 PAIR = {"reference": "en", "candidate": "zh"}
@@ -279,6 +280,36 @@ def test_the_page_says_what_the_verdict_hangs_on(
         assert f"- {results['no_room'].capitalize()}: {chinese}/15 and {english}/15" in "\n".join(rest)
         assert f"untestable: {results['no_room']}: zh" in capsys.readouterr().out.splitlines()[-1]
         assert "not testable here" in "\n".join(rest)
+
+
+@pytest.mark.parametrize("english, verdict", [(48, "chinese_advantage"), (60, "untestable")])
+def test_a_ceiling_limits_only_what_it_leaves_untested(script, small, tmp_path, monkeypatch, english, verdict):
+    """60 and 48 of 60 are no ceiling to the rule, so its share is widened: the exact test sees the difference."""
+    monkeypatch.setattr(verdicts, "NO_ROOM", 0.5)
+    monkeypatch.setattr(models, "generate", by_language({"en": english, "zh": 60}))
+    results = run(script, small, tmp_path / "out", "--problems", sevens(tmp_path, 60))
+    assert (results["verdict"], results["no_room"]) == (verdict, "ceiling")
+    report = (tmp_path / "out" / "phase0_output.md").read_text()
+    assert ("leave hardly any room" in report) is (verdict == "untestable")
+
+
+def test_the_page_says_where_generation_ends(script, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "generate", by_language({"en": 2, "zh": 2}))
+    run(script, small, tmp_path / "out", "--problems", sevens(tmp_path, 4), "--max-new-tokens", "37")
+    report = (tmp_path / "out" / "phase0_output.md").read_text()
+    assert "greedy decoding up to the first complete answer or 37 tokens" in report
+
+
+def test_the_ladder_generates_as_phase_0_does(monkeypatch):
+    """A worked answer has several lines: its first one is not what phase 0 grades."""
+    output, problem = "It has 3 and 4.\nThe answer is 7.\n", questions.Problem("p", "", 7, {"en": "3 + 4?"})
+
+    def generate(model, tokenizer, prompts, max_new_tokens, batch, ended=None):
+        assert not ended(0, output.split("\n")[0]) and ended(0, output)
+        return [output] * len(prompts)
+
+    monkeypatch.setattr(models, "generate", generate)
+    assert ladder.generated(None, None, ["", ""], [problem, problem], "en", 2) == 2
 
 
 def test_copies_of_a_problem_count_once(script, small, tmp_path, monkeypatch):

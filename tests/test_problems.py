@@ -190,8 +190,36 @@ def test_a_word_that_holds_a_number_stands_in_answer_text_too(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "answer, texts, read",
+    [
+        ("once", {"en": "once", "zh": "一次"}, "once"),
+        ("once", {"es": "once", "zh": "十一"}, 11),
+        ("elf", {"en": "elf"}, "elf"),
+        ("Elf", {"en": "elf", "zh": "精灵"}, "Elf"),
+        ("elf", {"de": "elf"}, 11),
+        ("mil", {"en": "mil"}, "mil"),
+        ("mil", {"es": "mil", "en": "thousand"}, 1000),
+        ("null", {"en": "null", "zh": "空"}, "null"),
+        ("half", {"en": "half", "zh": "一半"}, Fraction(1, 2)),
+        ("half", {"en": "half", "zh": "下半场"}, "half"),
+        ("nineteen", {"en": "nineteen", "zh": "十九"}, 19),
+        ("nineteen", {"en": "nineteen", "sw": "kumi na tisa"}, 19),  # what cannot be read says nothing
+        ("nineteen", {}, 19),
+        ("19", {"en": "19", "zh": "第十九"}, 19),
+        ("½", {"en": "½", "zh": "半个"}, Fraction(1, 2)),
+        ("#### once", {"es": "once"}, 11),
+    ],
+)
+def test_a_word_that_its_texts_repeat_is_a_word_unless_all_are_that_number(tmp_path, answer, texts, read):
+    file = write_problems(tmp_path, asking(1, answer, answer_text=texts))
+    assert questions.load_problems([file], LANGUAGES)[0].answer == read
+
+
+@pytest.mark.parametrize(
     "answer, texts",
     [
+        ("nineteen", {"en": "nineteen", "zh": "二十"}),
+        (12, {"es": "once"}),
         (19, {"en": "twenty", "zh": "十九"}),
         (19, {"en": "nineteen", "zh": "二十"}),
         ("nineteen", {"en": "twenty"}),
@@ -226,8 +254,39 @@ def test_a_question_under_several_ids_is_one_problem(tmp_path):
     )
     hashes = [set(map(questions.problem_hash, questions.load_problems([name], LANGUAGES))) for name in (file, other)]
     assert hashes[0] == hashes[1]  # what Z was fitted on is known again under another id
-    half = asking(0, 0) | {"id": "half", "question": {"en": "Number 0?", "zh": "又一题？"}}
-    assert len(questions.load_problems([write_problems(tmp_path, *first, half)], LANGUAGES)) == 11
+
+
+def questioned(identifier: str, answer: object, english: str, chinese: str) -> dict:
+    return {"id": identifier, "answer": answer, "question": {"en": english, "zh": chinese}}
+
+
+SHARED = [  # the questions of problems with one answer, and which of them are kept
+    ([("How many?", "几个？"), ("How many?", "有几个？"), ("How many?", "一共几个？")], "0"),
+    ([("How many?", "几个？"), ("How much?", "几个？")], "0"),
+    ([("What is left?", "还剩？"), ("what IS left?", "剩下？"), ("What is left", "余下？")], "0"),
+    ([("Find it.", "求。"), ("Find it!", "求解"), ("Solve", "求")], "0"),
+    ([("a?", "甲？"), ("b?", "乙？"), ("c?", "丙？"), ("a?", "丁？"), ("e?", "丁？")], "0 1 2"),
+    ([("a?", "甲？"), ("b?", "乙？"), ("a?", "乙？"), ("b?", "丙？")], "0"),  # the third joins the first two
+    ([("5!", "五的阶乘"), ("5", "五"), ("5!?", "阶乘？")], "0 1"),
+    ([("?", "？？"), ("!", "。")], "0 1"),
+    ([("a?", "甲？"), ("甲？", "a?")], "0 1"),  # a text is one of its language
+]
+
+
+@pytest.mark.parametrize("texts, kept", SHARED)
+def test_problems_that_share_a_text_in_a_language_are_one(tmp_path, texts, kept):
+    """Three translations of one English question gave it three votes."""
+    rows = [questioned(str(index), 7, *pair) for index, pair in enumerate(texts)]
+    problems, counts = questions.read_problems([write_problems(tmp_path, *rows)], LANGUAGES)
+    assert " ".join(problem.id for problem in problems) == kept
+    assert (counts["given"], counts["distinct"]) == (len(texts), len(problems))
+
+
+@pytest.mark.parametrize("english", ["what is left?", "What is left", "WHAT  is left!"])
+def test_a_shared_text_with_another_answer_is_refused_in_any_spelling(tmp_path, english):
+    rows = questioned("a", 3, "What is left?", "还剩？"), questioned("b", 4, english, "剩下？")
+    message = refusal(write_problems(tmp_path, *rows))
+    assert "line 1 and" in message and "line 2 ask the same question (en) but answer 3 and 4" in message
 
 
 def test_one_question_with_two_answers_is_refused(tmp_path):
