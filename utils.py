@@ -117,9 +117,13 @@ def singular_values(matrix: torch.Tensor) -> torch.Tensor:
                 return squares.sqrt() / scale
     squares = eigenvalues(lower_gram(short, torch.float64, scale))
     if rank_error(squares, torch.float64) > RANK_ERROR / 2:  # too steep to be squared; zeroing adds an error of its own
-        return torch.linalg.svdvals(matrix.double())
-    noise = squares[0] * len(squares) * torch.finfo(torch.float64).eps
-    return torch.where(squares > noise, squares, 0.0).sqrt() / scale
+        return without_noise(torch.linalg.svdvals(matrix.double()))
+    return without_noise(squares).sqrt() / scale
+
+
+def without_noise(values: torch.Tensor) -> torch.Tensor:
+    """Zeros for what is round-off of the largest: thousands of these would show in an effective rank. (n,) descending"""
+    return torch.where(values > values[0] * len(values) * torch.finfo(torch.float64).eps, values, 0.0)
 
 
 def eigenvalues(lower: torch.Tensor) -> torch.Tensor:
