@@ -63,13 +63,13 @@ LISTED = re.compile(  # the last alternative: an item of which no more was gener
 
 def parse_number(text: str, language: str | None = None) -> Fraction | None:
     """The number that the whole text spells, in digits or in words; else None."""
-    text = phrases.valued(writing.plain(text), language).strip()
+    text = phrases.valued(writing.in_plain_characters(text), language).strip()
     return next(quantities.values(text)) if re.fullmatch(MARK, text) else None
 
 
 def find_numbers(text: str, language: str | None = None) -> Iterator[Fraction]:
     """Every number in the text that can be read, in order."""
-    values = quantities.values(phrases.valued(writing.plain(text), language))
+    values = quantities.values(phrases.valued(writing.in_plain_characters(text), language))
     return (value for value in values if value is not None)
 
 
@@ -81,17 +81,17 @@ def extract_number(text: str, language: str | None = None) -> Fraction | None:
     the result of its last equation, else its last number, in digits rather than in words. What follows the next
     "Question:" is not part of the answer. `language` is that of the text, guessed where it is None.
     """
-    return next(quantities.values(stated(prepared(text, language))), None)
+    return next(quantities.values(stated_mark(prepared(text, language))), None)
 
 
-def complete(text: str, language: str | None = None) -> bool:
+def number_complete(text: str, language: str | None = None) -> bool:
     """Whether a growing output has stated its answer, so that generation can stop: a boxed number, a sentence that states
     the answer or a line after "Answer:" has ended, or the next question has begun.
 
     An answer that could still grow is not complete: neither "答案是3" nor "The answer is 36." (36.5?), but "答案是36。" and
     "The answer is 36.\\n". Nor is a number without such words before it: what follows may be its working or the answer.
     """
-    return bool(NEXT_QUESTION.search(writing.plain(text)) or explicit(prepared(ended(text), language)))
+    return bool(NEXT_QUESTION.search(writing.in_plain_characters(text)) or explicit(prepared(ended(text), language)))
 
 
 def ended(text: str) -> str:
@@ -102,7 +102,7 @@ def ended(text: str) -> str:
 
 def own_part(text: str, emphasis: bool = False) -> str:
     """An output in plain characters, up to the next question and without code."""
-    return NEXT_QUESTION.split(writing.plain(CODE.sub("\n", text), emphasis))[0]
+    return NEXT_QUESTION.split(writing.in_plain_characters(CODE.sub("\n", text), emphasis))[0]
 
 
 def prepared(text: str, language: str | None = None) -> str:
@@ -139,7 +139,7 @@ def without_list_numbers(text: str) -> str:
     return LISTED.sub(unnumbered, text)
 
 
-def stated(text: str) -> str:
+def stated_mark(text: str) -> str:
     """The mark of the number that a prepared output states as its answer, "" if it states none."""
     *_, corrected = CORRECTION.split(text)
     if corrected != text and (found := explicit(corrected) or opening(corrected) or headed(corrected)):

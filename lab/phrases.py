@@ -35,7 +35,7 @@ MEASURE = r"\s?(?:小时|公[斤里]|千[克米]|[厘分]米|分钟|[个年天�
 
 
 def valued(text: str, language: str | None = None) -> str:
-    """A text from `writing.plain` with a mark in the place of every number and of what is said of it.
+    """A text from `writing.in_plain_characters` with a mark in the place of every number and of what is said of it.
 
     The language decides what "1.000" and "once" are; where it is None, the text's frequent words tell it.
     """

@@ -99,7 +99,7 @@ def language_of(text: str) -> str | None:
 
 
 def marked(text: str, language: str | None = None) -> str:
-    """A text from `writing.plain` with a mark in the place of every single number."""
+    """A text from `writing.in_plain_characters` with a mark in the place of every single number."""
     text = text.replace("廿", "二十").replace("卅", "三十").replace("百分之百", "百分之一百")
     text = re.sub(r"零下(?=\s?[\d一二两三四五六七八九十])", "负", text)
     text = NO_QUANTITY.sub(" ", text)

@@ -103,12 +103,12 @@ GROWING = [
 
 @pytest.mark.parametrize("text", COMPLETE)
 def test_a_stated_answer_is_complete(text):
-    assert numerals.complete(text)
+    assert numerals.number_complete(text)
 
 
 @pytest.mark.parametrize("text", GROWING)
 def test_an_answer_that_may_still_grow_is_not_complete(text):
-    assert not numerals.complete(text)
+    assert not numerals.number_complete(text)
 
 
 def test_what_follows_a_complete_answer_does_not_change_it():
@@ -116,7 +116,7 @@ def test_what_follows_a_complete_answer_does_not_change_it():
     for kind, cases in OUTPUTS.items():
         for output, _, *language in cases if kind != "corrections" else []:
             text = output[:300]
-            stop = next((end for end in range(len(text)) if numerals.complete(text[:end], *language)), None)
+            stop = next((end for end in range(len(text)) if numerals.number_complete(text[:end], *language)), None)
             if stop is not None and output.count("boxed") < 2:
                 stopped += 1
                 assert numerals.extract_number(text[:stop], *language) == numerals.extract_number(text, *language), (
@@ -128,12 +128,12 @@ def test_what_follows_a_complete_answer_does_not_change_it():
 def test_a_phrase_that_is_called_the_answer_is_complete():
     assert all(
         map(
-            words.complete,
+            words.word_complete,
             ["The answer is Mia. ", "答案是小美。", "Answer: Mia\n", "\\boxed{Mia}\n", "Mia\n\nQuestion:"],
         )
     )
     assert not any(
-        map(words.complete, ["The answer is Mi", "The answer is Mia.", "答案是小", "Answer:", "Mia", "Mia is"])
+        map(words.word_complete, ["The answer is Mi", "The answer is Mia.", "答案是小", "Answer:", "Mia", "Mia is"])
     )
 
 
@@ -225,7 +225,7 @@ def test_no_two_numbers_are_fused():
         ("5€3", "5 3"),
         ("x₁2", "x_12"),
     ):
-        assert writing.plain(text).strip() == expected
+        assert writing.in_plain_characters(text).strip() == expected
 
 
 LONG = [
@@ -266,7 +266,7 @@ def test_long_outputs_are_read_in_time(text):
 )
 def test_no_text_is_too_odd_to_be_read(text):
     numerals.extract_number(text)
-    numerals.complete(text)
+    numerals.number_complete(text)
     words.extract_word(text)
 
 
