@@ -57,6 +57,9 @@ SUBORDINATE = re.compile(  # "Since Mia is taller than Tom, " and "Unlike Tom, "
     r"|puesto que|excepto|a diferencia de)\b|因为|由于|除了|不像).*,\s*(?:所以|因此|then\b)?\s*(?=\w+\W+\w|[一-鿿]{2})",
     re.IGNORECASE,
 )
+NOT_BUT = re.compile(
+    r"^.*?(?:\b(?:not|nicht|no)\b.*?\b(?:but|sondern|sino)\b|(?:不是|并非).*?而是)\s*(?=\w)", re.IGNORECASE
+)
 THAN_ALL = re.compile(  # what is compared with is everything else: it names no other answer
     r"\b(?:than|als|que) (?:everyone|everybody|both|all|any|the others?|the rest|alle|beide|jede\w*|tod[oa]s|ambos|los demás)\b.*"
     r"|比[^,]{1,16}[和与跟、][^,]{1,10}(?=都)",
@@ -190,9 +193,9 @@ def judged(output: str, accepted: Sequence[str], asked: Sequence[str] = ()) -> t
         return short, not (place and denied(*place, questions))
     phrase = phrase.translate(UNMARKED)
     phrase = BECAUSE.split(phrase)[0] if bare(BECAUSE.split(phrase)[0]) else phrase
-    phrase = SUBORDINATE.sub("", phrase)
+    phrase = SUBORDINATE.sub("", NOT_BUT.sub("", phrase))
     first, *rest = re.split("[,;(]", phrase)
-    listed = any(not re.search(rf"\w\s+\w|{HAN}{{3}}", part) for part in rest)
+    listed = any(not re.search(rf"\w\s+\w|{HAN}{{3}}", part) for part in rest if bare(part))
     if listed and not re.search(r"\w\s+\w", first) and bare(first) not in YES:  # "cat, dog, horse"
         return short[:80], False
     for clause in (phrase,) if listed else (first, phrase):
@@ -305,7 +308,8 @@ def asking(question: str, accepted: Sequence[str]) -> Asking:
     choices = re.findall(rf"({LATIN}+),? (?:or|oder|o) ({LATIN}+)|({HAN}{{1,2}})还是({HAN}{{1,2}})", last)
     known |= set(re.findall(words, " ".join(" ".join(pair) for pair in choices).casefold()))
     head, _, listed = last.partition(":")
-    own = set(re.findall(words, " ".join(accepted).casefold())) | GRAMMAR
+    answers = set(re.findall(words, " ".join(accepted).casefold()))
+    own = answers | GRAMMAR
     known |= set(re.findall(rf"{LATIN}+", listed.casefold()))
     excluded = set(re.findall(words, head.casefold())) - own if NEGATOR.search(head) else set()
     quoted = {word.casefold().strip() for word in re.findall(r"[\"'「『‘]([^\"'」』’]+)[\"'」』’]", last)}
@@ -314,4 +318,4 @@ def asking(question: str, accepted: Sequence[str]) -> Asking:
             re.findall(rf"\b(?:opposite of|gegenteil von|contrario de) (?:the )?({LATIN}+)\?", last.casefold())
         )
         quoted |= set(re.findall(rf"\A({HAN}+)的反义词", last))
-    return Asking(known - own, quoted - own, degrees_of(last), excluded - NEGATIONS)
+    return Asking(known - own, quoted - answers, degrees_of(last), excluded - NEGATIONS)
