@@ -118,13 +118,9 @@ def number_complete(text: str, language: str | None = None) -> bool:
 
 def ended(text: str) -> str:
     """The sentences of a growing output that have ended, without the number of a list's item at their end."""
-    rest = {match.end(): text[match.end() :] for match in SENTENCE_END.finditer(text)}
-    # "5! " may still become "5! = 120"
-    ends = [
-        end
-        for end, after in rest.items()
-        if text[end - 1] in "。\n" or (after.strip() if text[end - 1] == "!" else after)
-    ]
+    last = len(text.rstrip())
+    ends = [match.end() for match in SENTENCE_END.finditer(text) if match.end() < len(text) or match[0] in "。\n"]
+    ends = [end for end in ends if text[end - 1] != "!" or end < last]  # "5! " may become "5! = 120"
     return re.sub(r"(?:^|(?<=[\n:]))\s*\(?\d{1,2}[.)、]\s*\Z", "", text[: max(ends, default=0)])
 
 
@@ -191,8 +187,12 @@ def stated_mark(text: str) -> str:
         first = corrected[ends[-1] :] if ends else corrected  # "That is wrong. It is 20."
         if found := explicit(corrected) or opening(first) or headed(corrected):
             return found
-    if found := explicit(text) or opening(text):
-        return found
+    found = explicit(text)
+    first = "" if found else opening(text)
+    if first == phrases.UNREADABLE and len(set(re.findall(MARK, text))) > 1:  # "3-4 people. So 12."
+        first = ""
+    if found or first:
+        return found or first
     before = EXPLANATION.split(text)[0]
     text = before if re.search(MARK, before) else text
     return headed(text) or concluded(text)

@@ -60,6 +60,9 @@ SUBORDINATE = re.compile(  # "Since Mia is taller than Tom, " and "Unlike Tom, "
 NOT_BUT = re.compile(
     r"^.*?(?:\b(?:not|nicht|no)\b.*?\b(?:but|sondern|sino)\b|(?:不是|并非).*?而是)\s*(?=\w)", re.IGNORECASE
 )
+NOBODY = re.compile(  # "nobody is taller than Mia"
+    r"\b(?:no ?one|nobody|niemand|nadie)\b[^,]*\b(?:than|als|que)\s+\Z|没有?(?:人|谁|任何人|别人)比\Z", re.IGNORECASE
+)
 THAN_ALL = re.compile(  # what is compared with is everything else: it names no other answer
     r"\b(?:than|als|que) (?:everyone|everybody|both|all|any|the others?|the rest|alle|beide|jede\w*|tod[oa]s|ambos|los demás)\b.*"
     r"|比[^,]{1,16}[和与跟、][^,]{1,10}(?=都)",
@@ -110,7 +113,7 @@ POLES = [  # stems of words of degree: the first side is the opposite of the sec
 DEGREE = re.compile(
     r"\b(?P<est>[^\W\d_]{2,}?)est\b|\b(?P<er>[^\W\d_]{2,}?)er than\b|\b(?P<flip>least|less) (?P<less>\w+)|\bmo(?:st|re) (?P<most>\w+)"
     r"|\b(?P<sten>[^\W\d_]{3,}?)(?:st)e[nrs]?\b|\b(?P<dir>más|menos) (?P<mas>\w+?)[oae]?s?\b"
-    r"|最(?P<kein>不)?(?P<zui>[一-鿿])|都更?(?P<dou>[一-鿿])"
+    r"|最(?P<kein>不)?(?P<zui>[一-鿿])|[都更]更?(?P<dou>[一-鿿])"
 )
 REMARK = re.compile(  # on what was said before, no answer
     r"\W*(?:(?:that|this|it|das|eso)(?:'s| (?:is|was|ist|war|es|era)) )?(?:\w+ )?(?:wrong|incorrect|not right|falsch|incorrecto)\W*"
@@ -223,7 +226,12 @@ def names(clause: str, word: str, questions: Sequence["Asking"]) -> bool:
     if not place or denied(*place, questions):
         return False
     before, after = place[0], THAN_ALL.sub("", place[1])
-    if COMPARED.search(before + word + after) or LISTED_AFTER.match(after) or LISTED_BEFORE.search(before):
+    if (
+        not NOBODY.search(before)
+        and COMPARED.search(before + word + after)
+        or LISTED_AFTER.match(after)
+        or LISTED_BEFORE.search(before)
+    ):
         return False
     rest = f"{before} {after}"
     names_beside = re.search(r"(?<=[\w,] )(?!I\b)[A-ZÀ-Þ]", TITLED.sub("the", rest)) if word[0].isupper() else None
@@ -239,6 +247,9 @@ def denied(before: str, after: str, questions: Sequence["Asking"]) -> bool:
     clause = f"{before} {after}"
     found = set(re.findall(rf"{LATIN}+|{HAN}", clause.casefold()))
     scope = NO_NEGATION.sub(" ", CONTRAST.split(before)[-1])
+    for word in set().union(*(question.quoted for question in questions)):  # the opposite of "never" is no negation
+        scope = re.sub(re.escape(word), " ", scope, flags=re.IGNORECASE)
+    scope = NOBODY.sub(" ", scope)
     if TOUCHING.search(before):
         return True
     excluding = any(found & question.excluded for question in questions)  # "the word that names no fruit is soldier"
@@ -311,11 +322,13 @@ def asking(question: str, accepted: Sequence[str]) -> Asking:
     answers = set(re.findall(words, " ".join(accepted).casefold()))
     own = answers | GRAMMAR
     known |= set(re.findall(rf"{LATIN}+", listed.casefold()))
-    excluded = set(re.findall(words, head.casefold())) - own if NEGATOR.search(head) else set()
+    head = re.sub(r"[\"'「『‘][^\"'」』’]+[\"'」』’]", " ", head.casefold())  # the opposite of "never" is no negation
+    excluded = {word for word in re.findall(words, head) if len(word) > 2 or re.match(HAN, word)} - own
+    excluded = excluded - NEGATIONS if NEGATOR.search(head) else set()
     quoted = {word.casefold().strip() for word in re.findall(r"[\"'「『‘]([^\"'」』’]+)[\"'」』’]", last)}
     if not premises and not quoted:
         quoted = set(
             re.findall(rf"\b(?:opposite of|gegenteil von|contrario de) (?:the )?({LATIN}+)\?", last.casefold())
         )
         quoted |= set(re.findall(rf"\A({HAN}+)的反义词", last))
-    return Asking(known - own, quoted - answers, degrees_of(last), excluded - NEGATIONS)
+    return Asking(known - own, quoted - answers, degrees_of(last), excluded)

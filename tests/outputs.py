@@ -292,7 +292,7 @@ OUTPUTS = {
         ("So she needs 8 boxes for 40 cakes.", 8), ("需要8个盒子装32个苹果。", 8),
         ("Sie braucht 8 Kisten für 40 Kuchen.", 8), ("Necesita 8 cajas para 40 pasteles.", 8),
         ("He needs 5 more to reach 20.", 5), ("The total is 12.\n\nNote: this took 3 steps.", 12),
-        ("总共12。\n\n注：用了3步。", 12), ("She sold 4 cakes for 20", 20),
+        ("总共12。\n\n注：用了3步。", 12), ("She sold 4 cakes for 20", 20), ("3-4 people. So 12.", 12),
     ],
     "ordinals and steps": [
         ("1. First add 3 + 4 = 7. So 7", 7), ("1", 1), ("1.", 1), ("第3步：18+25=43", 43),

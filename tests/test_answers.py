@@ -219,7 +219,7 @@ AROUND = {  # sentences around an answer that are right, and that are wrong
     ),
     "zh": ("{a}|答案是{a}。|所以是{a}。", "不可能是{a}。|除了{a}|不是{a}|不会是{a}"),
     "de": ("{a}|Die Antwort ist {a}.|Es ist {a}.", "Es ist nicht {a}.|Alles außer {a}|Es kann nicht {a} sein."),
-    "es": ("{a}|La respuesta es {a}.", "No es {a}.|todo excepto {a}"),
+    "es": ("{a}|La respuesta es {a}.", "No es {a}.|todo excepto {a}|en vez de {a}"),
 }
 TURNED = {  # an antonym's sentence that is right, and the same turned round
     "en": ('The opposite of "{q}" is {a}.|{a} is the opposite of {q}.', "The opposite of {a} is {q}.|{a} is {q}"),
