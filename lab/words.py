@@ -58,7 +58,8 @@ SUBORDINATE = re.compile(  # "Since Mia is taller than Tom, " and "Unlike Tom, "
     re.IGNORECASE,
 )
 NOT_BUT = re.compile(
-    r"^.*?(?:\b(?:not|nicht|no)\b.*?\b(?:but|sondern|sino)\b|(?:不是|并非).*?而是)\s*(?=\w)", re.IGNORECASE
+    r"^.{0,120}?(?:\b(?:not|nicht|no)\b.{0,120}?\b(?:but|sondern|sino)\b|(?:不是|并非).{0,120}?而是)\s*(?=\w)",
+    re.IGNORECASE,
 )
 NOBODY = re.compile(  # "nobody is taller than Mia"
     r"\b(?:no ?one|nobody|niemand|nadie)\b[^,]*\b(?:than|als|que)\s+\Z|没有?(?:人|谁|任何人|别人)比\Z", re.IGNORECASE
