@@ -26,7 +26,7 @@ ANSWER_HEAD = (  # a heading over the answer
 HEAD = re.compile(ANSWER_HEAD, re.IGNORECASE)
 CALLED = re.compile(f"(?P<sentence>{ANSWER_IS})|{ANSWER_HEAD}", re.IGNORECASE)
 EXPLANATION = re.compile(
-    r"(?:\n|[.。!?]\s*)\W*(?:explanation|reason|reasoning|working|解释|解析|解题\w{2}|分析|理由|说明|erklärung|begründung|explicación)\s*[:\n]",
+    r"(?:\n|[.。!?]\s*)\W*(?:explanation|reason|reasoning|working|note|remark|p\.?s\.?|anmerkung|hinweis|nota|注意?|备注|提示|解释|解析|解题\w{2}|分析|理由|说明|erklärung|begründung|explicación)\s*[:\n]",
     re.IGNORECASE,
 )
 CORRECTION = re.compile(
@@ -34,20 +34,42 @@ CORRECTION = re.compile(
     r"|不对|不(?=[,.!])|更正|等等|错了|重新",
     re.IGNORECASE,
 )
-SENTENCE_END = re.compile(rf"[.;](?=[^\w.,{DIGITS}{quantities.WORDS}]|[A-Z一-鿿]|\Z)|[。!?\n]")
+SENTENCE_END = re.compile(rf"[.;](?=[^\w.,{DIGITS}{quantities.WORDS}]|[A-Z一-鿿]|\Z)|[。?\n]|!(?!\s*=)")
 BECAUSE = re.compile(
     r"\b(?:because|since|of which|including|weil|denn|davon|darunter|porque|ya que|puesto que|de los cuales|incluid[oa]s)\b"
     r"|, with\b|因为|由于|其中|包括",
     re.IGNORECASE,
 )
-NEGATED = re.compile(rf"(?:\b(?:not|nicht|no)\s+|不是\s*|而非\s*|并非\s*){MARK}", re.IGNORECASE)
+NEGATED = re.compile(
+    rf"(?:(?:\b(?:not|nicht|no|never|cannot)|n't)\s+(?:(?:be|es|is)\s+)?|不(?:会|可能|能|应该)?是\s*|而非\s*|并非\s*){MARK}"
+    rf"|{MARK}(?=\s*(?:(?:is|was|ist|es)\s+(?:wrong|incorrect|not\b|falsch|incorrecto)|是错))",
+    re.IGNORECASE,
+)
+SEVERAL = re.compile(  # a range or alternatives: no single number
+    rf"(?<!from )(?<!von )(?<!vom )(?<!desde )(?<!de )(?<!从)(?P<low>{MARK})(?P<unit>[ ]?[^\W\d_{END}]{{0,12}})\s*"
+    rf"(?P<link>-|~|\bto\b|\bbis\b|\ba\b|到|至|\bor\b|\boder\b|\bo\b|\bu\b|或者?|还是)\s*(?P<high>{MARK})"
+    rf"|\b(?:between|zwischen|entre)\s+{MARK}[ ]?[^\W\d_{END}]{{0,12}}\s*(?:and|und|y)\s+{MARK}",
+    re.IGNORECASE,
+)
+LIST = re.compile(
+    rf"[^{DIGITS}{quantities.WORDS}=]*?{MARK}(?:\s*(?:[,;、]|and|or|und|oder|[yo]|[和或])\s*{MARK})+\W*", re.IGNORECASE
+)
+ENOUGH = re.compile(
+    r",?\s*\b(?:(?:just )?enough|sufficient|genug|suficientes?)\b|,?\s*(?:正好|刚好)?足?够(?!的)", re.IGNORECASE
+)
+NO_MARK = f"[^,{DIGITS}{quantities.WORDS}]*?"
+NEEDED = re.compile(  # what is needed, then what for
+    rf"\b(?:needs?|requires?|must (?:buy|use)|brauch\w*|benötig\w*|necesita\w*)\b{NO_MARK}{MARK}{NO_MARK}"
+    rf"(?P<what> (?:for|to|für|um|para)\b)|(?:需要?|要用|用){NO_MARK}{MARK}[一-鿿]{{1,4}}?(?P<purpose>装|放|坐|运|才能|来装|给)",
+    re.IGNORECASE,
+)
 EQUALS = re.compile(r"\b(?:(?:is|are) equal to|equals|ist gleich|es igual a)\b|等于|={2,}", re.IGNORECASE)
 OPERATOR = (
     r"(?:[-+*/×÷·^%]|\bx\b|[加减乘]|除以"
     r"|\b(?:plus|minus|times|divided by|multiplied by|mal|geteilt durch|por|entre|más|menos)\b)"
 )
 OPERATION = re.compile(rf"\)?\s*[\w%°]{{0,12}}(?: \w{{1,12}})?\s*\)?\s*{OPERATOR}\s*\(?\s*[-+]?\s*", re.IGNORECASE)
-FACTOR = re.compile(r"[xyzn]\b")
+FACTOR = re.compile(r"[xyzn]\b|!\s*=")  # 3x, 5! =
 UNIT = r"\s*[%°]?\s*(?:(?:(?![是为在有把])[一-鿿]){1,6}|[^\W\d_一-鿿]+(?:[ /][^\W\d_一-鿿]+){0,2})?(?:\^\d)?"
 BROKEN_OFF = re.compile(rf"{END}(?!{UNIT}[\s\")]*\Z)[^{END}.。!?;]*\Z|[,:、(=]\s*\Z")
 OPENING = re.compile(
@@ -63,13 +85,13 @@ LISTED = re.compile(  # the last alternative: an item of which no more was gener
 
 def parse_number(text: str, language: str | None = None) -> Fraction | None:
     """The number that the whole text spells, in digits or in words; else None."""
-    text = phrases.valued(writing.plain(text), language).strip()
+    text = phrases.valued(writing.in_plain_characters(text), language).strip()
     return next(quantities.values(text)) if re.fullmatch(MARK, text) else None
 
 
 def find_numbers(text: str, language: str | None = None) -> Iterator[Fraction]:
     """Every number in the text that can be read, in order."""
-    values = quantities.values(phrases.valued(writing.plain(text), language))
+    values = quantities.values(phrases.valued(writing.in_plain_characters(text), language))
     return (value for value in values if value is not None)
 
 
@@ -81,33 +103,50 @@ def extract_number(text: str, language: str | None = None) -> Fraction | None:
     the result of its last equation, else its last number, in digits rather than in words. What follows the next
     "Question:" is not part of the answer. `language` is that of the text, guessed where it is None.
     """
-    return next(quantities.values(stated(prepared(text, language))), None)
+    return next(quantities.values(stated_mark(prepared(text, language))), None)
 
 
-def complete(text: str, language: str | None = None) -> bool:
+def number_complete(text: str, language: str | None = None) -> bool:
     """Whether a growing output has stated its answer, so that generation can stop: a boxed number, a sentence that states
     the answer or a line after "Answer:" has ended, or the next question has begun.
 
     An answer that could still grow is not complete: neither "答案是3" nor "The answer is 36." (36.5?), but "答案是36。" and
     "The answer is 36.\\n". Nor is a number without such words before it: what follows may be its working or the answer.
     """
-    return bool(NEXT_QUESTION.search(writing.plain(text)) or explicit(prepared(ended(text), language)))
+    return bool(NEXT_QUESTION.search(writing.in_plain_characters(text)) or explicit(prepared(ended(text), language)))
 
 
 def ended(text: str) -> str:
     """The sentences of a growing output that have ended, without the number of a list's item at their end."""
+    last = len(text.rstrip())
     ends = [match.end() for match in SENTENCE_END.finditer(text) if match.end() < len(text) or match[0] in "。\n"]
+    ends = [end for end in ends if text[end - 1] != "!" or end < last]  # "5! " may become "5! = 120"
     return re.sub(r"(?:^|(?<=[\n:]))\s*\(?\d{1,2}[.)、]\s*\Z", "", text[: max(ends, default=0)])
 
 
 def own_part(text: str, emphasis: bool = False) -> str:
     """An output in plain characters, up to the next question and without code."""
-    return NEXT_QUESTION.split(writing.plain(CODE.sub("\n", text), emphasis))[0]
+    return NEXT_QUESTION.split(writing.in_plain_characters(CODE.sub("\n", text), emphasis))[0]
 
 
 def prepared(text: str, language: str | None = None) -> str:
     """The own part of an output, its numbers as marks, without the numbers of list items and without a repeat cut off."""
-    return phrases.valued(without_list_numbers(without_broken_repeat(own_part(text))), language)
+    text = phrases.valued(without_list_numbers(without_broken_repeat(own_part(text))), language)
+    ends = [0, *(match.end() for match in SENTENCE_END.finditer(text)), len(text)]
+    return "".join(single_or_none(text[start:end]) for start, end in zip(ends, ends[1:]))
+
+
+def single_or_none(sentence: str) -> str:
+    """A sentence without its only number where it denies that, with an unreadable one where all that it has is a range or
+    a choice of two; "from 10 to 3" tells a change."""
+    marks = re.findall(MARK, sentence)
+    if len(marks) == 1:
+        return NEGATED.sub(" ", sentence)
+    match = SEVERAL.search(sentence) if len(marks) == 2 else None
+    if match and match["link"] in ("-", "~", "到", "至", "to", "bis", "a"):
+        low, high = quantities.values(match[0])
+        match = match if low is None or high is None or low < high else None
+    return SEVERAL.sub(phrases.UNREADABLE, sentence) if match else sentence
 
 
 def without_broken_repeat(text: str) -> str:
@@ -139,13 +178,21 @@ def without_list_numbers(text: str) -> str:
     return LISTED.sub(unnumbered, text)
 
 
-def stated(text: str) -> str:
+def stated_mark(text: str) -> str:
     """The mark of the number that a prepared output states as its answer, "" if it states none."""
     *_, corrected = CORRECTION.split(text)
-    if corrected != text and (found := explicit(corrected) or opening(corrected) or headed(corrected)):
-        return found
-    if found := explicit(text) or opening(text):
-        return found
+    if corrected != text:
+        numbered = [match.start() for match in re.finditer(MARK, corrected)][:1]
+        ends = [match.end() for match in SENTENCE_END.finditer(corrected, 0, *numbered)] if numbered else []
+        first = corrected[ends[-1] :] if ends else corrected  # "That is wrong. It is 20."
+        if found := explicit(corrected) or opening(first) or headed(corrected):
+            return found
+    found = explicit(text)
+    first = "" if found else opening(text)
+    if first == phrases.UNREADABLE and len(set(re.findall(MARK, text))) > 1:  # "3-4 people. So 12."
+        first = ""
+    if found or first:
+        return found or first
     before = EXPLANATION.split(text)[0]
     text = before if re.search(MARK, before) else text
     return headed(text) or concluded(text)
@@ -168,6 +215,8 @@ def explicit(text: str) -> str:
     """The mark of the last boxed number, else of the first that a sentence or a heading calls the answer; "" without one."""
     boxes = re.findall(rf"{writing.BOX}([^{writing.BOX_END}]*){writing.BOX_END}", text)
     if boxes:
+        if LIST.fullmatch(boxes[-1]):
+            return phrases.UNREADABLE
         return conclusion(boxes[-1]) or last_number(re.findall(MARK, boxes[-1])) or phrases.UNREADABLE
     for called in CALLED.finditer(text):
         part = text[called.end() : called.end() + LONGEST_STATEMENT]
@@ -195,7 +244,7 @@ def opening(text: str) -> str:
         return ""
     rest = match["rest"]
     alone = re.fullmatch(rf"{UNIT}(?:\s*\(.*\))?[\s.,;!\"。]*", rest)
-    sentence = re.match(rf"{UNIT}[\s\"]*(?:[.;!](?:\s|$)|。)", rest)
+    sentence = re.match(rf"{UNIT}[\s\"]*(?:(?:[.;]|!(?!\s*=))(?:\s|$)|。)", rest)
     formula = re.match(rf"{UNIT}\s*=", rest) and conclusion(line) == match["mark"]
     parts = re.match(rf"{UNIT}\s*[:—]", rest) and rest.count(END) > 1 and "=" not in rest  # 43: 18 and 25
     return match["mark"] if alone or sentence or formula or parts else ""
@@ -257,5 +306,10 @@ def without_asides(sentence: str) -> str:
     reason = BECAUSE.search(sentence)
     if reason and re.search(MARK, sentence[: reason.start()]):
         sentence = sentence[: reason.start()]
+    enough = ENOUGH.search(sentence)
+    if enough and re.search(MARK, sentence[: enough.start()]):
+        sentence = sentence[: enough.start()]
+    if (needed := NEEDED.search(sentence)) and "=" not in sentence:
+        sentence = sentence[: max(needed.start("what"), needed.start("purpose"))]
     others = NEGATED.sub(" ", sentence)
     return others if re.search(MARK, others) else sentence

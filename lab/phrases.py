@@ -29,13 +29,14 @@ PARTS = {f"{word}s": value for word, value in ONE_PART.items()} | table(
     "zwanzigstel 20 hundertstel 100 tausendstel 1000"
 )
 SPANISH_ORDINALS = "tercera cuarta quinta sexta séptima octava novena décima".split()
+ORDINALS = "first|third|fourth|fifth|sixth|seventh|eighth|ninth"  # after tens and hundreds: "twenty-third"
 DOZENS = "dozen|dutzend|docenas?"
 CONNECTING = set("is was are be equals to of and or from by at ist sind war auf von und bis es son y a de".split())
 MEASURE = r"\s?(?:小时|公[斤里]|千[克米]|[厘分]米|分钟|[个年天周月斤吨倍元块米里升圈页碗杯瓶盒箱份次岁])"
 
 
 def valued(text: str, language: str | None = None) -> str:
-    """A text from `writing.plain` with a mark in the place of every number and of what is said of it.
+    """A text from `writing.in_plain_characters` with a mark in the place of every number and of what is said of it.
 
     The language decides what "1.000" and "once" are; where it is None, the text's frequent words tell it.
     """
@@ -154,6 +155,7 @@ PHRASES = [  # in this order: a pattern, and the text or the function of its mat
             rf"{number('whole', WHOLE)} +(?:point|punto|coma|komma)(?P<decimals>(?: +[{DIGITS}{WORDS}]\d+{END})+)",
             decimals,
         ),
+        (rf"{WORDS}(?:[2-9]0|\d+00){END}(?:-(?:and-)?| (?:and )?)(?:{ORDINALS})\b|{WORDS}\d+{END}-second\b", " "),
         (rf"(?:{number('count')}|\b(?P<article>an?|eine?|una?))[ -]+(?P<part>{NAMED_PARTS})\b", parts),
         (rf"(?:{number('count')}|\b(?:la|una)) (?P<part>{'|'.join(SPANISH_ORDINALS)})s? partes?\b", spanish_parts),
         (rf"{number('base')} ?的 ?{number('exponent', WHOLE)} ?次方", raised),
@@ -166,7 +168,7 @@ PHRASES = [  # in this order: a pattern, and the text or the function of its mat
         (rf"\b(?:an?|eine?|una?)(?P<noun> +[^\W\d_]+) +(?:and|und|y) +{HALF}", one_and_a_half),
         (rf"(?:{number('count')} +(?:an? +)?|\b(?:an?|ein|una) +)(?:{DOZENS})\b", dozens),
         (rf"{number('count')} +(?:an? +|de +)?{WORDS}(?P<scale>\d+){END}", multiple),
-        (rf"{MARK} ?点 ?(?:半|{MARK} ?分?)|{MARK} ?比 ?{MARK}|{MARK}几|几{MARK}", UNREADABLE),
+        (rf"{MARK} ?点 ?(?:半|{MARK} ?分?)|{MARK} ?比 ?{MARK}|{MARK}几|几{MARK}|{MARK}多(?![于少了出给])", UNREADABLE),
         (rf"(?:(?P<unit>[百千万])|{number('below')}) ?分之 ?{number('above')}", share),
         (rf"{number('whole')}(?P<noun>) ?又 ?{number('part')}", mixed),
         (rf"{WORDS}1{END}半", HALF),

@@ -49,7 +49,9 @@ CHINESE = rf"""(?:{PLAIN}[ ]?(?=[十百千万亿])|[零〇一二三四五六七�
     (?:[零〇一二三四五六七八九十百千万亿]|两(?=[百千万亿])|(?<=[零十百千万亿])\d+(?:\.\d+)?|点(?=[零〇一二三四五六七八九]))*"""
 FIGURES = re.compile(
     rf"""(?<!\d)(?P<none>\d{{4}}-\d\d?-\d\d?(?!\d) | \d+/\d+/\d+ | \d+[ ]?年[ ]?\d+[ ]?月(?:[ ]?\d+[ ]?[日号])?
-            | \d+[ ]?月[ ]?\d+[ ]?[日号] | \d+(?::\d+)+ | \d+[ ]:[ ]\d+ | 0x[\da-fA-F]+)  # dates, times, ratios
+            | \d+[ ]?月[ ]?\d+[ ]?[日号] | \d+(?::\d+)+ | \d+[ ]:[ ]\d+ | 0x[\da-fA-F]+
+            | \d+\.\d+[ ]?\.\.+ | \d+\.\d*(?:\d[\u0304\u0305\u0307])+                # 0.333..., 0.3 with a bar
+            | \d[\d.]*[ ]?\^[ ]?(?:\(?[-+]?\d*\.\d+\)?|\([-+]?\d+/\d+\)))  # dates, times, ratios, roots
       | (?P<chinese>{CHINESE})
       | (?<![A-Za-zÀ-ÿ_√±^\d])(?<!√[ ])(?<!\d\.)(?<![A-Za-z]-)(?:
             \([ ]?(?P<signed>-?)(?P<bracketed>{FIGURE})[ ]?\)[ ]?\^[ ]?(?P<to>\d+)         # (-2)^3
@@ -99,7 +101,7 @@ def language_of(text: str) -> str | None:
 
 
 def marked(text: str, language: str | None = None) -> str:
-    """A text from `writing.plain` with a mark in the place of every single number."""
+    """A text from `writing.in_plain_characters` with a mark in the place of every single number."""
     text = text.replace("廿", "二十").replace("卅", "三十").replace("百分之百", "百分之一百")
     text = re.sub(r"零下(?=\s?[\d一二两三四五六七八九十])", "负", text)
     text = NO_QUANTITY.sub(" ", text)

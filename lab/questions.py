@@ -212,7 +212,9 @@ def grade(problem: Problem, output: str, language: str | None = None) -> tuple[s
 
 def answered(problem: Problem, output: str, language: str) -> bool:
     """Whether a growing output has given its answer, which nothing that follows can change: generation may stop."""
-    return words.complete(output) if isinstance(problem.answer, str) else numerals.complete(output, language)
+    return (
+        words.word_complete(output) if isinstance(problem.answer, str) else numerals.number_complete(output, language)
+    )
 
 
 def check_words(problem: Problem, languages: Sequence[str]) -> None:

@@ -44,7 +44,7 @@ CURRENCY_CODE = re.compile(r"\b(?:USD|EUR|GBP|RMB|CNY|INR|JPY|Rs\.?)\s?(?=[-\d])
 BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 
 
-def plain(text: str, emphasis: bool = False) -> str:
+def in_plain_characters(text: str, emphasis: bool = False) -> str:
     """The text in plain characters, no two numbers fused: 10² is 10^2, 1½ is 1 1/2, $\\frac12$ is 1/2, 1，000 is 1,000.
 
     A \\boxed{} stands between BOX and BOX_END; one that is not closed was cut off and is left out. Markdown's marks are

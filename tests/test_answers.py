@@ -1,12 +1,16 @@
 """What a model's output is taken to answer: tables of outputs in four languages, by kind, with traps."""
 
+import json
+import re
 import time
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from outputs import OUTPUTS, WORDS
+from outputs import OUTPUTS
+from outputs_in_words import DENIALS, WORDS
 
 from lab import numerals, quantities, questions, words, writing
 
@@ -103,12 +107,12 @@ GROWING = [
 
 @pytest.mark.parametrize("text", COMPLETE)
 def test_a_stated_answer_is_complete(text):
-    assert numerals.complete(text)
+    assert numerals.number_complete(text)
 
 
 @pytest.mark.parametrize("text", GROWING)
 def test_an_answer_that_may_still_grow_is_not_complete(text):
-    assert not numerals.complete(text)
+    assert not numerals.number_complete(text)
 
 
 def test_what_follows_a_complete_answer_does_not_change_it():
@@ -116,7 +120,7 @@ def test_what_follows_a_complete_answer_does_not_change_it():
     for kind, cases in OUTPUTS.items():
         for output, _, *language in cases if kind != "corrections" else []:
             text = output[:300]
-            stop = next((end for end in range(len(text)) if numerals.complete(text[:end], *language)), None)
+            stop = next((end for end in range(len(text)) if numerals.number_complete(text[:end], *language)), None)
             if stop is not None and output.count("boxed") < 2:
                 stopped += 1
                 assert numerals.extract_number(text[:stop], *language) == numerals.extract_number(text, *language), (
@@ -128,12 +132,12 @@ def test_what_follows_a_complete_answer_does_not_change_it():
 def test_a_phrase_that_is_called_the_answer_is_complete():
     assert all(
         map(
-            words.complete,
+            words.word_complete,
             ["The answer is Mia. ", "答案是小美。", "Answer: Mia\n", "\\boxed{Mia}\n", "Mia\n\nQuestion:"],
         )
     )
     assert not any(
-        map(words.complete, ["The answer is Mi", "The answer is Mia.", "答案是小", "Answer:", "Mia", "Mia is"])
+        map(words.word_complete, ["The answer is Mi", "The answer is Mia.", "答案是小", "Answer:", "Mia", "Mia is"])
     )
 
 
@@ -183,17 +187,62 @@ PROBLEMS = {
     "cold": questions.Problem(
         "e", "", "cold", {"en": "What is the opposite of hot?", "zh": "热的反义词是什么？"}, {"en": "cold", "zh": "冷"}
     ),
+    "odd": questions.Problem(
+        "g",
+        "",
+        "soldier",
+        {
+            "en": "Which of these words does not name a fruit: cherry, plum, soldier, peach?",
+            "zh": "下面哪个词指的不是水果：樱桃、李子、士兵、桃子？",
+        },
+        {"en": "soldier", "zh": "士兵"},
+    ),
     "nineteen": questions.Problem(
         "f", "", Fraction(19), {}, {"en": "nineteen", "zh": "十九", "de": "neunzehn", "sw": "kumi na tisa"}
     ),
 }
 
 
-@pytest.mark.parametrize("name", WORDS)
-def test_words_are_graded_in_every_language_and_in_sentences(name):
-    right, wrong = WORDS[name]
+@pytest.mark.parametrize("table", (WORDS, DENIALS), ids=("words", "denials"))
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_words_are_graded_in_every_language_and_in_sentences(name, table):
+    right, wrong = table.get(name, ([], []))
     assert [output for output in right if not questions.grade(PROBLEMS[name], output)[1]] == []
     assert [output for output in wrong if questions.grade(PROBLEMS[name], output)[1]] == []
+
+
+DATA = Path(__file__).parents[1] / "data"
+AROUND = {  # sentences around an answer that are right, and that are wrong
+    "en": (
+        "{a}|The answer is {a}.|It is the {a}.|So it is the {a}.",
+        "It cannot be {a}.|Everything except {a}|{a} is wrong.|It isn't {a}",
+    ),
+    "zh": ("{a}|答案是{a}。|所以是{a}。", "不可能是{a}。|除了{a}|不是{a}|不会是{a}"),
+    "de": ("{a}|Die Antwort ist {a}.|Es ist {a}.", "Es ist nicht {a}.|Alles außer {a}|Es kann nicht {a} sein."),
+    "es": ("{a}|La respuesta es {a}.", "No es {a}.|todo excepto {a}|en vez de {a}"),
+}
+TURNED = {  # an antonym's sentence that is right, and the same turned round
+    "en": ('The opposite of "{q}" is {a}.|{a} is the opposite of {q}.', "The opposite of {a} is {q}.|{a} is {q}"),
+    "zh": ("{q}的反义词是{a}。|{a}是{q}的反义词。", "{a}的反义词是{q}。|{a}是{q}"),
+    "de": ("Das Gegenteil von „{q}“ ist {a}.", "Das Gegenteil von {a} ist {q}."),
+    "es": ("Lo contrario de «{q}» es {a}.", "Lo contrario de {a} es {q}."),
+}
+
+
+@pytest.mark.parametrize(("file", "tables"), [("reasoning", [AROUND]), ("antonyms", [AROUND, TURNED])])
+def test_denied_answers_of_the_suite_are_wrong_and_stated_ones_right(file, tables):
+    misread = []
+    for line in (DATA / f"{file}.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        problem = questions.Problem(row["id"], "", row["answer"], row["question"], row["answer_text"])
+        for language, sentences in ((language, pair) for table in tables for language, pair in table.items()):
+            asked = re.findall('["“„«]([^"”“»]+)["”“»]', row["question"][language])
+            for right, part in zip((True, False), sentences):
+                outputs = [
+                    sentence.format(a=row["answer_text"][language], q="".join(asked)) for sentence in part.split("|")
+                ]
+                misread += [output for output in outputs if questions.grade(problem, output)[1] != right]
+    assert misread == []
 
 
 def test_a_word_is_graded_without_the_question_too():
@@ -225,7 +274,7 @@ def test_no_two_numbers_are_fused():
         ("5€3", "5 3"),
         ("x₁2", "x_12"),
     ):
-        assert writing.plain(text).strip() == expected
+        assert writing.in_plain_characters(text).strip() == expected
 
 
 LONG = [
@@ -266,7 +315,7 @@ def test_long_outputs_are_read_in_time(text):
 )
 def test_no_text_is_too_odd_to_be_read(text):
     numerals.extract_number(text)
-    numerals.complete(text)
+    numerals.number_complete(text)
     words.extract_word(text)
 
 
