@@ -52,7 +52,7 @@ def load_tokenizer(folder: checkpoints.ModelFolder):
 
 def unmarked(tokenizer, text: str) -> list[int]:
     """The text's own token ids."""
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]  # a long text is no prompt
 
 
 def append_nothing(folder: checkpoints.ModelFolder, tokenizer, read: list[int]) -> None:

@@ -464,4 +464,4 @@ def test_default_problems_run_through(script, tmp_path):
     assert results["data"]["fitted_on_these"] == (len(phase2["z"]["fitted_index"]) == 20)
     phase3 = json.loads((tmp_path / "out" / "phase3_results.json").read_text())
     assert [name for name, _ in phase3["settings"]["problems"]] == ["words.jsonl"]
-    assert phase3["problems"]["asked"] == 48
+    assert phase3["problems"]["asked"] == 172

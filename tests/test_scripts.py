@@ -366,7 +366,6 @@ def test_interrupt_is_one_line_and_leaves_nothing_half_written(tmp_path):
     deadline = time.monotonic() + 60
     while not out.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2, errors
