@@ -496,7 +496,7 @@ def test_an_interrupted_hunt_goes_on_and_ends_with_the_same_bytes(script, tmp_pa
     out = tmp_path / "out"
     command = [sys.executable, str(ROOT / "hunt.py"), "--model", str(path), "--out", str(out), "--device", "cpu"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    for after, how in ((6, signal.SIGINT), (12, signal.SIGKILL)):
+    for file, how in (("one_results.json", signal.SIGINT), ("phase0_results.json", signal.SIGKILL)):
         process = subprocess.Popen(
             command,
             start_new_session=True,
@@ -505,7 +505,9 @@ def test_an_interrupted_hunt_goes_on_and_ends_with_the_same_bytes(script, tmp_pa
             stderr=subprocess.PIPE,
             text=True,
         )
-        time.sleep(after)
+        deadline = time.monotonic() + 120
+        while not (out / file).exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
         os.killpg(process.pid, how)
         _, errors = process.communicate(timeout=60)
         if how == signal.SIGINT:
