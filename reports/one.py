@@ -291,7 +291,8 @@ def random_section(results: dict) -> str:
 
         A kernel of two Gaussian factors of this model's shape has effective rank {show(kernel["middle"])}
         ({show(kernel["low"])} to {show(kernel["high"])}: median, 5 % and 95 % points of {kernel["draws"]} draws). The mean over
-        heads at layer {low["layer"]}, section 4's, is {show(low["mean"])}; p that a draw is as low is {show(kernel["p"], 2)}.
+        heads at layer {low["layer"]}, section 4's, is {show(low["mean"])}; p that a draw is as low is {show(kernel["p"], 2)} (with so
+        many draws it cannot be less than {show(1 / (1 + kernel["draws"]), 2)}).
     """)
 
 
@@ -313,7 +314,8 @@ def bottleneck_section(results: dict) -> str:
         {outside} {found} Later phases use {page.layer_name(low["layer"], results["verdict"])}.
 
         {margin_text(low)} The verdict is clear when both shares reach {percent(verdicts.SUPPORT_NEEDED)} and p is below
-        {probability(verdicts.LEVEL)}; weak when p alone is; with one KV group there is no test.
+        {probability(verdicts.LEVEL)}; weak when p alone is. With one KV group
+        there is no test, and two allow only three different resamples.
 
         Nor is a window with a lower layer right beside it a bottleneck, the first and the last layer included. Equal layers
         are a mild null: ranks that drift smoothly over depth have a lowest layer, too, which this test cannot tell from a

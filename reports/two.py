@@ -49,7 +49,7 @@ def reading_rows(results: dict) -> list[tuple]:
             f"{who} reads the bottleneck's attention subspace less than chance",
             f"{RECIPE['ffn_energy']} against {RECIPE['ffn_chance']}: {recipe_ratio}×",
             f"{show(energy)} against {show(chance)}: {ratio}×",
-            f"Haar {range_text(haar, 3)} × chance, p {show(haar['p_low'], 2)}; "
+            f"Haar {range_text(haar, 3)} × chance, one-sided p {show(haar['p_low'], 2)}; "
             f"other layers' subspaces {show(ffn['other_layers'][layer])}",
         ),
         (
@@ -82,14 +82,14 @@ def writing_rows(results: dict) -> list[tuple]:
             "the FFN writes into the bottleneck's attention subspace less than chance (separate channels)",
             "implied",
             f"W_down {written['W_down']}×",
-            f"Haar {range_text(haar['W_down'], 3)} × chance, p {show(haar['W_down']['p_low'], 2)}",
+            f"Haar {range_text(haar['W_down'], 3)} × chance, one-sided p {show(haar['W_down']['p_low'], 2)}",
         ),
         (
             "attention_writes_above_chance",
             "attention carries that subspace: W_O writes into it more than chance (separate channels)",
             "implied",
             f"W_O {written['W_O']}×",
-            f"Haar {range_text(haar['W_O'], 3)} × chance, p {show(haar['W_O']['p_high'], 2)}",
+            f"Haar {range_text(haar['W_O'], 3)} × chance, one-sided p {show(haar['W_O']['p_high'], 2)}",
         ),
         (
             "ffn_orthogonal",
@@ -357,7 +357,7 @@ def figure_to_bottleneck(results: dict, similarity: np.ndarray) -> bytes:
         for key, color, label in curves:
             panel.plot(depth, without_itself(results[key]), marker=".", color=color, label=label)
         panel.axhline(results["chance"], color="black", linestyle=":", label="chance k/d")
-        panel.axvline(layer, color="tab:red", linewidth=1, label=f"bottleneck L{layer}")
+        panel.axvline(layer, color="tab:red", linewidth=1, label=f"L{layer}")
         panel.set(title=f"similarity to layer {layer}", xlabel="layer", ylabel="Grassmann similarity", ylim=(0, None))
         panel.legend()
     return page.png(figure)
