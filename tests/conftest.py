@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -40,6 +41,11 @@ SMALL = {
     "eos_token_id": 0,
     "pad_token_id": 0,
 }
+
+
+def interruptible() -> None:
+    """In a child process: Ctrl-C reaches it also where the tests run in the background, whose jobs ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def load_script(name: str):

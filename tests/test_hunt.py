@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, random_model
+from conftest import ROOT, interruptible, random_model
 from controls import BOTTLENECK, write_control
 
 import verdicts
@@ -500,6 +500,7 @@ def test_an_interrupted_hunt_goes_on_and_ends_with_the_same_bytes(script, tmp_pa
         process = subprocess.Popen(
             command,
             start_new_session=True,
+            preexec_fn=interruptible,
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, fails, random_model
+from conftest import ROOT, fails, interruptible, random_model
 
 from lab import checkpoints, models, runs
 
@@ -362,6 +362,7 @@ def test_interrupt_is_one_line_and_leaves_nothing_half_written(tmp_path):
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
+        preexec_fn=interruptible,
     )
     deadline = time.monotonic() + 60
     while not out.exists() and time.monotonic() < deadline:

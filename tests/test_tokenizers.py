@@ -103,7 +103,7 @@ def test_an_end_that_cannot_be_taken_off_is_refused(sound, monkeypatch):
     class Slow:
         unk_token_id = None
 
-        def __call__(self, text, add_special_tokens=True):
+        def __call__(self, text, add_special_tokens=True, verbose=True):
             return {"input_ids": [5, 6] + [0] * add_special_tokens}
 
         def convert_ids_to_tokens(self, ids):
