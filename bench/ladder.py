@@ -1,11 +1,10 @@
 """Which rungs of the ladder a model climbs: problems solved by scoring the answer set, and by generation, in every language.
 
 Prompts are phase 3's: a rung's own exemplars, answers in words. *Most probable*: the right answer in the right language has the
-highest probability of all answers of the rung in all languages asked; an answer that begins another counts with the separator
-behind it. *Generated*: the greedy continuation, up to the first complete answer as in phase 0 but 12 tokens at most, is right
-by phase 0's grading. A rung carries phase 3 with 20 problems solved in every language and 16 distinct answers among them.
-
-Run        python -m bench.ladder --model MODEL [--languages en zh] [--limit 40] [--no-generation]
+highest probability of all answers of the rung in all languages asked. *Generated*: the greedy continuation, up to the first
+complete answer as in phase 0 but 12 tokens at most, is right by phase 0's grading. A rung carries phase 3 with 20 problems
+solved in every language and 16 distinct answers among them.
+Run        python -m bench.ladder --model MODEL [--languages en zh] [--limit 60] [--no-generation]
 """
 
 import argparse
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from lab import checkpoints, engine, models, questions, runs
+from lab import answers, checkpoints, engine, models, questions, runs
 
 RUNGS = ("words", "sums", "successor", "reasoning", "antonyms")  # the hardest first
 ENOUGH, ANSWERS = 20, 16
@@ -26,7 +25,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--languages", nargs="+", default=["en", "zh"])
     parser.add_argument("--limit", type=int, help="problems of each rung")
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--no-generation", action="store_true")
     arguments = parser.parse_args()
     device = runs.choose_device("auto")
@@ -44,19 +43,22 @@ def climb(rung: str, model, tokenizer, arguments) -> str:
     problems = read(data / f"{rung}.jsonl", languages)
     asked = problems[: arguments.limit]
     exemplars = read(data / f"{rung}_exemplars.jsonl", languages)
+    known = answers.answer_set(tokenizer, problems, languages)
     solved, shown = [], []
-    for language in languages:
+    for number, language in enumerate(languages):
         prompts = [questions.prompt_text(problem, language, languages, exemplars) for problem in asked]
-        best = most_probable(model, tokenizer, prompts, problems, languages, arguments.batch)
-        solved.append([index == (place, language) for place, index in enumerate(best)])
+        best = most_probable(model, tokenizer, prompts, known, arguments.batch)
+        right = [known.place(problem) * len(languages) + number for problem in asked]
+        solved.append([found == wanted for found, wanted in zip(best, right)])
         right = "–"
         if not arguments.no_generation:
             right = generated(model, tokenizer, prompts, asked, language, arguments.batch)
         shown.append(f"{language} {sum(solved[-1])} / {right}")
     everywhere = [problem for problem, own in zip(asked, zip(*solved)) if all(own)]
-    answers = len({problem.answer for problem in everywhere})
-    carries = "carries phase 3" if len(everywhere) >= ENOUGH and answers >= ANSWERS else "does not carry phase 3"
-    return f"of {len(asked)} {', '.join(shown)}; all {len(everywhere)} with {answers} answers: {carries}"
+    distinct = len({problem.answer for problem in everywhere})
+    carries = "carries phase 3" if len(everywhere) >= ENOUGH and distinct >= ANSWERS else "does not carry phase 3"
+    found = f"of {len(asked)} with {len(exemplars)} exemplars {', '.join(shown)}"
+    return f"{found}; all {len(everywhere)} with {distinct} answers: {carries}"
 
 
 def generated(model, tokenizer, prompts, asked, language: str, batch: int) -> int:
@@ -73,27 +75,13 @@ def read(file: Path, languages: dict) -> list[questions.Problem]:
     return questions.load_problems([file], list(languages))
 
 
-def most_probable(model, tokenizer, prompts, problems, languages, batch) -> list[tuple[int, str]]:
-    """For every prompt (its problem's place where the most probable answer is that problem's, else -1; that answer's language)."""
-    texts = {}  # whole answer -> (answer, language)
-    for problem in problems:
-        for language, template in languages.items():
-            texts[template["answer"].format(answer=problem.answer_text[language])] = (problem.answer, language)
-    separator = next(iter(languages.values()))["separator"]
-    tokens = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    end = tokenizer(separator, add_special_tokens=False)["input_ids"][:1]
-    tokens = [own + end if begins_another(own, tokens) else own for own in tokens]
-    found, known = [], list(texts.values())
-    for rows, patcher in engine.patched_prompts(model, tokenizer, prompts, [tokens] * len(prompts), batch):
+def most_probable(model, tokenizer, prompts, known, batch) -> list[int]:
+    """For every prompt the column of the most probable answer of the set."""
+    best = {}
+    for chosen, patcher in engine.patched_prompts(model, tokenizer, prompts, known.tokens, batch):
         scores = patcher.scores(len(patcher.layers), patcher.streams[:, -1:])[:, 0]
-        for place, index in enumerate(scores.argmax(-1).tolist(), rows.start):
-            answer, language = known[index]
-            found.append((place if answer == problems[place].answer else -1, language))
-    return found
-
-
-def begins_another(own: list[int], tokens: list[list[int]]) -> bool:
-    return any(other[: len(own)] == own for other in tokens if len(other) > len(own))
+        best |= dict(zip(chosen, scores.argmax(-1).tolist()))
+    return [best[index] for index in range(len(prompts))]
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """The patching engine: a prompt is run once, and its last position's stream then replaced at any site, many times over."""
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
 import torch
 
-from lab import models, runs
+from lab import beginnings, models, runs
 
 QUERIES_AT_ONCE = 128  # query tokens of a pass attend to one another in vain: longer passes cost more than they save
 HEAD_ROWS = 256  # rows of logits in memory at once: 148 MiB in float32 at Qwen2.5's vocabulary
@@ -23,37 +22,44 @@ class PatchedPrompts:
 
     Attention is causal, so a replacement changes nothing at earlier positions. Their keys and values are computed once;
     a condition is then one query token in the last position's place, which sees the prompt and itself but no other
-    condition, and passes only the layers above the site, the final norm and the head. Candidate answers of several
-    tokens hang below it as a tree, in which shared beginnings are computed once; their streams below the site are those
-    of the unpatched run. A layer is called as the model itself calls it, for more tokens at a time and with another mask;
-    that this gives the model's own numbers is checked once for every model.
+    condition, and passes only the layers above the site, the final norm and the answers' rows of the head. Answers of
+    several tokens hang below it as a tree, in which shared beginnings are computed once; their streams below the site are
+    those of the unpatched run. A layer is called as the model itself calls it, for more tokens at a time and with another
+    mask; that this gives the model's own numbers is checked once for every model.
 
-    engine = PatchedPrompts(model, tokenizer, prompts, candidates)
+    engine = PatchedPrompts(model, tokenizer, prompts, answers)
     engine.scores(site, engine.streams[:, site, None] + change)
     """
 
-    @torch.inference_mode()
-    def __init__(self, model, tokenizer, prompts: Sequence[str], candidates: Sequence[Sequence[Sequence[int]]] = ()):
-        """`candidates`: for every prompt the same number of answers, each a sequence of token ids.
+    @torch.no_grad()
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        prompts: Sequence[str],
+        answers: Sequence[Sequence[int]] = (),
+        shared: beginnings.Beginnings | None = None,
+        length: int = 0,
+    ):
+        """`answers`: the whole set that a prompt may be answered with, as token ids; none may begin another.
 
-        Raises UserError for a prompt that does not fit the model's positions or its embedding, and for a model that scores
-        otherwise in its own pass.
+        `shared`: the keys and values of the first `length` tokens, which all prompts have in common. Raises UserError for a
+        prompt that does not fit the model's positions or its embedding, for answers that cannot be told apart, and for a
+        model that scores otherwise in its own pass.
         """
         inputs = models.padded_batch(tokenizer, prompts, model.device)
         ids, mask, positions = (inputs[name] for name in ("input_ids", "attention_mask", "position_ids"))
-        answers = candidates or [()] * len(ids)
-        given = [answer for own in answers for answer in own]
-        models.check_tokens(model, [ids.max().item(), *(token for answer in given for token in answer)])
-        check_length(model.config.get_text_config(), ids.shape[1] + max(map(len, given), default=0))
+        models.check_tokens(model, [ids.max().item(), *(token for answer in answers for token in answer)])
+        check_length(model.config.get_text_config(), ids.shape[1] + max(map(len, answers), default=0))
         check_once(model, tokenizer, prompts, ids, mask)
         self.model, (*self.layers, self.norm) = model, models.site_modules(model)
         self.windows = windows(model.config)
         self.prefix_mask, self.prefix_positions = mask[:, :-1].bool(), positions[:, :-1]
-        self.cache = prefix_cache(model, ids[:, :-1], mask[:, :-1], self.prefix_positions)
-        trees = [token_tree(int(row[-1]), own) for row, own in zip(ids, answers)]
-        self.paths = [paths for _, _, paths in trees]
-        tokens, depth, self.ancestors = (part.to(model.device) for part in stacked_trees(trees))
-        self.positions = positions[:, -1:] + depth  # (b, m)
+        given = shared.cache(ids, mask, length) if shared else None
+        self.cache = prefix_cache(model, ids[:, :-1], mask[:, :-1], self.prefix_positions, given)
+        self.tree = AnswerTree(answers, model.device)
+        tokens = torch.cat([ids[:, -1:], self.tree.tokens.expand(len(ids), -1)], 1)
+        self.positions = positions[:, -1:] + self.tree.depth  # (b, m)
         self.node_streams = self.node_pass(tokens)  # (b, sites, m, d)
 
     @property
@@ -81,7 +87,7 @@ class PatchedPrompts:
 
         hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in self.layers]
         decoder = self.model.get_decoder()
-        cache = {cache_argument(decoder): PrefixCache(self.cache)}
+        cache = {beginnings.cache_argument(decoder): PrefixCache(self.cache)}
         try:
             with models.captured_sites(self.model, range(len(self.layers) + 1)) as streams:
                 mask = next(iter(masks.values()))  # of this shape the model hands it on as it is
@@ -94,11 +100,11 @@ class PatchedPrompts:
     def masks(self, rows: slice, copies: int) -> dict[int | None, torch.Tensor]:
         """What nodes under every condition see, by the layer's window: (b, 1, c * m, T - 1 + c * m) to add to attention."""
         dtype, device = self.model.dtype, self.positions.device
-        apart = torch.eye(copies, dtype=torch.bool, device=device)[None, :, None, :, None]
-        own = (apart & self.ancestors[rows][:, None, :, None, :]).flatten(3, 4).flatten(1, 2)
+        apart = torch.eye(copies, dtype=torch.bool, device=device)[:, None, :, None]
+        own = (apart & self.tree.ancestors[None, :, None, :]).flatten(2, 3).flatten(0, 1)
         queries = self.positions[rows].repeat(1, copies)
         before = self.prefix_mask[rows][:, None].expand(-1, queries.shape[1], -1)
-        seen = torch.cat([before, own], -1)
+        seen = torch.cat([before, own.expand(len(queries), -1, -1)], -1)
         distance = queries[:, :, None] - torch.cat([self.prefix_positions[rows], queries], 1)[:, None]
         masks = {}
         for window in dict.fromkeys(self.windows):
@@ -132,21 +138,23 @@ class PatchedPrompts:
             hidden = hidden[0] if isinstance(hidden, tuple) else hidden
         return hidden.to(self.model.device).unflatten(1, (copies, nodes))
 
-    @torch.inference_mode()
     def scores(self, site: int, patched: torch.Tensor) -> torch.Tensor:
-        """Log-probability of every candidate with the last position's stream at the site replaced.
+        """Log-probability of every answer within the answer set, the last position's stream at the site replaced.
 
-        patched (b, c, d) -> (b, c, candidates) float32 on the CPU. Conditions are passed in pieces; a piece that does not
-        fit into memory is halved, down to one condition of one prompt.
+        patched (b, c, d) -> (b, c, answers) float32 on the CPU, with gradients where `patched` wants them. At every node of
+        the tree the probability is shared among the tokens that go on with an answer of the set, so that an answer's is 1
+        with no other beside it. Conditions are passed in pieces; a piece that does not fit into memory is halved, down to
+        one condition of one prompt.
         """
         size = max(1, QUERIES_AT_ONCE // self.positions.shape[1])
-        pieces = [self.scores_that_fit(slice(0, len(patched)), site, piece) for piece in patched.split(size, 1)]
-        return torch.cat(pieces, 1)
+        with torch.set_grad_enabled(patched.requires_grad):
+            pieces = [self.scores_that_fit(slice(0, len(patched)), site, piece) for piece in patched.split(size, 1)]
+            return torch.cat(pieces, 1)
 
     def scores_that_fit(self, rows: slice, site: int, patched: torch.Tensor) -> torch.Tensor:
         """`scores` of some prompts, in halves where memory does not suffice."""
         result = unless_out_of_memory(
-            lambda: self.candidate_scores(rows, self.final_states(site, patched, rows)),
+            lambda: self.answer_scores(self.final_states(site, patched, rows)).cpu(),
             last=patched.shape[:2] == (1, 1),
         )
         if result is not None:
@@ -160,24 +168,65 @@ class PatchedPrompts:
         parts += [(slice(middle, rows.stop), patched[middle - rows.start :])]
         return torch.cat([self.scores_that_fit(half, site, part) for half, part in parts])
 
-    def candidate_scores(self, rows: slice, states: torch.Tensor) -> torch.Tensor:
-        """Sum of log-probabilities along each candidate's path. (b, c, m, d) -> (b, c, candidates)"""
-        batch, copies, nodes, _ = states.shape
-        paths = self.paths[rows]
-        steps = max(len(path) for row in paths for path in row)
-        padded = torch.tensor([[[*path, *[(-1, 0)] * (steps - len(path))] for path in row] for row in paths])
-        node, token = padded.to(states.device).unbind(-1)  # (b, candidates, steps)
-        wanted = token.flatten(1)  # every row of logits is asked for every token of its prompt's candidates
-        flat, owner = states.flatten(0, 2), torch.arange(batch, device=states.device).repeat_interleave(copies * nodes)
-        found = []
-        for piece, index in zip(flat.split(HEAD_ROWS), owner.split(HEAD_ROWS)):
-            logits = models.logits(self.model, piece)
-            log_probabilities = logits.gather(1, wanted[index].to(logits.device)) - logits.logsumexp(-1, keepdim=True)
-            found.append(log_probabilities.to(states.device))
-        found = torch.cat(found).view(batch, copies, nodes, *node.shape[1:])
-        index = node.clamp_min(0)[:, None, None].expand(-1, copies, -1, -1, -1)
-        values = found.gather(2, index)[:, :, 0].masked_fill((node < 0)[:, None], 0)  # (b, c, candidates, steps)
-        return values.sum(-1).cpu()
+    def answer_scores(self, states: torch.Tensor) -> torch.Tensor:
+        """Every answer's log-probability within the set. (..., m, d) -> (..., answers)"""
+        logits = models.logits(self.model, states, self.tree.vocabulary).to(self.tree.goes_on.device)
+        among = logits.masked_fill(~self.tree.goes_on, -torch.inf).log_softmax(-1)  # (..., m, tokens)
+        return self.tree.along(among)
+
+    @torch.no_grad()
+    def masses(self) -> torch.Tensor:
+        """Unpatched probability of the answer set in the whole vocabulary, (b,) float32 on the CPU.
+
+        Of an answer those tokens count at which the set branches: they tell it from the others.
+        """
+        states = self.norm(self.node_streams[:, -1])
+        normaliser = [models.logits(self.model, row).logsumexp(-1) for row in states.flatten(0, 1).split(HEAD_ROWS)]
+        normaliser = torch.cat(normaliser).view(states.shape[:2])[..., None].to(self.tree.goes_on.device)
+        logits = models.logits(self.model, states, self.tree.vocabulary).to(normaliser)
+        return self.tree.along(logits - normaliser).exp().sum(-1).cpu()
+
+
+class AnswerTree:
+    """The answers of a set below a prompt's last token: every beginning that several share is one node.
+
+    Node 0 is the prompt's last token; another is a beginning below which answers part. What follows an answer's last parting
+    has probability 1 within the set and is not run.
+    """
+
+    def __init__(self, answers: Sequence[Sequence[int]], device):
+        """ValueError where an answer is another's beginning, or the same."""
+        children, answers = {}, list(map(tuple, answers))  # beginning -> the tokens with which an answer goes on
+        for answer in answers:
+            for length, token in enumerate(answer):
+                children.setdefault(answer[:length], set()).add(token)
+        if children.keys() & set(answers) or len(set(answers)) < len(answers):
+            raise ValueError("answers begin one another: they cannot be told apart")
+        parting = [start for start, tokens in children.items() if len(tokens) > 1]
+        kept = {start[:length] for start in parting for length in range(len(start) + 1)} | {()}
+        nodes = sorted(kept, key=lambda start: (len(start), start))
+        vocabulary = sorted({token for start in parting for token in children[start]})
+        column = {token: place for place, token in enumerate(vocabulary)}
+        goes_on = [[start in parting and token in children[start] for token in vocabulary] for start in nodes]
+        above = [[start[: len(other)] == other for other in nodes] for start in nodes]
+        paths = [
+            [number * len(vocabulary) + column[answer[len(start)]] for number, start in enumerate(nodes)
+             if start in parting and answer[: len(start)] == start]
+            for answer in answers
+        ]  # fmt: skip
+        longest, nothing = max(map(len, paths), default=0), len(nodes) * len(vocabulary)
+        self.tokens = torch.tensor([start[-1] for start in nodes[1:]], dtype=torch.long, device=device)  # (m - 1,)
+        self.depth = torch.tensor([len(start) for start in nodes], device=device)  # (m,)
+        self.ancestors = torch.tensor(above, device=device)  # (m, m): what a node sees, itself and above
+        self.vocabulary = torch.tensor(vocabulary, dtype=torch.long, device=device)  # (v,)
+        self.goes_on = torch.tensor(goes_on, dtype=torch.bool, device=device).view(len(nodes), -1)  # (m, v)
+        padded = [path + [nothing] * (longest - len(path)) for path in paths]
+        self.paths = torch.tensor(padded, dtype=torch.long, device=device).view(len(answers), longest)
+
+    def along(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum along each answer's path of what its tokens have at their nodes. (..., m, v) -> (..., answers)"""
+        flat = torch.nn.functional.pad(values.flatten(-2), (0, 1))
+        return flat[..., self.paths].sum(-1)
 
 
 class PrefixCache:
@@ -207,7 +256,8 @@ def check_once(model, tokenizer, prompts: Sequence, ids: torch.Tensor, mask: tor
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     rows = [order[-1], order[0]]
     own = [ids[row][mask[row].bool()] for row in rows]
-    answers = [[tuple(tokens[:3].tolist()), tuple(tokens[:2].flip(0).tolist())] for tokens in own]  # any will do
+    first, last = own[0][0].item(), own[0][-1].item()
+    answers = [(first, last, 0), (first, last, 1)]  # any will do
     try:
         with few_layers(model) as tolerance:
             patcher = PatchedPrompts(model, tokenizer, [prompts[row] for row in rows], answers)
@@ -262,40 +312,39 @@ def kind(layer: torch.nn.Module) -> list[tuple]:
     return found
 
 
+@torch.no_grad()
 def difference(patcher: PatchedPrompts, row: int, prompt: torch.Tensor) -> float:
     """Largest between log-probabilities here and in the model's own pass of one prompt, (T,) without pads.
 
-    Of every token of its first answer, with the stream of site 0 at the last position as it is, and turned end to end.
+    Of the answers' last tokens at every node, with the stream of site 0 at the last position as it is, and turned end to end.
     """
-    nodes, tokens = (list(part) for part in zip(*patcher.paths[row][0]))
-    own = patcher.streams[row : row + 1, 0]
+    own, tree = patcher.streams[row : row + 1, 0], patcher.tree
     vectors = torch.stack([own, own.flip(-1)], 1)
-    states = patcher.final_states(0, vectors, slice(row, row + 1))[0][:, nodes]
+    states = patcher.final_states(0, vectors, slice(row, row + 1))[0]
     ours = models.logits(patcher.model, states).log_softmax(-1)
-    whole = torch.cat([prompt, prompt.new_tensor(tokens[:-1])]).repeat(2, 1)
+    whole = torch.cat([prompt, tree.tokens.to(prompt)]).repeat(2, 1)
 
     def patch(stream: torch.Tensor) -> None:
         stream[:, len(prompt) - 1] = vectors[0]
 
     with models.edited_stream(patcher.model, {0: patch}):
-        theirs = patcher.model(input_ids=whole, use_cache=False, logits_to_keep=len(nodes)).logits
+        theirs = patcher.model(input_ids=whole, use_cache=False, logits_to_keep=len(tree.depth)).logits
     apart = ours - theirs.to(ours).log_softmax(-1)
-    return apart.gather(-1, torch.tensor(tokens, device=ours.device).expand(2, -1)[..., None]).abs().max().item()
+    return apart[..., tree.vocabulary.to(apart.device)].abs().max().item()
 
 
-def cache_argument(decoder) -> str:
-    """What the decoder calls the keys and values that it is given."""
-    return "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
+def prefix_cache(model, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache=None) -> list[tuple]:
+    """Every layer's keys and values of the prompts without their last token, (b, T - 1) each; empty where nothing is left.
 
-
-def prefix_cache(model, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> list[tuple]:
-    """Every layer's keys and values of the prompts without their last token, (b, T - 1) each; empty where nothing is left."""
+    `cache`: transformers' cache of the first columns, already run.
+    """
     from transformers import DynamicCache
 
-    cache, decoder = DynamicCache(), model.get_decoder()  # one that knows no windows keeps all keys
-    if ids.shape[1]:
-        inputs = {"input_ids": ids, "attention_mask": mask.long(), "position_ids": positions, "use_cache": True}
-        decoder(**inputs, **{cache_argument(decoder): cache})
+    decoder, given = model.get_decoder(), cache.get_seq_length() if cache else 0
+    cache = cache or DynamicCache()  # one that knows no windows keeps all keys
+    if ids.shape[1] > given:
+        inputs = {"input_ids": ids[:, given:], "attention_mask": mask.long(), "position_ids": positions[:, given:]}
+        decoder(**inputs, use_cache=True, **{beginnings.cache_argument(decoder): cache})
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
@@ -304,39 +353,6 @@ def windows(config) -> list[int | None]:
     from transformers import DynamicCache
 
     return [getattr(layer, "sliding_window", None) for layer in DynamicCache(config=config).layers]
-
-
-def stacked_trees(trees: Sequence[tuple]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Tokens (b, m) and depths (b, m) of every prompt's tree, and which nodes each one sees, (b, m, m): itself and above."""
-    nodes = max(len(tokens) for tokens, _, _ in trees)
-    tokens, depth = torch.zeros(2, len(trees), nodes, dtype=torch.long)
-    ancestors = torch.eye(nodes, dtype=torch.bool).repeat(len(trees), 1, 1)
-    for row, (row_tokens, parents, _) in enumerate(trees):
-        tokens[row, : len(row_tokens)] = torch.tensor(row_tokens)
-        for node, parent in enumerate(parents[1:], 1):
-            ancestors[row, node] |= ancestors[row, parent]
-            depth[row, node] = depth[row, parent] + 1
-    return tokens, depth, ancestors
-
-
-def token_tree(last: int, candidates: Sequence[Sequence[int]]) -> tuple[list, list, list]:
-    """(tokens, parents, paths): the prompt's last token and below it every proper beginning of a candidate, once.
-
-    paths[c] lists (node, next token): the log-probabilities of these tokens behind these nodes add up to candidate c's.
-    """
-    tokens, parents, children, paths = [last], [-1], {}, []
-    for candidate in candidates:
-        node, path = 0, []
-        for token in candidate:
-            path.append((node, token))
-            if len(path) < len(candidate):
-                if (node, token) not in children:
-                    children[node, token] = len(tokens)
-                    tokens.append(token)
-                    parents.append(node)
-                node = children[node, token]
-        paths.append(path)
-    return tokens, parents, paths
 
 
 def unless_out_of_memory(attempt: Callable, last: bool):
@@ -358,24 +374,27 @@ def check_length(config, length: int) -> None:
 
 
 def patched_prompts(
-    model, tokenizer, prompts: Sequence[str], candidates: Sequence, batch: int
-) -> Iterator[tuple[slice, PatchedPrompts]]:
-    """(which prompts, their engine) for batches in order; a batch that does not fit into memory is halved.
+    model, tokenizer, prompts: Sequence[str], answers: Sequence[Sequence[int]], batch: int
+) -> Iterator[tuple[list[int], PatchedPrompts]]:
+    """(indices of a batch's prompts, their engine); prompts that begin alike come together, and their beginning runs once.
 
-    Under `accelerate launch` each process yields its share; what is made of them has to be `gathered`.
+    A batch that does not fit into memory is halved. Under `accelerate launch` each process yields its share; what is made of
+    them has to be `gathered`.
     """
-    waiting = [slice(start, min(start + batch, len(prompts))) for start in runs.own_batches(len(prompts), batch)][::-1]
+    shared, rows = beginnings.Beginnings(model), tokenizer(list(prompts))["input_ids"]
+    waiting = list(runs.own_turns(beginnings.batches(rows, batch)))[::-1]
     while waiting:
-        rows = waiting.pop()
+        chosen, length = waiting.pop()
+        texts = [prompts[index] for index in chosen]
         engine = unless_out_of_memory(
-            lambda rows=rows: PatchedPrompts(model, tokenizer, prompts[rows], candidates[rows]),
-            last=rows.stop - rows.start == 1,
+            lambda texts=texts, length=length: PatchedPrompts(model, tokenizer, texts, answers, shared, length),
+            last=len(chosen) == 1,
         )
         if engine is None:
-            middle = (rows.start + rows.stop) // 2
-            waiting += [slice(middle, rows.stop), slice(rows.start, middle)]
+            middle = len(chosen) // 2
+            waiting += [(chosen[middle:], length), (chosen[:middle], length)]
         else:
-            yield rows, engine
+            yield chosen, engine
 
 
 def last_streams(model, tokenizer, prompts: Sequence[str], batch: int) -> torch.Tensor:
@@ -383,9 +402,10 @@ def last_streams(model, tokenizer, prompts: Sequence[str], batch: int) -> torch.
 
     Raises UserError where they are not finite.
     """
-    engines = patched_prompts(model, tokenizer, prompts, [()] * len(prompts), batch)
-    parts = runs.gathered({rows.start: patcher.streams.float().cpu() for rows, patcher in engines})
-    streams = torch.cat(list(parts.values()))
+    parts = {}
+    for chosen, patcher in patched_prompts(model, tokenizer, prompts, (), batch):
+        parts |= dict(zip(chosen, patcher.streams.float().cpu()))
+    streams = torch.stack(list(runs.gathered(parts).values()))
     if not torch.isfinite(streams).all():
         raise runs.UserError("activations are not finite: try --dtype float32")
     return streams

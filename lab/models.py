@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 
-from lab import checkpoints, runs, tensors
+from lab import beginnings, checkpoints, runs, tensors
 
 SINK_FACTOR = 10  # a position whose norm exceeds this many medians of its prompt's is an attention sink
 PROBE = "1 a"  # a text that every tokenizer reads
@@ -146,7 +146,7 @@ def load_model(folder: checkpoints.ModelFolder, device: torch.device, dtype: tor
         eos_token_id=tokenizer.eos_token_id if end is None else end,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return (model if spread else model.to(device)).eval(), tokenizer
+    return (model if spread else model.to(device)).eval().requires_grad_(False), tokenizer
 
 
 def load_weights(folder: checkpoints.ModelFolder, dtype: torch.dtype, spread: dict):
@@ -193,36 +193,38 @@ def generate(
 ) -> list[str]:
     """Greedy continuation of each prompt: its first non-blank line, or all up to where `ended` says so.
 
-    Prompts of similar length share a batch, padded left; the order of the result is the order of the prompts. `during`
-    gets the indices of a batch's prompts and returns a context manager in which the batch is run (for a patch); `ended`
-    gets a prompt's index and its text so far.
+    Prompts that begin alike share a batch, padded left, and the run of what they begin with; the order of the result is the
+    order of the prompts. `during` gets the indices of a batch's prompts and returns a context manager in which the batch is
+    run from its first token (for a patch); `ended` gets a prompt's index and its text so far.
     """
     from tqdm import tqdm
     from transformers import StoppingCriteriaList
 
     rows = tokenizer(list(prompts))["input_ids"]
     check_tokens(model, (token for ids in rows for token in ids))
-    lengths = [len(ids) for ids in rows]
+    longest = max(map(len, rows))
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
-    if max(lengths) + max_new_tokens > room:
+    if longest + max_new_tokens > room:
         raise runs.UserError(
-            f"a prompt of {max(lengths)} tokens plus {max_new_tokens} new ones exceeds this model's {room} positions"
+            f"a prompt of {longest} tokens plus {max_new_tokens} new ones exceeds this model's {room} positions"
         )
-    order = sorted(range(len(prompts)), key=lambda index: (lengths[index], index))
-    texts = {}
-    for start in tqdm(runs.own_batches(len(order), batch), desc="generating", unit="batch", disable=None):
-        chosen = order[start : start + batch]
+    texts, shared = {}, beginnings.Beginnings(model)
+    for chosen, length in tqdm(
+        runs.own_turns(beginnings.batches(rows, batch)), desc="generating", unit="batch", disable=None
+    ):
         inputs = tokenizer([prompts[index] for index in chosen], return_tensors="pt", padding=True).to(model.device)
-        length = inputs["input_ids"].shape[1]
-        stop = StoppingCriteriaList([text_ended(tokenizer, length, chosen, ended or line_ended)])
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        stop = StoppingCriteriaList([text_ended(tokenizer, ids.shape[1], chosen, ended or line_ended)])
+        cache = shared.cache(ids, mask, 0 if during else length)
         with during(chosen) if during else nullcontext():
             tokens = model.generate(
-                input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
+                input_ids=ids,
+                attention_mask=mask,
+                past_key_values=cache,
                 max_new_tokens=max_new_tokens,
                 stopping_criteria=stop,
             )
-        for index, text in zip(chosen, tokenizer.batch_decode(tokens[:, length:], skip_special_tokens=True)):
+        for index, text in zip(chosen, tokenizer.batch_decode(tokens[:, ids.shape[1] :], skip_special_tokens=True)):
             texts[index] = text if ended else first_text_line(text)
     return list(runs.gathered(texts).values())
 
@@ -259,9 +261,18 @@ def site_modules(model) -> list[torch.nn.Module]:
     return [*decoder.layers, norm]
 
 
-def logits(model, states: torch.Tensor) -> torch.Tensor:
-    """What the model makes of its normed final stream: (..., d) -> (..., vocabulary) float32."""
-    found = model.get_output_embeddings()(states).float()
+def logits(model, states: torch.Tensor, tokens: torch.Tensor | None = None) -> torch.Tensor:
+    """What the model makes of its normed final stream: (..., d) -> (..., vocabulary) float32, or only of some tokens (t,).
+
+    The rows of some tokens are multiplied in float32, also where the model's own numbers are coarser.
+    """
+    head = model.get_output_embeddings()
+    if tokens is None or head.weight.is_meta:  # left on disk until it runs
+        found = head(states).float()
+        found = found if tokens is None else found[..., tokens.to(found.device)]
+    else:
+        parts = (part if part is None else part[tokens.to(part.device)].float() for part in (head.weight, head.bias))
+        found = torch.nn.functional.linear(states.to(head.weight.device).float(), *parts)
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     return found if cap is None else cap * (found / cap).tanh()
 
@@ -341,7 +352,7 @@ def residual_streams(model, tokenizer, prompts: Sequence[str], sites: Sequence[i
     """
     from tqdm import tqdm
 
-    for start in tqdm(runs.own_batches(len(prompts), batch), desc="activations", unit="batch", disable=None):
+    for start in tqdm(runs.own_turns(range(0, len(prompts), batch)), desc="activations", unit="batch", disable=None):
         inputs = padded_batch(tokenizer, prompts[start : start + batch], model.device)
         check_tokens(model, [inputs["input_ids"].max().item()])
         with captured_sites(model, sites) as streams:

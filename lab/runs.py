@@ -148,10 +148,10 @@ def processes() -> tuple[int, int]:
     return state.process_index, state.num_processes
 
 
-def own_batches(count: int, batch: int) -> range:
-    """Where this process's batches of `count` things start: every process takes its turn, with batches of the same shape."""
+def own_turns(batches: Sequence) -> Sequence:
+    """This process's share of what is run in batches, a list or a range: every process takes its turn."""
     rank, number = processes()
-    return range(rank * batch, count, number * batch)
+    return batches[rank::number]
 
 
 def gathered(own: dict) -> dict:

@@ -7,13 +7,10 @@ from gguf_files import write_gguf
 from safetensors.torch import load_file
 
 import utils
-from lab import checkpoints, engine, models, runs, statistics
+from lab import beginnings, checkpoints, engine, models, runs, statistics
 
-CANDIDATES = [  # lengths 1 to 4, with shared beginnings and one that begins another
-    [(5,), (7, 8), (7, 9, 10), (7, 9, 11, 12)],
-    [(3, 4), (3, 5), (6,), (20, 21, 22)],
-    [(9,), (9, 1), (10,), (11,)],
-]
+ANSWERS = [(5,), (7, 8), (7, 9, 10), (7, 9, 11, 12), (3, 4), (20, 21, 22)]  # lengths 1 to 4, with shared beginnings
+PARTINGS = {(): (3, 5, 7, 20), (7,): (8, 9), (7, 9): (10, 11)}  # beginning -> the tokens with which an answer goes on
 PROMPTS = [
     "Question: five",
     "Question: Tom has 4 apples. Then Tom sells 3. How many?\nAnswer:",
@@ -57,10 +54,19 @@ def hooked_logits(model, ids: torch.Tensor, last: int, site: int, vector: torch.
         return ((stream, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": stream})
 
     hook = models.site_modules(model)[site].register_forward_pre_hook(replace, with_kwargs=True)
-    with torch.no_grad():
+    with torch.set_grad_enabled(vector.requires_grad):
         logits = model(ids[None], use_cache=False).logits[0]
     hook.remove()
     return logits
+
+
+def dense_scores(model, ids: torch.Tensor, site: int, vector: torch.Tensor) -> list[torch.Tensor]:
+    """Every answer's log-probability within ANSWERS, from full passes over the prompt and each beginning."""
+    last, at = len(ids) - 1, {}
+    for start, tokens in PARTINGS.items():
+        logits = hooked_logits(model, torch.cat([ids, ids.new_tensor(start)]), last, site, vector)[-1]
+        at |= {(*start, token): value for token, value in zip(tokens, logits[list(tokens)].log_softmax(-1))}
+    return [sum(at.get(answer[: end + 1], 0) for end in range(len(answer))) for answer in ANSWERS]
 
 
 def patches(patcher, site: int, count: int = 5) -> torch.Tensor:
@@ -72,9 +78,9 @@ def patches(patcher, site: int, count: int = 5) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_engine_equals_a_full_hooked_pass(loaded, kind):
-    """Next-token logits and candidate scores: padding, grouped queries, windows, candidates of several tokens."""
+    """Next-token logits and answers' scores: padding, grouped queries, windows, answers of several tokens."""
     model, tokenizer = loaded[kind]
-    patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
+    patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, ANSWERS)
     lengths = {len(tokenizer(prompt)["input_ids"]) for prompt in PROMPTS}
     assert len(lengths) == 3 and min(lengths) < WINDOW < max(lengths)
     every = kind in ("qwen2", "gemma3_text, local")
@@ -89,11 +95,9 @@ def test_engine_equals_a_full_hooked_pass(loaded, kind):
                 logits = hooked_logits(model, ids, last, site, vector)[last]
                 own = models.logits(model, states[row, condition, 0])
                 torch.testing.assert_close(own, logits, rtol=0, atol=1e-4)
-                for index, candidate in enumerate(CANDIDATES[row]):
-                    longer = torch.cat([ids, torch.tensor(candidate)])
-                    logits = hooked_logits(model, longer, last, site, vector).log_softmax(-1)
-                    expected = sum(logits[last + step, token] for step, token in enumerate(candidate))
-                    assert abs(scores[row, condition, index] - expected) < 1e-4
+                expected = torch.stack(dense_scores(model, ids, site, vector))
+                torch.testing.assert_close(scores[row, condition], expected, rtol=0, atol=1e-4)
+                assert abs(scores[row, condition].exp().sum() - 1) < 1e-5
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -107,7 +111,7 @@ def test_streams_are_those_of_a_full_pass(loaded, kind):
 @pytest.mark.parametrize("kind", ["qwen2", "gemma2", "gemma3_text, local", "gpt_neox", "qwen3_moe, local"])
 def test_the_identity_changes_no_bit_and_other_conditions_do_not_matter(loaded, kind):
     model, tokenizer = loaded[kind]
-    patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
+    patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, ANSWERS)
     basis = utils.random_subspaces(statistics.seeded(0, "basis"), 1, 7, model.config.hidden_size)[0].float()
     for site in range(model.config.num_hidden_layers + 1):
         own = patcher.streams[:, site]
@@ -122,13 +126,13 @@ def test_the_identity_changes_no_bit_and_other_conditions_do_not_matter(loaded, 
 @pytest.mark.parametrize("kind", ["qwen2", "mistral, local", "qwen2_moe"])
 def test_scores_do_not_depend_on_the_batch_or_on_pieces(loaded, monkeypatch, kind):
     model, tokenizer = loaded[kind]
-    patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
+    patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, ANSWERS)
     vectors = patches(patcher, 2)
     whole = patcher.scores(2, vectors)
     for size in (1, 2):
-        engines = engine.patched_prompts(model, tokenizer, PROMPTS, CANDIDATES, size)
-        parts = torch.cat([alone.scores(2, vectors[rows]) for rows, alone in engines])
-        torch.testing.assert_close(parts, whole, rtol=0, atol=1e-4)
+        engines = engine.patched_prompts(model, tokenizer, PROMPTS, ANSWERS, size)
+        for rows, alone in engines:
+            torch.testing.assert_close(alone.scores(2, vectors[rows]), whole[rows], rtol=0, atol=1e-4)
     monkeypatch.setattr(engine, "QUERIES_AT_ONCE", 1)
     monkeypatch.setattr(engine, "HEAD_ROWS", 2)
     torch.testing.assert_close(patcher.scores(2, vectors), whole, rtol=0, atol=1e-4)
@@ -136,7 +140,7 @@ def test_scores_do_not_depend_on_the_batch_or_on_pieces(loaded, monkeypatch, kin
 
 def test_what_does_not_fit_is_halved_down_to_one_condition(loaded, monkeypatch):
     model, tokenizer = loaded["qwen2"]
-    patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
+    patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, ANSWERS)
     vectors = patches(patcher, 2)
     whole, real, tried = patcher.scores(2, vectors), engine.PatchedPrompts.final_states, []
 
@@ -163,27 +167,125 @@ def test_batches_of_prompts_that_do_not_fit_are_halved(loaded, monkeypatch):
     model, tokenizer = loaded["qwen2"]
     real = engine.PatchedPrompts.__init__
 
-    def limited(self, model, tokenizer, prompts, candidates):
+    def limited(self, model, tokenizer, prompts, *rest):
         if len(prompts) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        real(self, model, tokenizer, prompts, candidates)
+        real(self, model, tokenizer, prompts, *rest)
 
     monkeypatch.setattr(engine.PatchedPrompts, "__init__", limited)
-    engines = list(engine.patched_prompts(model, tokenizer, PROMPTS, CANDIDATES, 3))
-    assert [(rows.start, rows.stop) for rows, _ in engines] == [(0, 1), (1, 2), (2, 3)]
+    engines = list(engine.patched_prompts(model, tokenizer, PROMPTS, ANSWERS, 3))
+    assert sorted(rows for rows, _ in engines) == [[0], [1], [2]]
 
 
-def test_token_tree_shares_beginnings():
-    tokens, parents, paths = engine.token_tree(0, [(1,), (2, 3), (2, 4, 5), (2, 4)])
-    assert tokens == [0, 2, 4]
-    assert parents == [-1, 0, 1]
-    assert paths == [[(0, 1)], [(0, 2), (1, 3)], [(0, 2), (1, 4), (2, 5)], [(0, 2), (1, 4)]]
+def test_answer_tree_shares_beginnings_and_ends_where_nothing_parts():
+    tree = engine.AnswerTree(ANSWERS, CPU)
+    assert tree.tokens.tolist() == [7, 9]
+    assert tree.depth.tolist() == [0, 1, 2]
+    assert tree.ancestors.tolist() == [[True, False, False], [True, True, False], [True, True, True]]
+    vocabulary = tree.vocabulary.tolist()
+    assert vocabulary == [3, 5, 7, 8, 9, 10, 11, 20]
+    parted = [[token for token, goes_on in zip(vocabulary, row) if goes_on] for row in tree.goes_on]
+    assert parted == [list(tokens) for tokens in PARTINGS.values()]
+    ones = torch.tensor([[1.0], [10.0], [100.0]]).expand(3, 8)
+    assert tree.along(ones).tolist() == [1, 11, 111, 111, 1, 1]
+
+
+def test_a_node_that_only_leads_to_a_parting_is_run_but_not_scored():
+    tree = engine.AnswerTree([(1, 2, 3), (1, 2, 4)], CPU)
+    assert tree.tokens.tolist() == [1, 2]
+    assert tree.goes_on.sum(1).tolist() == [0, 0, 2]
+    assert tree.along(torch.ones(3, 2)).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("answers", [[(1, 2), (1,)], [(1, 2), (3,), (1, 2)]])
+def test_answers_that_cannot_be_told_apart_are_refused(answers):
+    with pytest.raises(ValueError, match="cannot be told apart"):
+        engine.AnswerTree(answers, CPU)
+
+
+def test_the_mass_of_the_set_is_that_in_the_whole_vocabulary(loaded):
+    model, tokenizer = loaded["gemma2"]
+    patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, ANSWERS)
+    for row, prompt in enumerate(PROMPTS):
+        ids, at = torch.tensor(tokenizer(prompt)["input_ids"]), {}
+        for start, tokens in PARTINGS.items():
+            logits = model(torch.cat([ids, ids.new_tensor(start)])[None]).logits[0, -1].log_softmax(-1)
+            at |= {(*start, token): logits[token] for token in tokens}
+        expected = sum(sum(at.get(answer[: end + 1], 0) for end in range(len(answer))).exp() for answer in ANSWERS)
+        assert abs(patcher.masses()[row] - expected) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "gemma2", "gemma3_text, local", "olmo2", "gpt_neox"])
+def test_gradients_are_those_of_a_full_pass(loaded, kind):
+    """Of an answer of several tokens, with respect to the vector at the last prompt position."""
+    model, tokenizer = loaded[kind]
+    patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, ANSWERS)
+    for site in (0, 3, 5):
+        vectors = patches(patcher, site, 2).requires_grad_()
+        scores = patcher.scores(site, vectors)
+        (ours,) = torch.autograd.grad(scores[..., 3].sum(), vectors)
+        for row, prompt in enumerate(PROMPTS):
+            ids = torch.tensor(tokenizer(prompt)["input_ids"])
+            vector = vectors[row, 1].detach().requires_grad_()
+            (theirs,) = torch.autograd.grad(dense_scores(model, ids, site, vector)[3], vector)
+            torch.testing.assert_close(ours[row, 1], theirs, rtol=1e-4, atol=1e-4 * theirs.abs().max().item())
+    assert not patcher.scores(3, vectors.detach()).requires_grad
+
+
+EXEMPLARS = "".join(
+    f"Question: {name} has {n} apples. How many?\nAnswer: {n}\n" for n, name in enumerate(("Tom", "Ann", "Bob"))
+)
+ALIKE = [
+    EXEMPLARS + prompt
+    for prompt in ("Question: five", "Question: five and six. How many are there?", "Q", "Questions 12 34")
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_beginning_that_prompts_share_is_run_once(loaded, monkeypatch, kind):
+    """Scores and generations are those of every prompt by itself; among them the exemplars of another language."""
+    model, tokenizer = loaded[kind]
+    prompts = [*ALIKE, *(prompt.replace("Question", "问题") for prompt in ALIKE)]
+    rows = tokenizer(prompts)["input_ids"]
+    assert [length > 16 for _, length in beginnings.batches(rows, 4)] == [True, True]
+    counted = []
+    real = beginnings.Beginnings.cache
+
+    def counting(self, ids, mask, length):
+        known = self.tokens
+        cache = real(self, ids, mask, length)
+        counted.append(self.tokens is not known)
+        return cache
+
+    monkeypatch.setattr(beginnings.Beginnings, "cache", counting)
+    found = {}
+    for chosen, patcher in engine.patched_prompts(model, tokenizer, prompts, ANSWERS, 2):
+        vectors = 2 * patcher.streams[:, 2, None]
+        found |= dict(zip(chosen, zip(vectors, patcher.scores(2, vectors))))
+    assert counted == [True, False, True, False]
+    together = models.generate(model, tokenizer, prompts, 4, 3)
+    for row, prompt in enumerate(prompts):
+        patcher = engine.PatchedPrompts(model, tokenizer, [prompt], ANSWERS)
+        vectors, scores = found[row]
+        torch.testing.assert_close(vectors, 2 * patcher.streams[0, 2, None], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(scores, patcher.scores(2, vectors[None])[0], rtol=0, atol=1e-4)
+    assert together == models.generate(model, tokenizer, prompts, 4, 1)
+
+
+def test_prompts_that_begin_alike_come_together():
+    one, other = tuple(range(100, 120)), tuple(range(200, 230))
+    prompts = [(*one, 1), (*other, 2, 3), (*one, 1, 2, 3), (*other, 4), (*one, 5, 6), (9, 9)]
+    assert beginnings.batches(prompts, 2) == [([5], 0), ([0, 4], 20), ([2], 20), ([3, 1], 30)]
+    assert beginnings.batches([one, one], 2) == [([0, 1], 19)]  # every prompt keeps its last token
+    assert beginnings.batches([(1, 2, 3), (1, 4), (7,)], 8) == [([2, 1, 0], 0)]
+    assert beginnings.batches([one], 8) == [([0], 0)]
+    assert beginnings.batches([], 8) == []
 
 
 def test_too_long_prompts_are_refused(loaded):
     model, tokenizer = loaded["qwen2"]
     with pytest.raises(runs.UserError, match="exceeds this model's positions of 512"):
-        engine.PatchedPrompts(model, tokenizer, ["5 " * 600], [[(1,)]])
+        engine.PatchedPrompts(model, tokenizer, ["5 " * 600], [(1,)])
 
 
 def state(model) -> list:
@@ -213,7 +315,7 @@ WRONG = {
     "a longer window": (engine, "windows", lambda config, real=engine.windows: [w and w + 1 for w in real(config)]),
     "positions": (engine.PatchedPrompts, "node_pass", displaced),
     "mask": (engine.PatchedPrompts, "masks", first_token_hidden),
-    "head": (models, "logits", lambda model, states, real=models.logits: 0.99 * real(model, states)),
+    "head": (models, "logits", lambda model, states, *_, real=models.logits: 0.99 * real(model, states)),
     "layers": (engine.PatchedPrompts, "run", called_otherwise),
 }
 
@@ -303,12 +405,12 @@ def test_the_language_model_inside_one_that_also_sees(loaded, tmp_path):
         Gemma3Config(text_config=text, vision_config=seeing | image, **tokens)
     ).eval()
     tokenizer = loaded["qwen2"][1]
-    patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
+    patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, ANSWERS)
     vectors = patches(patcher, 2)
     scores = patcher.scores(2, vectors)
     ids = torch.tensor(tokenizer(PROMPTS[1])["input_ids"])
-    logits = hooked_logits(model, torch.cat([ids, torch.tensor([3])]), len(ids) - 1, 2, vectors[1, 1]).log_softmax(-1)
-    assert abs(scores[1, 1, 1] - logits[-2, 3] - logits[-1, 5]) < 1e-4
+    expected = torch.stack(dense_scores(model, ids, 2, vectors[1, 1]))
+    torch.testing.assert_close(scores[1, 1], expected, rtol=0, atol=1e-4)
 
 
 def test_a_single_token_prompt_has_an_empty_prefix(loaded):
@@ -316,11 +418,10 @@ def test_a_single_token_prompt_has_an_empty_prefix(loaded):
     (ids,) = torch.tensor(tokenizer(["five"])["input_ids"])[:, :1]
     prompt = tokenizer.decode(ids)
     assert len(tokenizer(prompt)["input_ids"]) == 1
-    patcher = engine.PatchedPrompts(model, tokenizer, [prompt], [[(3, 4)]])
+    patcher = engine.PatchedPrompts(model, tokenizer, [prompt], ANSWERS)
     vectors = patches(patcher, 1)
-    scores = patcher.scores(1, vectors)
-    logits = hooked_logits(model, torch.cat([ids, torch.tensor([3])]), 0, 1, vectors[0, 2]).log_softmax(-1)
-    assert abs(scores[0, 2, 0] - logits[0, 3] - logits[1, 4]) < 1e-4
+    expected = torch.stack(dense_scores(model, ids, 1, vectors[0, 2]))
+    torch.testing.assert_close(patcher.scores(1, vectors)[0, 2], expected, rtol=0, atol=1e-4)
 
 
 def test_generation_under_a_patch_follows_the_patched_logits(loaded):
@@ -356,14 +457,14 @@ def test_a_model_that_is_spread_over_devices_gives_the_same_scores(families, tmp
     """As accelerate dispatches a model that is too large."""
     folder = checkpoints.find_model(str(families["qwen3"]))
     model, tokenizer = models.load_model(folder, CPU, torch.float32)
-    patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
+    patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, ANSWERS)
     vectors = patches(patcher, 2)
     whole, alone = patcher.scores(2, vectors), models.generate(model, tokenizer, PROMPTS, 4, 2)
     spread = half_on_disk(tmp_path)
     monkeypatch.setattr(models, "placement", lambda *_: spread)
     model, tokenizer = models.load_model(folder, CPU, torch.float32)
     assert any(parameter.is_meta for parameter in model.parameters())
-    patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
+    patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, ANSWERS)
     torch.testing.assert_close(patcher.scores(2, vectors), whole, rtol=0, atol=1e-5)
     assert models.generate(model, tokenizer, PROMPTS, 4, 2) == alone
     ((_, _, streams),) = models.residual_streams(model, tokenizer, PROMPTS[:1], [0, 5], 1)
@@ -411,7 +512,7 @@ def test_engine_on_cuda_in_bfloat16(families):
     scores = {}
     for device, dtype in (("cpu", torch.float32), ("cuda", torch.float32), ("cuda", torch.bfloat16)):
         model, tokenizer = models.load_model(folder, torch.device(device), dtype)
-        patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, CANDIDATES)
+        patcher = engine.PatchedPrompts(model, tokenizer, PROMPTS, ANSWERS)
         scores[device, dtype] = patcher.scores(2, 2 * patcher.streams[:, 2, None])
     torch.testing.assert_close(scores["cpu", torch.float32], scores["cuda", torch.float32], rtol=0, atol=1e-2)
     torch.testing.assert_close(scores["cpu", torch.float32], scores["cuda", torch.bfloat16], rtol=0, atol=0.3)

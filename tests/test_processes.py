@@ -17,7 +17,7 @@ LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_
 def test_one_process_does_everything(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert runs.processes() == (0, 1)
-    assert list(runs.own_batches(10, 4)) == [0, 4, 8]
+    assert list(runs.own_turns(range(0, 10, 4))) == [0, 4, 8]
     assert runs.gathered({3: "c", 1: "a"}) == {1: "a", 3: "c"}
 
 
@@ -25,7 +25,7 @@ def test_every_batch_belongs_to_one_process(monkeypatch):
     shares = []
     for rank in range(3):
         monkeypatch.setattr(runs, "processes", lambda rank=rank: (rank, 3))
-        shares += runs.own_batches(23, 4)
+        shares += runs.own_turns(range(0, 23, 4))
     assert sorted(shares) == [0, 4, 8, 12, 16, 20]
 
 

@@ -179,7 +179,7 @@ def test_a_token_beyond_the_embedding_counts_where_a_text_makes_it(copy):
         lambda: models.generate(model, tokenizer, prompts, 2, 2),
         lambda: list(models.residual_streams(model, tokenizer, prompts, [1], 2)),
         lambda: engine.PatchedPrompts(model, tokenizer, prompts),
-        lambda: engine.PatchedPrompts(model, tokenizer, prompts[:1], [[(5, 682)]]),
+        lambda: engine.PatchedPrompts(model, tokenizer, prompts[:1], [(5, 682)]),
     ):
         with pytest.raises(runs.UserError, match=line):
             ask()
