@@ -248,58 +248,86 @@ def multi_at_least(grid: list[dict], chosen) -> list[bool]:
     return [row["contrast"] <= heads[tuple(row[key] for key in place)] for row in rows]
 
 
-MAJORITY = 0.5  # of the pairs, in every direction, that a double dissociation asks for
-FEW_PAIRS = 12  # with fewer, no exact test over the pairs is likely to reach LEVEL whatever Z does
-FEW_WRONG = 6  # with fewer wrong answers, no outcome of the exact test of the rescues reaches LEVEL
+MOVES = 0.5  # of the full swap's effect: what a dissociation surely moves, and what is excluded where it is absent
+KEEPS, KEEPS_SURELY = 0.8, 0.6  # of the full swap's language: what the complement keeps, and its lower bound
+WIDE_SHARE, WIDE_RATIO = (
+    1 / 8,
+    1.5,
+)  # of the width, and of the directions that streams use: a larger subspace is no part of it
+RANKS = (  # of a phase's verdict: the first of what the tested subspaces have
+    "double_dissociation",
+    "language_removed",
+    "partial",
+    "inconclusive",
+    "none",
+    "answer_only",
+    "language_only",
+    "untestable",
+)
 
 
 def phase3(results: dict) -> dict:
-    """double_dissociation | partial | none; `weight_verdict` by the same rule where the weight-based Z is not the one tested."""
-    pairs, alike = results["pairs"], results["same_problem"]
-    own = swap_tests(results, "z")
-    predicted = swap_tests(results, "weight") if "weight" in results["success"] else own
-    rescued = alike["z"]["rescued"] > alike["random"]["rescued"] and alike["p_rescue"] < LEVEL
-    holds = {half: all(own[half].values()) for half in ("z", "z_perp")}
-    holds = {half: holds[half] and own["majority"][half] if pairs else None for half in holds}
-    holds["weights"] = dissociation(predicted) == "double_dissociation" if pairs else None
-    holds["rescue"] = rescued if alike["z"]["wrong_before"] >= FEW_WRONG else None
-    tests = {f"{half} beats {rival}": won for half in ("z", "z_perp") for rival, won in own[half].items()}
-    tests |= {f"{half} in at least half of the pairs": reached for half, reached in own["majority"].items()}
-    judgement = {"verdict": dissociation(own), "tests": tests, "holds": holds}
-    judgement["not_beaten"] = [rival for rival, won in own["z"].items() if not won]
-    judgement["answer_is_here"] = results["paired"]["z"]["full"] < LEVEL if pairs else None
-    judgement["thresholds"] = {"level": LEVEL, "majority": MAJORITY, "few_pairs": FEW_PAIRS}
-    return judgement if predicted is own else judgement | {"weight_verdict": dissociation(predicted)}
+    """The verdict of every tested subspace, in `tested`, and of the phase: the one that ranks first among them (RANKS).
 
-
-def dissociation(tests: dict) -> str:
-    """The verdict that follows from a subspace's `swap_tests`."""
-    if not all(tests["z"].values()):
-        return "none"
-    both = all(tests["z_perp"].values()) and all(tests["majority"].values())
-    return "double_dissociation" if both else "partial"
-
-
-def swap_tests(results: dict, name: str) -> dict[str, dict[str, bool]]:
-    """What a subspace beats in moving the answer (`z`), its complement in moving the language (`z_perp`), and `majority`.
-
-    Z must beat random subspaces of both kinds, no swap, and the part of a wrong donor: a swap that merely erases the
-    recipient's answer leaves the choice between two answers to chance, and half of the pairs can succeed without anything
-    being carried over. For the same reason Z⊥ must beat itself with Z erased, and the complement of random subspaces.
+    untestable: no rung is solved, or no site carries both answer and language. `decided_by`: the subspace it is about.
     """
-    success, paired, perp = results["success"], results["paired"][name], f"{name}_perp"
-    nulls, controls = results["null" if name == "z" else "weight_null"], results["controls"]
-
-    def beaten(label: str, paired_with: dict[str, str]) -> dict[str, bool]:
-        rivals = {null: row["p"] < LEVEL for null, row in nulls.items() if row["tests"] == label}
-        above = {control: success[label] > success[control] for control in paired_with}
-        return rivals | {control: above[control] and paired[test] < LEVEL for control, test in paired_with.items()}
-
-    return {
-        "z": beaten(name, {"none": "unpatched", controls[name]: "wrong_donor"}),
-        "z_perp": beaten(perp, {controls[perp]: "erased"}),
-        "majority": {"z": paired["lowest"] >= MAJORITY, "z_perp": paired["lowest_perp"] >= MAJORITY},
+    tested = {name: row | {"verdict": subspace(row, results)} for name, row in results["tested"].items()}
+    ranked = sorted(tested, key=lambda name: RANKS.index(tested[name]["verdict"]))
+    testable = bool(results["carriers"]["joint"])
+    decided = ranked[0] if testable and ranked else None
+    verdict = tested[decided]["verdict"] if decided else "untestable"
+    tests = {
+        f"{name}: {test}": met for name, row in tested.items() for test, met in subspace_tests(row, results).items()
     }
+    holds = dict.fromkeys(("z", "z_perp", "weights"))
+    if testable:
+        both = [moves_both(row, results) for row in tested.values() if "d" in row and row["place"] == "joint"]
+        holds["z"], holds["z_perp"] = (any(pair[half] for pair in both) if both else None for half in (0, 1))
+    if tested.get("weights", {}).get("place") == "joint":
+        holds["weights"] = tested["weights"]["verdict"] == "double_dissociation"
+    return {"verdict": verdict, "decided_by": decided, "tested": tested, "tests": tests, "holds": holds}
+
+
+def subspace(row: dict, results: dict) -> str:
+    """A tested subspace's verdict, by the first rule that applies."""
+    if row.get("place", "none") != "joint" or "unmeasured" in row:
+        return {"answer": "answer_only", "language": "language_only"}.get(row.get("place"), "untestable")
+    if row["d"]["value"] is None:
+        return "untestable"
+    tests = subspace_tests(row, results)
+    if not tests["beats its nulls"]:
+        return "none" if row["coverage"]["high"] < MOVES else "inconclusive"
+    if not tests["is no larger than the streams' own size"]:
+        return "language_removed"
+    return "double_dissociation" if all(tests.values()) else "partial"
+
+
+def subspace_tests(row: dict, results: dict) -> dict[str, bool]:
+    """What a double dissociation needs of a measured subspace; nothing where nothing was measured."""
+    if "unmeasured" in row or row["d"]["value"] is None:
+        return {}
+    gain = row["haar_iia_cross_gain"]
+    wide = max(WIDE_SHARE * results["width"], WIDE_RATIO * row["participation"])
+    moves, keeps = moves_both(row, results)
+    return {
+        "beats its nulls": row["p_holm"] < LEVEL,
+        "is no larger than the streams' own size": row["k"] <= wide,
+        "moves the answer": moves,
+        "wins with the donor's answer": row["iia_cross"]["value"] >= MOVES * row["full_iia_same"]["value"]
+        and gain["p"] < LEVEL,
+        "leaves the language": row["leak"]["high"] < MOVES,
+        "its complement keeps the language": keeps,
+    }
+
+
+def moves_both(row: dict, results: dict) -> tuple[bool, bool]:
+    """Whether Z moves at least half of what the full swap moves of the answer, and its complement most of the language."""
+    language = row["complement_language"]
+    beaten = row["p_holm"] < LEVEL
+    moves = beaten and row["coverage"]["low"] is not None and row["coverage"]["low"] >= MOVES
+    return moves, beaten and language["value"] is not None and language["value"] >= KEEPS and language[
+        "low"
+    ] >= KEEPS_SURELY
 
 
 OVERFIT = 0.1  # an in-sample R² this far above the held-out one is overfitting, whatever it is called

@@ -195,6 +195,12 @@ def find_asked(
     return Asked(languages, files, asked, exemplars, settings)
 
 
+def find_ladder(arguments, folder: checkpoints.ModelFolder, rungs: Sequence[str]) -> list[Asked]:
+    """What each rung of data/ asks; a single one where --problems, or the model folder, has problems of its own."""
+    own = arguments.problems or (folder.path / "problems.jsonl").exists()
+    return [find_asked(arguments, folder, f"{rung}.jsonl", in_words=True) for rung in (rungs[:1] if own else rungs)]
+
+
 def grade(problem: Problem, output: str, language: str | None = None) -> tuple[str | None, bool]:
     """(extracted answer, whether it is right), of an output in a language or, where that is None, in any.
 
