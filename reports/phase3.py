@@ -16,7 +16,7 @@ TESTED = {  # short name in tables and figures; what it is; what follows for the
         "weights, best carrier", "the weight-based Z of {layer}, moved to {place}, its best place on development answers",
         "the weights give the subspace and not the place, which had to be found by swapping"],
     "best_layer": [
-        "best layer's weights", "the weight-based Z of layer {other}, at its own output the best on development answers",
+        "best layer's weights", "the weight-based Z of layer {other} at its own output {place}, best on development answers",
         "weights give the subspace, but not the layer, which had to be found by swapping"],
     "handed": ["handed on by phase 2", "the Z that phase 2 hands on ({method}), at {place}", "weights alone do not give this Z"],
     "answer_means": [
