@@ -1,489 +1,499 @@
-"""Phase 3's page: claims, sections and figures, from saved results and samples alone."""
+"""Phase 3's page: where answer and language arrive in the stream, what swapping each Z moves there, and what follows."""
 
-import json
+from collections.abc import Callable, Sequence
+from itertools import groupby
 
 import numpy as np
 
 from reports import page
 
-SAMPLES = "phase3_samples.jsonl"
-SHOWN_PAIRS = 3  # per direction
-DONOR = 1  # in candidates and targets, (whose answer, whose language); 0 is the recipient
-WHO = ("recipient's", "donor's")
-NAMES = {
-    "none": "no swap",
-    "z": "Z",
-    "z_perp": "Z⊥",
-    "full": "full stream",
-    "random": "Haar-random k",
-    "random_matched": "covariance-matched random k",
-    "random_perp": "complement of Haar-random k",
-    "pca": "top-k PCA",
-    "centroid": "language centroid direction",
-    "centroid_perp": "all but the language centroid direction",
-    "z_wrong_donor": "Z of a wrong donor",
-    "z_perp_erased": "Z⊥ with Z erased",
-    "full_wrong_donor": "full stream of a wrong donor",
-    "weight": "weight-based Z",
-    "weight_perp": "complement of the weight-based Z",
-    "weight_wrong_donor": "weight-based Z of a wrong donor",
-    "weight_perp_erased": "its complement, with it erased",
+SHOWN_ANSWERS, ENDS = 12, ("value", "low", "high")
+TESTED = {  # short name in tables and figures; what it is; what follows for the recipe where it dissociates
+    "weights": [
+        "weights, own place", "the weight-based Z of {layer} at the place that goes with it, {place}",
+        "its causal claim holds here, with subspace and place from weights alone"],
+    "weights_at_carrier": [
+        "weights, best carrier", "the weight-based Z of {layer}, moved to {place}, its best place on development answers",
+        "the weights give the subspace and not the place, which had to be found by swapping"],
+    "best_layer": [
+        "best layer's weights", "the weight-based Z of layer {other} at its own output {place}, best on development answers",
+        "weights give the subspace, but not the layer, which had to be found by swapping"],
+    "handed": ["handed on by phase 2", "the Z that phase 2 hands on ({method}), at {place}", "weights alone do not give this Z"],
+    "answer_means": [
+        "answer means", "the subspace of the development answers' mean streams, at {place}",
+        "answers have a code that unseen ones share, but it was read from activations, not predicted from weights"],
+}  # fmt: skip
+INSIDE = "Giving a prompt the part of another prompt's stream that lies inside Z moves the answer"
+VERDICTS = {  # what was swapped and what moved; what follows for the recipe, and of a dissociation TESTED says it
+    "double_dissociation": [
+        f"{INSIDE} and not the language, and giving it the part outside Z moves the language and not the answer", ""],
+    "language_removed": [
+        f"{INSIDE} and not the language, but Z is so large that it is little more than everything except the language",
+        "this is no Z: whatever leaves out the language alone does the same"],
+    "answer_word": [
+        f"{INSIDE}, but only as the code of the word that is about to be written",
+        "this is no reasoning subspace: it holds the output word"],
+    "illusion": [
+        f"{INSIDE}, but by directions that the model's own states do not use",
+        "this is no Z: the swap works through a path that the model itself leaves idle (Makelov et al. 2023)"],
+    "partial": [
+        f"{INSIDE} more than random subspaces of that size do, but this is no double dissociation",
+        "its causal claim is not shown"],
+    "inconclusive": [
+        "Prompts were given the part of another's stream inside Z: that it moves the answer is neither shown nor excluded",
+        "nothing follows yet, neither way; more solved problems would narrow the intervals"],
+    "none": [
+        f"{INSIDE} no more than a random subspace of that size does, though the whole stream carries answer and language "
+        "at this place", "not there: the answer passes this place outside of the Zs that were tested"],
+}  # fmt: skip
+NOT_HERE = [
+    "At this place even a swap of the whole stream is not shown to move both answer and language, so no part of it can be "
+    "shown to hold one without the other", "not at this place; nothing follows for Z elsewhere"]  # fmt: skip
+VERDICTS |= dict.fromkeys(("answer_only", "language_only", "untestable"), NOT_HERE)
+CARRIES = {  # what the full swap carries at a place
+    "joint": "answer and language", "answer": "the answer and not the language",
+    "language": "the language and not the answer", "none": "neither the answer nor the language",
+}  # fmt: skip
+SHARES = {  # the profile of a Z, and what each share is by the hypothesis
+    "coverage": ("coverage", 1), "leak": ("leak", 0),
+    "complement_transfer": ("complement's transfer", 0), "complement_language": ("complement's language", 1),
+}  # fmt: skip
+BLUE, SKY, GREEN, RED, ORANGE, PINK = "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00", "#CC79A7"  # Okabe and Ito
+MOVED = {
+    "t_same": ("T_same: answer,\ndonor asked in the same language", BLUE, "o"),
+    "t_cross": ("T_cross: answer,\ndonor asked in another language", SKY, "s"),
+    "g": ("G: language", RED, "^"),
 }
-SITE_NAMES = NAMES | {
-    "full_wrong_donor": "full stream, wrong donor",
-    "layer_z": "layer's own Z",
-    "layer_z_wrong_donor": "layer's own Z, wrong donor",
-    "random": "random",
+WINNERS = {  # of donors asked in another language: whose answer wins, in whose language
+    "donor_recipient": ("donor's answer, recipient's language", GREEN, "s"),
+    "donor_donor": ("donor's answer, donor's language", RED, "^"),
+    "recipient_recipient": ("recipient's answer and language", "black", "v"),
+    "recipient_donor": ("recipient's answer, donor's language", PINK, "D"),
 }
-FROM_WEIGHTS = ("weight", "weight_head0", "sweep", "previous_layer")  # methods that fit nothing on activations
-VERDICTS = {
-    "double_dissociation": "Swapping Z moves the answer and swapping its complement moves the language",
-    "partial": "Swapping Z moves the answer more often than random subspaces do, but this is no double dissociation",
-    "none": "Swapping Z is not shown to move the answer: Z is correlational at best",
-}
-LIMITATIONS = """
-    Only the last prompt position is patched: what earlier positions carry reaches later layers unswapped.
-
-    A swap replaces part of one stream by part of another; the result may be a state that the model never visits.
-
-    Four candidates are compared; section 7 shows what comes out when nothing is offered.
-
-    Each problem takes part in several pairs, so the Wilson intervals are somewhat too narrow.
-
-    Success by itself does not make Z special: read it beside matched subspaces and PCA.
-
-    Candidates are scored without what follows them, so an answer also collects that of longer ones that begin with it.
-"""
 
 
 def summary(results: dict) -> str:
     """The deciding numbers, for the last line printed."""
-    success, problems = results["success"], results["problems"]
-    if not results["pairs"]:
-        return f"0 pairs: {problems['solved_everywhere']} of {problems['asked']} problems solved in every language"
-    return (
-        f"Z {success['z']:.1%}, Z⊥ {success['z_perp']:.1%} of {results['pairs']} pairs; "
-        f"random {success['random']:.1%} (p {page.show(results['null']['random']['p'], 2)})"
-    )
+    name, row = decided(results)
+    return f"{TESTED[name][0]}, {place(row['site'])}, k {row['k']}: {numbers(row)}" if row else untested(results)
 
 
 def claims(results: dict) -> list[dict]:
     """The recipe's success criteria, as rows."""
-    predicted = "weight" if "weight" in results["success"] else "z"
-    alike = results["same_problem"]
-    wrong, rescued, by_random = alike["z"]["wrong_before"], alike["z"]["rescued"], alike["random"]["rescued"]
-    both = f"{rate(results, predicted)}; its complement {rate(results, f'{predicted}_perp')}"
-    chance = f"a random subspace {by_random} of {wrong}, exact McNemar p {page.show(alike['p_rescue'], 2)}"
-    moves, keeps = (
-        "swapping Z changes the answer and not the language",
-        "swapping Z⊥ changes the language and not the answer",
-    )
-    weights = "the Z that the weights predict does both"
-    rescues = "Z of the same problem in the other language rescues a wrong answer"
+    (name, row), own = decided(results), results["tested"].get("weights")
+    inside = outside = predicted = (untested(results), "–")
+    if row:
+        where, shares = f"{TESTED[name][0]}, {place(row['site'])}", {key: span(row[key]) for key in SHARES}
+        inside = f"{where}: coverage {shares['coverage']}, leak {shares['leak']}", random(row)
+        moved = f"{shares['complement_transfer']} of the answer, {shares['complement_language']} of the language"
+        outside = f"{where}: its complement moves {moved}", random(row)
+    if own:
+        profile = ", ".join(f"{label} {span(own[key])}" for key, (label, _) in SHARES.items())
+        predicted = f"{place(own['site'])}, k {own['k']}, carries {CARRIES[own['place']]}: {profile}", random(own)
+    own_place = "the Z that the weights predict does both, at the place that they predict"
     return [
-        page.claim("z", moves, "yes", rate(results, "z"), beside(results, "z")),
-        page.claim("z_perp", keeps, "yes", rate(results, "z_perp"), beside(results, "z_perp")),
-        page.claim("weights", weights, "yes, without any data", both, beside(results, predicted)),
-        page.claim("rescue", rescues, "yes", f"{rescued} of {wrong} wrong answers", chance),
+        page.claim("z", "swapping Z moves the answer and not the language", "yes", *inside),
+        page.claim("z_perp", "swapping Z⊥ moves the language and not the answer", "yes", *outside),
+        page.claim("weights", own_place, "yes, without any data", *predicted),
     ]
 
 
-def rate(results: dict, label: str) -> str:
-    """A condition's success with its interval."""
-    low, high = results["interval"][label]
-    return f"{results['success'][label]:.1%} of {results['pairs']} pairs (95 % {low:.1%} to {high:.1%})"
+def decided(results: dict) -> tuple[str, dict | None]:
+    """The tested Z that the verdict is about; none where no place carries both answer and language."""
+    name = results["decided_by"] if results["carriers"]["joint"] else None
+    return name, results["tested"].get(name)
 
 
-def beside(results: dict, label: str) -> str:
-    """What a condition is tested against: its nulls and its control."""
+def untested(results: dict) -> str:
+    if results["rung"] is None:
+        best = max(results["tried"], key=lambda row: row["everywhere"])
+        return f"no kind of problem can be used; most solved: {solved(best)}"
+    return f"no place carries both answer and language: {carriers(results, 'answer', 'language')}"
+
+
+def random(row: dict) -> str:
+    """What random subspaces of the same size do."""
+    middle, high = (decimal(row["haar"] and row["haar"][point]) for point in ("middle", "high"))
+    text = f"Haar-random subspaces, same k: coverage {percent(row['haar_coverage'])}, D {middle}, 95 % point {high}"
+    p, holm = (page.show(row[key], 2) for key in ("p", "p_holm"))
+    return text if row["p"] is None else f"{text}; one-sided p {p}, with Holm {holm}"
+
+
+def numbers(row: dict) -> str:
+    """A Z's coverage, D and p beside those of random subspaces."""
+    if row["coverage"]["value"] is None:
+        return "coverage is not defined because the full swap moves too little"
+    return f"coverage {span(row['coverage'])}, D {span(row['d'], decimal)}; {random(row)}"
+
+
+def place(site: int) -> str:
+    """A place in the stream, named by the layer that it leaves."""
+    return f"L{site - 1}.out" if site else "embeddings"
+
+
+def decimal(value: float | None) -> str:
+    """A number at two decimals and three significant digits."""
+    return page.show(None if value is None else round(value, 2) + 0.0, 3)
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{page.show(round(100 * value, 1) + 0.0, 3)} %"
+
+
+def span(record: dict, write: Callable = percent) -> str:
+    """A measured value with its interval."""
+    value, low, high = (write(record[end]) for end in ("value", "low", "high"))
+    return value if record["low"] is None else f"{value} ({low.removesuffix(' %')} to {high.removesuffix(' %')})"
+
+
+def listing(parts: Sequence[str]) -> str:
+    """a, b and c"""
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def stretches(results: dict, kind: str) -> list[tuple[int, int]]:
+    """First and last site of every run of neighbours, among those that were measured, that carry something."""
+    found = groupby(results["curve"], key=lambda row: row["site"] in results["carriers"][kind])
+    spans = [[row["site"] for row in rows] for carried, rows in found if carried]
+    return [(sites[0], sites[-1]) for sites in spans]
+
+
+def carriers(results: dict, *kinds: str) -> str:
+    """Where the full swap carries what: the answer, the language, both (joint)."""
     parts = []
-    for nulls in (results["null"], results.get("weight_null", {})):
-        for name, row in nulls.items():
-            if row["tests"] == label:
-                against = f"{NAMES[name]} {row['mean']:.1%} (95th percentile {row['high']:.1%})"
-                parts.append(f"{against}, p {page.show(row['p'], 2)}")
-    control, tested = results["controls"][label], label.removesuffix("_perp")
-    p = results["paired"][tested]["wrong_donor" if label == tested else "erased"]
-    return "; ".join([*parts, f"{NAMES[control]} {results['success'][control]:.1%}, p {page.show(p, 2)}"])
+    for kind in kinds:
+        spans = [" to ".join(dict.fromkeys(map(place, ends))) for ends in stretches(results, kind)]
+        where = f"at {listing(spans)}" if spans else "nowhere"
+        parts.append(f"both {where}" if kind == "joint" else f"the {kind} {where}")
+    return ", ".join(parts)
+
+
+def subject(name: str, row: dict, results: dict) -> str:
+    """A tested Z in words."""
+    inner = page.layer_name(results["weights"]["inner"], results["layer_chosen"])
+    method = page.METHODS.get(row["method"], row["method"])
+    return TESTED[name][1].format(layer=inner, other=row["layer"], place=place(row["site"]), method=method)
+
+
+def solved(row: dict) -> str:
+    counts = listing([f"{count} in {language}" for language, count in row["solved"].items()])
+    mass = "" if row["mass"] is None else f", {percent(row['mass'])} of the probability on answers"
+    return f"`{row['rung']}` {counts}, {row['everywhere']} in every language, of {row['asked']}{mass}"
 
 
 def render(results: dict, arrays: dict) -> dict[str, bytes]:
-    """Report and figures."""
-    samples = [json.loads(line) for line in arrays[SAMPLES].decode().split("\n") if line]
-    return {
-        "phase3_success.png": figure_success(results),
-        "phase3_dose.png": figure_dose(results),
-        "phase3_sites.png": figure_sites(results),
-        "phase3_output.md": page.report(
-            f"Phase 3: patching {results['model']['name']}",
-            verdict_sentence(results),
-            results,
-            sections(results, samples),
-            limitations(results),
-        ),
-    }
+    """Report and figures; only the report where no kind of problem could be used."""
+    title = f"Phase 3: patching {results['model']['name']}"
+    if results["rung"] is None:
+        limits = "Solved: the right answer is the most probable of the set of all answers. Free answers may differ."
+        verdict = page.prose(unsolved_text(results))
+        return {"phase3_output.md": page.report(title, verdict, results, [], [limits])}
+    verdict = page.prose(verdict_text(results, arrays["phase3_streams.npy"].shape[-1]))
+    order = sorted(results["tested"], key=list(TESTED).index)
+    measured = {name: results["tested"][name] for name in order if "unmeasured" not in results["tested"][name]}
+    drawn = {name: row for name, row in measured.items() if any(row[key]["value"] is not None for key in SHARES)}
+    figures = {"phase3_depth.png": figure_depth(results)}
+    figures |= {"phase3_profile.png": figure_profile(results, drawn)} if drawn else {}
+    sections = [problems_section(results), depth_section(results)]
+    sections += [subspaces_section(results, measured, bool(drawn)), reading_section(results)]
+    return figures | {"phase3_output.md": page.report(title, verdict, results, sections, limitations(results))}
 
 
-def verdict_sentence(results: dict) -> str:
-    success, z, show, pairs = results["success"], results["settings"]["z"], page.show, results["pairs"]
-    if not pairs:
-        problems = results["problems"]
-        return page.prose(f"""
-            Nothing can be patched (`none`): {problems["solved_everywhere"]} of {problems["asked"]} problems are solved
-            unpatched in every language, and no two of them make a pair. This says nothing about Z.
-        """)
-    null, paired = results["null"], results["paired"]["z"]
-    weights = page.layer_name(z["bottleneck"], results["layer_chosen"])
-    source = page.METHODS[z["method"]] + (f", {weights}" if z["layer"] == z["bottleneck"] else "")
-    sentences = [page.prose(f"""
-        {VERDICTS[results['verdict']]} (`{results['verdict']}`). With a donor of another problem in another language, Z (k =
-        {z['k']} at site {z['site']}; {source}) gives the donor's answer in the recipient's language in
-        {success['z']:.1%} of {pairs} pairs (Haar-random {success['random']:.1%}, p {show(null['random']['p'], 2)};
-        covariance-matched {success['random_matched']:.1%}, p {show(null['random_matched']['p'], 2)}; wrong donor
-        {success['z_wrong_donor']:.1%}, p {show(paired['wrong_donor'], 2)}); Z⊥ gives the recipient's answer in the donor's
-        language in {success['z_perp']:.1%} (with Z erased {success['z_perp_erased']:.1%}, p {show(paired['erased'], 2)}). The
-        whole stream gives the donor's answer in {moved_answer(results, 'full'):.1%} (a wrong donor's
-        {moved_answer(results, 'full_wrong_donor'):.1%}).
-    """)]  # fmt: skip
-    if results["not_beaten"]:
-        sentences.append(f"Z does not beat: {', '.join(NAMES[name] for name in results['not_beaten'])}.")
-    if pairs < results["thresholds"]["few_pairs"]:
-        sentences.append("These are too few pairs to tell.")
-    if "weight_verdict" in results:
-        does = f"At that size the weight-based Z of {weights} does it in {success['weight']:.1%}"
-        sentences.append(f"{does} (by the same rule `{results['weight_verdict']}`).")
-    return " ".join(sentences)
+def verdict_text(results: dict, width: int) -> str:
+    name, row = decided(results)
+    if row is None:
+        return f"""
+            No place was found where swapping one prompt's whole stream for another's moves both the answer and the
+            language (`{results["verdict"]}`): it moves {carriers(results, "answer", "language")}. So no subspace can be shown
+            to hold one without the other.
+
+            For the recipe: it cannot be tested with this model and these problems, and nothing follows for Z.
+            {weights_text(results)}
+        """
+    lead, meaning = VERDICTS[row["verdict"]]
+    if not meaning:
+        meaning = TESTED[name][2]
+        if name.startswith("weights") and results["layer_chosen"] in ("no_bottleneck", "given"):
+            meaning += "; but the weights did not single out that layer, so this confirms no prediction"
+    missed = [test.replace("_", " ") for test, passed in results["tests"].items() if passed is False]
+    missed = f" Tests not passed: {listing(missed)}." if missed and row["verdict"] == "partial" else ""
+    return f"""
+        {lead} (`{row["verdict"]}`).
+
+        This Z is {subject(name, row, results)}, with k = {row["k"]} of {width} dimensions: {numbers(row)}. Coverage is the
+        share of the whole stream's effect on the answer, D is 2 by the hypothesis and about 0 by chance, with 95 % intervals
+        over {judged_on(row["judged_on"], results)}.{missed}
+
+        For the recipe: {meaning}.{"" if name == "weights" else f" {weights_text(results)}"}
+    """
 
 
-def moved_answer(results: dict, label: str) -> float:
-    """Share of pairs in which the donor's answer wins, in either language."""
-    return sum(won for won, (answer, _) in zip(results["winners"][label], results["candidates"]) if answer == DONOR)
+def judged_on(which: str, results: dict) -> str:
+    test, development = (results["problems"][half]["scored"] for half in ("test", "development"))
+    chosen = f"{test} problems with answers on which nothing was fitted or chosen"
+    return f"all {test + development} scored problems" if which == "all" else chosen
 
 
-def sections(results: dict, samples: list[dict]) -> list[str]:
-    return [
-        problems_section(results),
-        conditions_section(results),
-        nulls_section(results),
-        designs_section(results),
-        sweeps_section(results),
-        generation_section(results),
-        page.prose(f"""
-            ## 9 Sample generations
+def weights_text(results: dict) -> str:
+    """What became of the weight-based Z at its own place, where the verdict is about another one."""
+    row, maximum = results["tested"]["weights"], results["maxima"]["t_same"]
+    z = f"At {place(row['site'])}, the output of {page.layer_name(row['layer'], results['layer_chosen'])},"
+    if row["place"] == "joint":
+        return f"{z} the weight-based Z of that layer gives `{row['verdict']}`: {numbers(row)}."
+    full, moved = row["full"]["t_same"]["value"], ""
+    if full is not None and maximum > 0:
+        moved = f" (it moves the answer by {percent(full / maximum)} of what it does at its best place)"
+    return f"""{z} the whole stream carries {CARRIES[row["place"]]}{moved}: that says something about this place,
+        and nothing about the weight-based Z of that layer (`{row["verdict"]}`)."""
 
-            All are in `{SAMPLES}`.
 
-            {sample_table(samples)}
-        """),
-    ]
+def unsolved_text(results: dict) -> str:
+    """One paragraph: why nothing could be swapped, what the model says instead, and what to try."""
+    needed, free, instead = results["needed"], results["unsolved"], ""
+    tried = "; ".join(f"{solved(row)} ({row['outcome'].replace('_', ' ')})" for row in results["tried"])
+    if free is not None:
+        right = "{language}: {words} right in words, {digits} right in digits, {wrong} wrong"
+        said = [right.format(language=language, **counts) for language, counts in free["counts"].items()]
+        instead = f" Of {free['asked']} free answers to `{free['rung']}` in each language, {'; '.join(said)}."
+    return f"""
+        Nothing was swapped, because the model solves no kind of problem often enough in every language
+        (`{results["verdict"]}`): it cannot be tested with this model and these problems, which says nothing about Z or the
+        recipe. Tried, from the hardest kind on: {tried}. Needed are {needed["problems"]} problems solved in every language
+        with {needed["answers"]} different answers, on which {percent(needed["mass"])} of the probability lies;
+        {needed["precheck"]} of each kind are asked first.{instead} To try: a larger or another model (`--model`), easier
+        problems (`--problems`), more exemplars with answers in words (`--exemplars`), other languages (`--languages`).
+    """
 
 
 def problems_section(results: dict) -> str:
-    settings, problems, site = results["settings"], results["problems"], results["settings"]["z"]["site"]
-    files = page.problem_files(settings)
-    solved = ", ".join(f"{count} in {name}" for name, count in problems["solved"].items())
-    fitted, everywhere = problems["left_out_as_fitted"], problems["solved_everywhere"]
-    left_out = f" {fitted} problems on which Z was fitted are left out." if fitted else ""
-    return page.prose(f"""
-        ## 1 Problems and pairs
-
-        {problems["asked"]} problems from {files}, answers in words, exemplars from `{settings["exemplars"][0]}`.{left_out}
-        Solved unpatched in a word of that language: {solved}; in every language: {everywhere}. The other
-        {problems["asked"] - everywhere} fall out. {results["pairs"]} pairs: each is a recipient once per direction, its donor
-        is another problem with another answer. The stream at the last prompt position is patched at site {site}, the stream
-        after {site} layers.
-    """)
-
-
-def conditions_section(results: dict) -> str:
-    width = results["width"]
-    return page.prose(f"""
-        ## 2 Conditions
-
-        ![Success of every condition](phase3_success.png)
-
-        Different problem, other language. Shares of pairs in which each of the four candidates has the highest
-        log-probability; *target* is the outcome that counts as success if Z holds the answer and Z⊥ the language (conditions
-        without a prediction of their own are scored as Z). *Answer* and *language* are mean changes of log-odds towards the
-        donor's, against no swap.
-
-        {condition_table(results)}
-
-        Z⊥ has {page.show(float(width - results["settings"]["z"]["k"]))} of {width} dimensions: that it acts almost like the
-        full swap is expected whatever Z is. What would count is that it leaves the answer alone.
-    """)
-
-
-def nulls_section(results: dict) -> str:
-    show, settings, paired = page.show, results["settings"], results["paired"]["z"]
-    energy = ", ".join(f"{NAMES[name]} {show(value, 2)}" for name, value in results["energy"].items())
-    return page.prose(f"""
-        ## 3 Random subspaces
-
-        {settings["draws"]} draws each; p = (1 + draws at least as successful) / (1 + draws). Covariance-matched draws come
-        from N(0, Σ) of the other fold's streams at the last prompt position, around each language's mean. Share of the
-        swapped difference's squared norm inside: {energy}; k/d is {show(settings["z"]["k"] / results["width"], 2)}.
-
-        {null_table(results)}
-
-        Over the same pairs (exact McNemar): Z against no swap p = {show(paired["unpatched"], 2)}, against a wrong donor p =
-        {show(paired["wrong_donor"], 2)}; Z⊥ against Z⊥ with Z erased p = {show(paired["erased"], 2)}. A swap that merely
-        erases the recipient's answer leaves two answers to chance and can succeed in half of the pairs; the part of a third
-        problem, whose answer is no candidate, shows how often.
-    """)
-
-
-def designs_section(results: dict) -> str:
-    return page.prose(f"""
-        ## 4 Designs and directions
-
-        Success per direction (donor to recipient), different problem, other language:
-
-        {direction_table(results)}
-
-        Different problem, same language (the donor asks in the recipient's language, so only the answer can move; the other
-        language's candidates are still on offer):
-
-        {same_language_table(results)}
-    """)
-
-
-def sweeps_section(results: dict) -> str:
-    k, draws = results["settings"]["z"]["k"], results["sweep_draws"]
-    return page.prose(f"""
-        ## 5 Dose and response
-
-        ![Dose and response](phase3_dose.png)
-
-        The first k rows of a basis that begins with Z's {k} directions, then random ones; beside {draws} random bases.
-
-        {dose_table(results)}
-
-        ## 6 Sites
-
-        ![Success by site](phase3_sites.png)
-
-        Success of each swap at every site, beside the same with a wrong donor, which is the floor that erasing alone reaches;
-        *layer's own Z* is the weight-based Z of the layer that ends there (k = {k} at most), *random* the mean of {draws}
-        Haar-random subspaces.
-
-        {site_table(results)}
-
-        {causal_text(results["causal_site"])}
-    """)
-
-
-def causal_text(causal: dict) -> str:
-    if causal["site"] is None:
-        return "No layer's own Z does better at its output than both a wrong donor and random subspaces."
-    return page.prose(f"""
-        The layer whose own weight-based Z works best is L{causal["layer"]} (site {causal["site"]}): {causal["gain"]:+.1%} above
-        the better one of wrong donor and random subspaces (sign flips over pairs, Holm over sites: p
-        {page.show(causal["p_holm"], 2)}); it alone is best in {causal["support"]:.0%} of bootstrap resamples of the pairs.
-    """)
-
-
-def generation_section(results: dict) -> str:
-    return page.prose(f"""
-        ## 7 Free generation
-
-        Greedy generation with the swap at the last prompt position, every pair, no candidates given; *random* is one Haar
-        draw.
-
-        {generated_table(results)}
-
-        ## 8 Same problem
-
-        Recipient and donor are one problem, solved unpatched in the donor's language. *Rescued*: wrong before, right after,
-        in the recipient's language. A swap that leaves a right answer alone shows nothing: both prompts have that answer.
-
-        {same_problem_table(results)}
-    """)
-
-
-def percent(value: float) -> str:
-    return f"{value:.1%}"
-
-
-def outcome(answer: int, language: int) -> str:
-    return f"{WHO[answer]} answer, {WHO[language]} language"
-
-
-def condition_table(results: dict) -> str:
+    needed, found, answers = results["needed"], results["problems"], results["answer_set"]
+    headers = [*"kind problems asked exemplars solved everywhere answers".split(), "left out", "mass", "outcome"]
     rows = []
-    for label in results["conditions"]:
-        spread, effect = results["interval"].get(label), results["effect"][label]
-        bounds = "mean of draws" if spread is None else f"{spread[0]:.1%} to {spread[1]:.1%}"
-        row = [NAMES[label], outcome(*results["targets"][label]), percent(results["success"][label]), bounds]
-        row += [percent(value) for value in results["winners"][label]]
-        rows.append([*row, f"{effect['answer']:+.2f}", f"{effect['language']:+.2f}"])
-    outcomes = [outcome(*candidate) for candidate in results["candidates"]]
-    headers = ["swapped", "target", "success", "95 % Wilson", *outcomes, "answer, nats", "language, nats"]
-    return page.table(headers, rows)
+    for row in results["tried"]:
+        counts = ", ".join(f"{language} {count}" for language, count in row["solved"].items())
+        line = [f"`{row['rung']}`", row["problems"], row["asked"], row["exemplars"], counts, row["everywhere"]]
+        rows.append([*line, row["answers"], row["left_out"], percent(row["mass"]), row["outcome"].replace("_", " ")])
+    counts = listing([f"{count} in {language}" for language, count in found["solved"].items()])
+    shown = [page.escape(str(answer)) for answer in answers["answers"]]
+    shown = ", ".join([*shown[:SHOWN_ANSWERS], "…"] if len(shown) > SHOWN_ANSWERS else shown)
+    fitted = f" {left} on which Z was fitted are left out." if (left := found["left_out_as_fitted"]) else ""
+    half = "{problems} problems with {answers} answers ({scored} scored)"
+    return page.prose(f"""
+        ## 1 Problems
+
+        Taken is the hardest kind with at least {needed["problems"]} problems solved unpatched in every language,
+        {needed["answers"]} different answers, and {percent(needed["mass"])} of the probability on them (*mass*); *left out*
+        are answers that cannot be told apart.
+
+        {page.table(headers, rows)}
+
+        Of {found["asked"]} problems of `{results["rung"]}` {counts} are solved, {found["everywhere"]} in every language, with
+        {found["answers"]} different answers.{fitted} What is fitted or chosen is so on the *development* half of the answers,
+        {half.format(**found["development"])}, and judged on the *test* half, {half.format(**found["test"])}.
+
+        Each scored prompt gets the streams of up to {results["design"]["block"]} donors, problems of its half with other
+        answers, asked in every language: {results["pairs"]:,} pairs of prompts per swap. {len(answers["answers"])} answers
+        ({shown}) in {len(results["languages"])} languages compete, so that each of the {answers["columns"]} has a chance of
+        {percent(1 / answers["columns"])}; unpatched they hold {percent(answers["mass"])} of the probability.
+    """)
 
 
-def null_table(results: dict) -> str:
-    rows = []
-    for name, row in results["null"].items():
-        rates, effect = [percent(row[key]) for key in ("low", "mean", "high")], row["effect"]
-        nudged = f"{effect['middle']:+.2f} (95th percentile {effect['high']:+.2f})"
-        ps = [page.show(record["p"], 2) for record in (row, effect)]
-        rows.append([NAMES[name], NAMES[row["tests"]], *rates, ps[0], nudged, ps[1]])
-    headers = ["null", "of", "5 %", "mean", "95 %", "p of success", "its effect, nats", "p of effect"]
-    return page.table(headers, rows)
+def depth_section(results: dict) -> str:
+    found, weights, rows = results["carriers"], results["weights"], []
+    for row in results["curve"]:
+        kinds = [kind for kind in ("answer", "language") if row["site"] in found[kind]]
+        line = [place(row["site"]), *(span(row[key], decimal) for key in MOVED)]
+        line += [percent(row[key]["value"]) for key in ("iia_same", *WINNERS)]
+        rows.append([*line, " and ".join(kinds) or "–"])
+    inner, edge = page.layer_name(weights["inner"], results["layer_chosen"]), weights["lowest"]
+    lowest = "" if edge in (None, weights["inner"]) else f"Layer {edge} has the lowest rank of all ({place(edge + 1)})."
+    third = "A winner in a third language counts for none." if len(results["languages"]) > 2 else ""
+    headers = ["place", *(f"{name}, nats" for name in ("T_same", "T_cross", "G")), "IIA same"]
+    headers += [*(label for label, _, _ in WINNERS.values()), "carries"]
+    return page.prose(f"""
+        ## 2 Where answer and language arrive
+
+        ![Where answer and language arrive](phase3_depth.png)
+
+        The whole stream at the last prompt position is swapped, on the development half. It carries
+        {carriers(results, "answer", "language", "joint")}. The weight-based Z is that of {inner}, whose output is
+        {place(weights["inner"] + 1)}. {lowest}
+
+        T and G with 95 % intervals: 0 where nothing is carried over. The other columns are shares of swaps, by chance
+        {percent(1 / results["answer_set"]["columns"])}; the last four are of donors asked in another language. {third}
+
+        {page.table(headers, rows)}
+    """)
 
 
-def direction_table(results: dict) -> str:
-    shown = [label for label in results["conditions"] if label != "none"]
-    rows = [
-        [name.replace("_to_", " → "), row["pairs"], *(percent(row[label]) for label in shown)]
-        for name, row in results["directions"].items()
-    ]
-    return page.table(["direction", "pairs", *(NAMES[label] for label in shown)], rows)
+def subspaces_section(results: dict, measured: dict, drawn: bool) -> str:
+    silent = [TESTED[name][0] for name in TESTED if name in results["tested"] and name not in measured]
+    draws = sorted({row["haar"]["draws"] for row in measured.values() if row["haar"]})
+    least = "".join(f", not below {page.show(1 / (1 + count), 2)} with {count} draws" for count in draws)
+    silent = f"Not measured, as no place carries both answer and language: {', '.join(silent)}." if silent else ""
+    return page.prose(f"""
+        ## 3 Subspaces tested
+
+        {"![Profiles of the tested subspaces](phase3_profile.png)" if drawn else ""}
+
+        {chr(10).join(f"- {TESTED[name][0]}: {subject(name, row, results)}" for name, row in measured.items())}
+
+        Shares are of what the full swap F does to the same problems at the same place, 100, 0, 0 and 100 % by the hypothesis,
+        with 95 % intervals. The weights' Z at its own place is judged on {judged_on("all", results)}, the others on
+        {judged_on("test", results)}. p is that of D, one-sided, against Haar-random subspaces of that size{least}; Holm's is
+        over the Zs tested. {silent}
+
+        {profile_table(measured)}
+
+        {beside_table(measured)}
+
+        {seen_text(measured, results)}
+    """)
 
 
-def same_language_table(results: dict) -> str:
-    rows = []
-    for label in results["conditions"]:
-        if label in results["same_language"]:
-            won = list(zip(results["same_language"][label], results["candidates"]))
-            answer = sum(value for value, (whose, _) in won if whose == DONOR)
-            language = sum(value for value, (_, whose) in won if whose == DONOR)
-            rows.append([NAMES[label], percent(answer), percent(language)])
-    return page.table(["swapped", "donor's answer wins", "other language wins"], rows)
+def profile_table(rows: dict) -> str:
+    headers = ["Z", "place", "k", "coverage", "leak", "compl. transfer", "compl. language", "D; Haar's 95 %"]
+    cells = []
+    for name, row in rows.items():
+        line = [TESTED[name][0], place(row["site"]), row["k"], *(span(row[key]) for key in SHARES)]
+        line.append(f"{span(row['d'], decimal)}; {decimal(row['haar'] and row['haar']['high'])}")
+        line += [beside_full(row, "iia_cross"), decimal(row["kappa"])]
+        cells.append([*line, f"{page.show(row['p'], 2)} ({page.show(row['p_holm'], 2)})", f"`{row['verdict']}`"])
+    return page.table([*headers, "IIA cross; F's", "κ", "p (Holm)", "verdict"], cells)
 
 
-def dose_table(results: dict) -> str:
-    kinds = {"answer": "donor's answer", "language": "donor's language", "success": "Z's target"}
-    keys = [*kinds, *(f"random_{key}" for key in kinds)]
-    rows = [[row["k"], *(percent(row[key]) for key in keys)] for row in results["dose"]]
-    return page.table(["k", *kinds.values(), *(f"random: {name}" for name in kinds.values())], rows)
+def beside_full(row: dict, key: str) -> str:
+    return f"{span(row[key])}; {percent(row[f'full_{key}']['value'])}"
 
 
-def site_table(results: dict) -> str:
-    names = [swap["name"] for swap in results["site_swaps"]]
-    rows = [
-        [f"{row['site']}{' (Z)' if row['handed'] else ''}", *(percent(row[name]) for name in names)]
-        for row in results["sites"]
-    ]
-    return page.table(["site", *(SITE_NAMES[name] for name in names)], rows)
+def beside_table(rows: dict) -> str:
+    """What stands beside a profile and decides nothing: what there was to move, how the Z compares with the full swap."""
+    headers = ["Z", "place carries", "T_same of F, nats", "G of F, nats", "Haar's coverage", "T_cross/T_same; F's"]
+    cells = []
+    for name, row in rows.items():
+        line = [TESTED[name][0], CARRIES[row["place"]], *(span(row["full"][key], decimal) for key in ("t_same", "g"))]
+        line += [percent(row["haar_coverage"]), beside_full(row, "agnosticity"), beside_full(row, "iia_same")]
+        cells.append([*line, span(row["iia_cross_gain"]), percent(row["within_share"]), decimal(row["participation"])])
+    return page.table([*headers, "IIA same; F's", "IIA cross above F's", "variance inside", "participation"], cells)
 
 
-def generated_table(results: dict) -> str:
-    columns = {
-        "recipient_answer": "recipient's answer",
-        "donor_answer": "donor's answer",
-        "other_answer": "other",
-        "recipient_language": "recipient's language",
-        "donor_language": "donor's language",
-        "donor_answer_in_recipient_language": "Z's target",
-        "recipient_answer_in_donor_language": "Z⊥'s target",
-    }
-    rows = [
-        [NAMES[label], *(percent(results["generated"][label][key]) for key in columns)]
-        for label in results["generated_conditions"]
-    ]
-    return page.table(["swapped", *columns.values()], rows)
+def seen_text(rows: dict, results: dict) -> str:
+    """The answers on which a Z or its place was chosen beside others: what is only memorised shows as a difference."""
+    measures, cells = {"coverage": percent, "iia_cross": percent, "d": decimal}, []
+    for name, row in rows.items():
+        if row["seen"]:
+            pairs = [span(part[key], write) for key, write in measures.items() for part in (row["seen"], row)]
+            cells.append([TESTED[name][0], row["k"], *pairs])
+    headers = [f"{name}, {which}" for name in ("coverage", "IIA cross", "D") for which in ("seen", "unseen")]
+    text = f"""*Seen* answers are those of the development half, which fitted a Z or chose its place; *unseen* ones are those of
+        the test half, which alone decide. There are {results["problems"]["development"]["answers"]} development answers: a
+        fitted Z of that many dimensions can hold each of them without any code that they share.
+
+        {page.table(["Z", "k", *headers], cells)}"""
+    return text if cells else ""
 
 
-def same_problem_table(results: dict) -> str:
-    rows = []
-    for label in results["same_problem_conditions"]:
-        row = results["same_problem"][label]
-        counts = [("rescued", "wrong_before"), ("answer_lost", "right_before"), ("language_moved", "right_before")]
-        rows.append([NAMES[label], *(f"{row[some]} of {row[every]}" for some, every in counts)])
-    return page.table(["swapped", "rescued", "right answers lost", "language moved"], rows)
+def reading_section(results: dict) -> str:
+    return page.prose(f"""
+        ## 4 How to read it
 
-
-def sample_table(samples: list[dict]) -> str:
-    """The first pairs of every direction under every condition."""
-    seen, rows = {}, []
-    for sample in samples:
-        if sample.get("design") == "different_problem":
-            kind = (sample["condition"], sample["language"], sample["donor_language"])
-            seen[kind] = seen.get(kind, 0) + 1
-            if seen[kind] <= SHOWN_PAIRS:
-                pair = [f"{sample['id']}, {sample['language']}", f"{sample['donor']}, {sample['donor_language']}"]
-                output = page.escape(sample["output"].strip()[:60])
-                told = [sample["answer"], sample["written_in"] or "–"]
-                rows.append([*pair, NAMES[sample["condition"]], output, *told])
-    rows.sort(key=lambda row: row[:2])
-    return page.table(["recipient", "donor", "swapped", "output", "whose answer", "language"], rows)
+        - L18.out: the stream at the last prompt position as layer 18 leaves it, `blocks.18.hook_resid_post` in
+          TransformerLens; *embeddings*: before layer 0. Z⊥ or complement: everything outside Z.
+        - T: by how much the donor's answer gains on another one, in nats; T_same of donors asked in the recipient's language,
+          T_cross in another. G: how far probability moves to the donor's language, in nats.
+        - IIA: how often the most probable answer is the donor's, of donors asked in the recipient's language (*same*) or
+          in another (*cross*: in the recipient's language, as Z should bring it).
+        - Carrier: a place where the full swap surely reaches half of its largest T_same and the donor's answer wins half of
+          the time (answer), or half of its largest G (language). A dissociation is judged only where both hold.
+        - Coverage and leak: T_same and G of Z's swap as shares of F's; complement's transfer and language: the same of Z⊥'s.
+          D = coverage − leak − transfer + language, 2 by the hypothesis, about 0 for what is blind to the difference.
+          κ: coverage above that of random subspaces, 0 chance, 1 everything. –: the full swap moves too little to divide by.
+        - Variance inside: of the streams' variance within a language. Participation: in how many dimensions they vary.
+        - Three kinds of no: *not there* (`none`), *not at this place* (`answer_only`, `language_only`, `untestable` of one
+          Z), *cannot be tested* with this model and these problems (`untestable` as a whole). `inconclusive` is no no.
+        - Intervals: {results["design"]["resamples"]:,} resamples of problems, as recipients and as donors at once; too wide
+          where single swaps differ and problems do not.
+    """)
 
 
 def limitations(results: dict) -> list[str]:
-    lines, few = page.prose(LIMITATIONS).split("\n\n"), results["thresholds"]["few_pairs"]
-    special = []
-    if results["pairs"] < few:
-        level = f"{results['thresholds']['level']:g}".lstrip("0")
-        special.append(
-            f"With fewer than {few} pairs the exact tests hardly reach p < {level} whatever Z does: `none` says little."
-        )
-    if results["answer_is_here"] is False:
-        special.append(page.prose("""
-            At this site even the whole stream does no better than a wrong donor's: the answer is not shown to be at the last
-            position there, and no subspace of it could be expected to pass. Section 6 shows all sites.
-        """))  # fmt: skip
-    if not results["settings"]["z"]["passed"]:
-        special.append("This Z did not pass phase 2's test.")
-    if results["layer_chosen"] == "no_bottleneck":
-        special.append(
-            "The weights predict no layer, so nothing here tests a prediction: the layer of the weight-based Z is exploratory."
-        )
-    if results["settings"]["z"]["method"] not in FROM_WEIGHTS:
-        special.append(
-            "Z was fitted on activations (a contingency): its success is no evidence for a prediction from weights."
-        )
-    return special + lines
+    lines = page.prose(f"""
+        - Only the last prompt position is swapped: what earlier positions carry reaches later layers unswapped.
+        - Probabilities are within the set of answers, which holds {percent(results["answer_set"]["mass"])} unpatched; what a
+          swap moves out of the set is not seen.
+        - Carriers and places were chosen on {results["problems"]["development"]["scored"]} development problems; places that
+          are not in section 2's table were not looked at.
+        - A swap joins parts of two streams; the result may be a state that the model never visits.
+        - A swap that moves the answer does not tell a code of reasoning from that of the word to come, nor directions that
+          the model uses from directions that only the swap uses.
+    """)
+    return lines.removeprefix("- ").split("\n- ")
 
 
-def figure_success(results: dict) -> bytes:
-    labels, colors = results["conditions"], {(1, 0): "tab:blue", (0, 1): "tab:orange", (1, 1): "tab:gray"}
-    with page.figure(9, 4.5) as (figure, panel):
-        for place, label in enumerate(labels):
-            value = results["success"][label]
-            low, high = results["interval"].get(label) or (results["null"][label][end] for end in ("low", "high"))
-            error = [[max(0, value - low)], [max(0, high - value)]]
-            panel.bar(place, value, color=colors[tuple(results["targets"][label])], yerr=error, capsize=4)
-        for (answer, language), color in colors.items():
-            panel.bar(0, 0, color=color, label=f"{WHO[answer]} answer in the {WHO[language]} language")
-        panel.axhline(results["thresholds"]["majority"], color="black", linestyle=":", linewidth=1)
-        panel.set_xticks(range(len(labels)), [NAMES[label] for label in labels], rotation=30, ha="right", fontsize=8)
-        spread = f"95 % Wilson; random: 5 % to 95 % of {results['settings']['draws']} draws"
-        panel.set_title(f"target outcome wins, share of {results['pairs']} pairs ({spread})")
-        panel.set(ylabel="share of pairs", ylim=(0, 1.05))
-        panel.legend(fontsize=8)
+def figure_depth(results: dict) -> bytes:
+    """T and G, winners, and carriers along depth; the axis counts layers: n is Ln.out, -1 the embeddings."""
+    curve, layers = results["curve"], results["sites"] - 1
+    x, step = [row["site"] - 1 for row in curve], -(-layers // 18)
+    ticks = [-1, *range(step - 1, layers, step)]
+    points = {key: [[row[key][end] for row in curve] for end in ENDS] for key in (*MOVED, "iia_same", *WINNERS)}
+    points = {key: np.array(values, float) for key, values in points.items()}
+    with page.figure(11.5, 8.5, 3, 1, sharex=True, height_ratios=(5, 5, 1.2)) as (figure, panels):
+        moved, won, strip = panels
+        for key, (label, color, marker) in MOVED.items():
+            moved.plot(x, points[key][0], color=color, marker=marker, markersize=5, label=label)
+            moved.fill_between(x, *points[key][1:], color=color, alpha=0.2, linewidth=0)
+        moved.plot([], [], " ", label="bands: 95 % intervals")
+        won.plot(x, 100 * points["iia_same"][0], "--", color=BLUE, label="donor's answer, asked in the same language")
+        won.plot([], [], " ", label="asked in another language:")
+        for key, (label, color, marker) in WINNERS.items():
+            won.plot(x, 100 * points[key][0], color=color, marker=marker, markersize=5, label=label)
+        for height, (kind, color) in enumerate((("joint", "gray"), ("language", RED), ("answer", BLUE))):
+            sites = np.array(results["carriers"][kind], float)
+            strip.plot(sites - 1, np.full(len(sites), height), "s", color=color)
+        mark_places(panels, results)
+        title = f"{results['model']['name']}, {results['rung']}: swapping the whole stream"
+        moved.set(title=title, ylabel="answer (T), language (G), nats")
+        won.set(ylabel="most probable answer, % of swaps", ylim=(-4, 104))
+        strip.set(ylim=(-0.6, 2.6), xlim=(-1.6, layers - 0.4), xlabel="output of layer (emb.: embeddings)")
+        strip.set_yticks(range(3), ["carries both", "language", "answer"])
+        strip.set_xticks(ticks, ["emb." if tick < 0 else f"L{tick}" for tick in ticks], fontsize=9)
+        for panel in (moved, won):
+            panel.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1))
     return page.png(figure)
 
 
-def figure_dose(results: dict) -> bytes:
-    ks = [row["k"] for row in results["dose"]]
-    lines = (
-        ("answer", "donor's answer", "tab:blue"),
-        ("language", "donor's language", "tab:orange"),
-        ("success", "donor's answer, recipient's language", "tab:green"),
-    )
-    with page.figure(7, 4) as (figure, panel):
-        for key, label, color in lines:
-            panel.plot(ks, [row[key] for row in results["dose"]], marker=".", color=color, label=label)
-            drawn = [row[f"random_{key}"] for row in results["dose"]]
-            panel.plot(ks, drawn, ":", color=color, label=f"{label}, random basis")
-        panel.axvline(results["settings"]["z"]["k"], color="tab:red", linewidth=1, label="Z ends here")
-        panel.set_xscale("log", base=2)
-        panel.set(title="how many dimensions are swapped", xlabel="k", ylabel="share of pairs", ylim=(-0.02, 1.05))
-        panel.legend(fontsize=7)
-    return page.png(figure)
+def mark_places(panels: Sequence, results: dict) -> None:
+    """Joint carriers shaded, and lines at the places that the weights point at; named in the first panel's legend."""
+    lowest, inner = results["weights"]["lowest"], results["weights"]["inner"]
+    lines = [(inner, "layer of the weights' Z", "--"), (lowest, "lowest rank of all", ":")][: 1 + (lowest is not None)]
+    for panel in panels:
+        hidden = "" if panel is panels[0] else "_"  # a label that begins so is left out of the legend
+        for index, (first, last) in enumerate(stretches(results, "joint")):
+            label = f"{hidden or '_' * bool(index)}carries both"
+            panel.axvspan(first - 1.5, last - 0.5, color="gray", alpha=0.18, label=label)
+        for layer, label, style in lines:
+            panel.axvline(layer, color="black", linestyle=style, linewidth=1.3, label=f"{hidden}{label}: L{layer}")
 
 
-def figure_sites(results: dict) -> bytes:
-    names = [swap["name"] for swap in results["site_swaps"]]
-    handed = next(row["site"] for row in results["sites"] if row["handed"])
-    with page.figure(9, 3.8) as (figure, panel):
-        values = np.array([[row[name] for row in results["sites"]] for name in names])
-        image = panel.imshow(values, aspect="auto", vmin=0, vmax=1, cmap="viridis")
-        figure.colorbar(image, ax=panel, label="success")
-        panel.set_yticks(range(len(names)), [SITE_NAMES[name] for name in names])
-        panel.axvline(handed, color="tab:red", linewidth=1)
-        panel.set_title(f"how often each swap's own target wins, by site (red: Z's site {handed})")
-        panel.set_xlabel("site (layers passed)")
+def figure_profile(results: dict, rows: dict) -> bytes:
+    """The four shares of every measured Z, against the hypothesis and, of coverage, random subspaces."""
+    labels = [f"{TESTED[name][0]}\n{place(row['site'])}, k {row['k']}" for name, row in rows.items()]
+    y, rows = np.arange(len(rows)), list(rows.values())
+    haar = np.array([row["haar_coverage"] for row in rows], float)
+    seen = np.array([row["seen"]["coverage"]["value"] if row["seen"] else None for row in rows], float)
+    with page.figure(11, 2.2 + 0.6 * len(rows), 1, 4, sharey=True) as (figure, panels):
+        for panel, (key, (label, ideal)) in zip(panels, SHARES.items()):
+            point, low, high = 100 * np.array([[row[key][end] for row in rows] for end in ENDS], float)
+            panel.axvline(100 * ideal, color=GREEN, linestyle="--", label="hypothesis")
+            panel.hlines(y, low, high, color=BLUE, linewidth=2)
+            panel.plot(point, y, "o", color=BLUE, label="Z, with 95 % interval")
+            panel.set(title=label, xlabel="% of the full swap")
+            panel.set_xlim(np.nanmin([-10, *point - 5]), np.nanmax([110, *point + 5]))
+        panels[0].plot(100 * seen, y - 0.2, "o", color=BLUE, fillstyle="none", label="Z, seen answers")
+        panels[0].plot(100 * haar, y + 0.2, "D", color=ORANGE, label="Haar-random, same k")
+        panels[0].set_ylim(len(rows) - 0.5, -0.5)
+        panels[0].set_yticks(y, labels)
+        figure.suptitle(f"{results['model']['name']}: what swapping each Z moves")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0), ncol=4)
     return page.png(figure)
