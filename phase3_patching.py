@@ -28,6 +28,7 @@ ARRAYS = ("phase3_scores.npy", "phase3_streams.npy", "phase3_prompts.jsonl")
 REPORT = runs.Report(__file__, "phase3", ARRAYS, verdicts.phase3, page)
 RUNGS = ("words", "sums", "successor", "reasoning", "antonyms")  # of data/, the hardest first; numbers, then words
 PRECHECK = 24  # problems that a rung is tried on before all of it is asked
+LEAST = 0.75  # of the solved problems needed, that these must promise: a few could fail by chance
 NEEDED = {"problems": 20, "answers": 16, "mass": 0.5}  # solved in every language, and probability of the answer set
 MOST = 20  # problems of each half that are patched: a condition costs the same on all of them; fits use the others too
 BLOCK = 8  # donors of a recipient, with different answers
@@ -71,7 +72,9 @@ def main(argv: list[str] | None = None) -> None:
     for row, p in zip([row for row in tested.values() if "p" in row], adjusted):
         row["p_holm"] = p
     results |= (
-        problem_counts(rung, design) | described(design, rung) | {"carriers": carriers, "maxima": measured.maxima}
+        problem_counts(tried[-1], rung, design)
+        | described(design, rung)
+        | {"carriers": carriers, "maxima": measured.maxima}
     )
     results |= {"curve": [curve[site] for site in sorted(curve)], "tested": tested, "unsolved": None}
     results |= {"conditions": measured.conditions, "pairs": len(study.names) ** 2 * int(design.blocks.sum())}
@@ -108,14 +111,38 @@ class Rung:
     asked: questions.Asked
     problems: list
     known: answers.AnswerSet
-    right: np.ndarray | None = None  # (languages, problems) whether the right answer is the set's most probable
-    masses: np.ndarray | None = None  # (languages, problems) probability of the answer set
-    streams: torch.Tensor | None = None  # (languages, problems, sites, d) float32, last prompt position, on the CPU
+    found: dict = field(default_factory=dict)  # (language, problem) -> most probable column, mass of the set, streams
+
+    @property
+    def places(self) -> list[int]:
+        """The problems asked so far."""
+        return sorted({problem for _, problem in self.found})
+
+    @property
+    def right(self) -> np.ndarray:
+        """(languages, problems asked) whether the right answer in the right language is the set's most probable."""
+        languages = range(len(self.known.languages))
+        wanted = {problem: self.known.place(self.problems[problem]) for problem in self.places}
+        columns = [[wanted[problem] * len(languages) + language for problem in self.places] for language in languages]
+        best = [[self.found[language, problem][0] for problem in self.places] for language in languages]
+        return (np.array(best) == columns) & (np.array(list(wanted.values())) >= 0)
 
     @property
     def usable(self) -> np.ndarray:
         """Problems solved in every language."""
-        return np.flatnonzero(self.right.all(0))
+        return np.array(self.places, int)[self.right.all(0)] if self.found else np.zeros(0, int)
+
+    @property
+    def mass(self) -> float | None:
+        """Mean probability of the answer set over all prompts asked."""
+        return float(np.mean([mass for _, mass, _ in self.found.values()])) if self.found else None
+
+    @property
+    def streams(self) -> torch.Tensor:
+        """(languages, problems asked, sites, d) float32 on the CPU, at the last prompt position."""
+        languages = range(len(self.known.languages))
+        rows = [torch.stack([self.found[language, problem][2] for problem in self.places]) for language in languages]
+        return torch.stack(rows)
 
     def prompt(self, study: Study, language: str, problem: int) -> str:
         return questions.prompt_text(self.problems[problem], language, study.languages, self.asked.exemplars)
@@ -132,28 +159,38 @@ def pointed(out, folder: checkpoints.ModelFolder, z: subspaces.HandedZ) -> dict:
 def choose_rung(study: Study, ladder: list[questions.Asked]) -> tuple[Rung | None, list[dict]]:
     """The hardest rung that carries the test, asked in full; and what came of every rung tried, the last one's row last.
 
-    A rung of which PRECHECK problems promise less than half of what is needed is asked no further.
+    A rung of which PRECHECK problems promise too few solved ones (LEAST of what is needed) is asked no further.
     """
     tried = []
     for asked in ladder:
         problems = [problem for problem in asked.problems if questions.problem_hash(problem) not in study.z.fitted_on]
         rung = Rung(asked, problems, answers.answer_set(study.tokenizer, problems, study.languages))
-        tried.append(row := {"rung": "+".join(file.stem for file in asked.files), "exemplars": len(asked.exemplars)})
-        row |= {"problems": len(problems), "left_out_as_fitted": len(asked.problems) - len(problems)}
-        row |= {"left_out": len(rung.known.left_out)}
         some = np.unique(np.linspace(0, len(problems) - 1, PRECHECK).round().astype(int)) if problems else []
-        solved = ask(study, rung, some)
-        if solved / max(len(some), 1) * len(problems) >= NEEDED["problems"] / 2:
-            some = np.arange(len(problems))
-            solved = ask(study, rung, some)
-        row |= {"asked": len(some), "everywhere": solved, "mass": float(rung.masses.mean()) if len(some) else None}
-        right = rung.right.sum(1).tolist() if len(some) else [0] * len(study.names)
-        row["solved"] = dict(zip(study.names, right))
-        row["answers"] = len({problems[some[place]].answer for place in rung.usable}) if len(some) else 0
-        row["outcome"] = outcome(row)
+        ask(study, rung, some)
+        if len(rung.usable) * len(problems) >= LEAST * NEEDED["problems"] * len(some):
+            ask(study, rung, range(len(problems)))
+        tried.append(row := came_of(rung, study.names))
         if row["outcome"] == "taken":
             return rung, tried
     return None, tried
+
+
+def came_of(rung: Rung, names: list[str]) -> dict:
+    """A rung's row: how many problems were asked and solved, and whether it carries the test or why not."""
+    right = rung.right.sum(1).tolist() if rung.found else [0] * len(names)
+    row = {
+        "rung": "+".join(file.stem for file in rung.asked.files),
+        "exemplars": len(rung.asked.exemplars),
+        "problems": len(rung.problems),
+        "left_out_as_fitted": len(rung.asked.problems) - len(rung.problems),
+        "left_out": len(rung.known.left_out),
+        "asked": len(rung.places),
+        "solved": dict(zip(names, right)),
+        "everywhere": len(rung.usable),
+        "answers": len({rung.problems[place].answer for place in rung.usable}),
+        "mass": rung.mass,
+    }
+    return row | {"outcome": outcome(row)}
 
 
 def outcome(row: dict) -> str:
@@ -164,24 +201,20 @@ def outcome(row: dict) -> str:
     return "taken" if row["mass"] >= NEEDED["mass"] else "little_mass"
 
 
-def ask(study: Study, rung: Rung, some: Sequence[int]) -> int:
-    """Asks some of a rung's problems in every language and notes what came of these; how many are solved in all of them."""
-    if not len(some):
-        return 0
-    texts = [rung.prompt(study, language, problem) for language in study.names for problem in some]
+def ask(study: Study, rung: Rung, some: Sequence[int]) -> None:
+    """Asks those of a rung's problems that were not asked yet, in every language, and notes what came of these."""
+    numbered = enumerate(study.names)
+    prompts = [
+        (number, int(problem)) for number, _ in numbered for problem in some if (number, problem) not in rung.found
+    ]
+    texts = [rung.prompt(study, study.names[language], problem) for language, problem in prompts]
     found = {}
     for chosen, patcher in engine.patched_prompts(study.model, study.tokenizer, texts, rung.known.tokens, study.batch):
         best = patcher.scores(len(patcher.layers), patcher.streams[:, -1:])[:, 0].argmax(-1)
         found |= dict(zip(chosen, zip(best.tolist(), patcher.masses().tolist(), patcher.streams.float().cpu())))
-    best, masses, streams = zip(*runs.gathered(found).values())
-    shape = len(study.names), len(some)
-    places = np.array([rung.known.place(rung.problems[problem]) for problem in some])
-    wanted = places * len(study.names) + np.arange(len(study.names))[:, None]
-    rung.right = (np.reshape(best, shape) == wanted) & (places >= 0)
-    rung.masses, rung.streams = np.reshape(masses, shape), torch.stack(streams).unflatten(0, shape)
-    if not torch.isfinite(rung.streams).all():
+    rung.found |= {prompts[index]: row for index, row in runs.gathered(found).items()}
+    if not all(torch.isfinite(streams).all() for _, _, streams in rung.found.values()):
         raise runs.UserError("activations are not finite: try --dtype float32")
-    return len(rung.usable)
 
 
 def unsolved(study: Study, ladder: list[questions.Asked], tried: list[dict]) -> dict:
@@ -446,12 +479,9 @@ class Measured:
         return self.drawn[key]
 
 
-def problem_counts(rung: Rung, design: Design) -> dict:
+def problem_counts(row: dict, rung: Rung, design: Design) -> dict:
     """How many problems there are, and how they are parted."""
-    solved = dict(zip(rung.known.languages, rung.right.sum(1).tolist()))
-    counts = {"asked": len(rung.problems), "solved": solved, "everywhere": len(rung.usable)}
-    counts["left_out_as_fitted"] = len(rung.asked.problems) - len(rung.problems)
-    counts["answers"] = len({rung.problems[problem].answer for problem in rung.usable})
+    counts = {key: row[key] for key in ("asked", "solved", "everywhere", "left_out_as_fitted", "answers")}
     for half in HALVES:
         fitted = set(design.fits)
         mine = [problem for problem in rung.usable if (problem in fitted) == (half == "development")]
@@ -473,7 +503,7 @@ def described(design: Design, rung: Rung) -> dict:
         "recipients": recipients,
         "blocks": [np.flatnonzero(row).tolist() for row in design.blocks],
         "answer_set": {"answers": [str(answer) for answer in known.answers], "tokens": known.tokens}
-        | {"columns": len(known.tokens), "nodes": len(tree.depth), "mass": float(rung.masses.mean())},
+        | {"columns": len(known.tokens), "nodes": len(tree.depth), "mass": rung.mass},
         "design": {"block": BLOCK, "curve_donors": CURVE_DONORS, "resamples": RESAMPLES, "draws": DRAWS, "most": MOST}
         | {"full_draws": FULL_DRAWS, "worth": WORTH},
     }

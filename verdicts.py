@@ -265,6 +265,14 @@ RANKS = (  # of a phase's verdict: the first of what the tested subspaces have
     "untestable",
 )
 
+TESTED = (
+    "weights",
+    "weights_at_carrier",
+    "best_layer",
+    "handed",
+    "answer_means",
+)  # the first at a tie: the primary one
+
 
 def phase3(results: dict) -> dict:
     """The verdict of every tested subspace, in `tested`, and of the phase: the one that ranks first among them (RANKS).
@@ -272,13 +280,11 @@ def phase3(results: dict) -> dict:
     untestable: no rung is solved, or no site carries both answer and language. `decided_by`: the subspace it is about.
     """
     tested = {name: row | {"verdict": subspace(row, results)} for name, row in results["tested"].items()}
-    ranked = sorted(tested, key=lambda name: RANKS.index(tested[name]["verdict"]))
     testable = bool(results["carriers"]["joint"])
-    decided = ranked[0] if testable and ranked else None
+    ranked = sorted(tested, key=lambda name: (RANKS.index(tested[name]["verdict"]), TESTED.index(name)))
+    decided = ranked[0] if testable else None
     verdict = tested[decided]["verdict"] if decided else "untestable"
-    tests = {
-        f"{name}: {test}": met for name, row in tested.items() for test, met in subspace_tests(row, results).items()
-    }
+    tests = subspace_tests(tested[decided], results) if decided else {}
     holds = dict.fromkeys(("z", "z_perp", "weights"))
     if testable:
         both = [moves_both(row, results) for row in tested.values() if "d" in row and row["place"] == "joint"]

@@ -265,12 +265,14 @@ def ladder_of(phase3, monkeypatch, outcomes: dict) -> tuple:
     def ask(study, rung, some):
         count, solved, _, mass = outcomes[rung.asked.files[0].stem]
         asked_for.append((rung.asked.files[0].stem, len(some)))
-        right = np.array([place * solved // count != (place + 1) * solved // count for place in some])
-        rung.right, rung.masses = np.stack([right, right | True]), np.full((2, len(some)), mass)
-        return len(rung.usable)
+        for place in some:
+            right = place * solved // count != (place + 1) * solved // count  # evenly spread
+            column = 2 * rung.known.place(rung.problems[place])
+            rung.found |= {(0, place): (column if right else -1, mass, None), (1, place): (column + 1, mass, None)}
 
     monkeypatch.setattr(phase3, "ask", ask)
-    monkeypatch.setattr(phase3.answers, "answer_set", lambda *_: SimpleNamespace(left_out=[]))
+    known = SimpleNamespace(left_out=[], languages=["en", "zh"], place=lambda problem: problem.answer)
+    monkeypatch.setattr(phase3.answers, "answer_set", lambda *_: known)
     study = SimpleNamespace(
         tokenizer=None, languages={}, names=["en", "zh"], z=SimpleNamespace(fitted_on=set()), seed=0
     )
