@@ -33,8 +33,13 @@ TASKS = {"math": "", "reasoning": f"{REASONING}/"}
 CANDIDATES = ("centroid", "previous_layer", "sweep", "ard_mmd")  # contingencies in the recipe's order: each is patched
 MINIMUM = 4  # problems that phases 2, 3 and the ablation need; twice as many where a half may be what Z was fitted on
 SCOPE = "prefill"  # where ablation.py named its primary removal before looking
+# in the order that a finding is named by
+TESTED = ("weights", "weights_at_carrier", "best_layer", "handed", "answer_means")
+SHOWN = ("method", "layer", "site", "k", "place", "coverage", "d", "iia_cross", "full_iia_cross", "haar", "p", "p_holm")
+OF_WEIGHTS = ("weight", "weight_head0", "previous_layer", "sweep")  # methods that fit nothing on activations
 # in place of a phase 3 that was left out
-UNPATCHED = {"verdict": "untestable", "pairs": 0, "causal_site": {"site": None}}
+UNPATCHED = {"verdict": "untestable", "decided_by": None, "pairs": 0, "rung": None, "tested": {}}
+UNPATCHED |= {"carriers": {"joint": []}}
 REPORT = runs.Report(__file__, "hunt", (), verdicts.hunt, page)
 
 
@@ -75,6 +80,7 @@ SECOND = tuple(f"{REASONING}/{stem}" for stem in ("phase2", "phase3", "phase3b")
 ASKS = {
     "phase0": Asks("phase0.jsonl", fewest=1),
     "phase2": Asks("phase2.jsonl", few_shot=False),
+    # the ablation asks this file; phase 3 goes down the whole ladder where neither the user nor the model names one
     "phase3": Asks("words.jsonl", in_words=True, fewest=2 * MINIMUM, falls_out=("phase3", "phase3b", "ablation")),
     SECOND[0]: Asks("reasoning.jsonl", few_shot=False, falls_out=SECOND),
     SECOND[1]: Asks("reasoning.jsonl", in_words=True, falls_out=SECOND[1:]),
@@ -205,11 +211,16 @@ def judge_again(arguments: argparse.Namespace) -> None:
 def gathered_again(out: Path) -> dict:
     """A hunt's results from the scripts' results beside it, each judged anew."""
     results, parts = runs.load_results(out, "hunt"), {}
-    for key in results["reports"]:
-        folder, _, stem = key.rpartition("/")
-        parts[key] = judged_again(runs.load_results(out / folder, stem))
-    head = select(results, ("script", "model", "settings", "fingerprint"))
-    return runs.significant(head | gather(parts, results["layers"]["layers"], results.get("left_out")))
+    try:
+        for key in results["reports"]:
+            folder, _, stem = key.rpartition("/")
+            parts[key] = judged_again(runs.load_results(out / folder, stem))
+        head = select(results, ("script", "model", "settings", "fingerprint"))
+        return runs.significant(head | gather(parts, results["layers"]["layers"], results.get("left_out")))
+    except KeyError as error:
+        raise runs.UserError(
+            f"{out}: results lack {error}, an older edition wrote some: run the hunt again, without --report-only"
+        ) from None
 
 
 def judged_again(part: dict) -> dict:
@@ -243,8 +254,9 @@ def steps(arguments: argparse.Namespace, plan: Plan, parts: dict) -> Iterator[St
 
 
 def untried(parts: dict) -> list[str]:
-    """Contingencies that hold in phase 2, beyond the one that was patched in vain."""
-    if "phase3" not in parts or parts["phase3"]["verdict"] == "double_dissociation" or not parts["phase3"]["pairs"]:
+    """Contingencies that hold in phase 2, beyond the one that was patched in vain; none where nothing can be told by it."""
+    phase3 = parts.get("phase3", UNPATCHED)
+    if phase3["verdict"] == "double_dissociation" or untested(phase3):
         return []
     patched = parts["phase2"]["z"]["method"]
     return [row["z"] for row in candidates(parts["phase2"]) if row["holds"] and row["z"] != patched]
@@ -288,15 +300,17 @@ def gather(parts: dict, layers: int, left_out: dict | None = None) -> dict:
     What was left out (step -> name of the reason) has no numbers: None, or no entry among the tasks.
     """
     one, two, phase2 = (parts[key] for key in ("one", "two", "phase2"))
-    phase3 = parts.get("phase3", UNPATCHED)
-    plane, site = phase2["plane"], phase2["z"]["site"]
-    bottleneck = one["bottleneck"]
+    left_out, plane, site = left_out or {}, phase2["plane"], phase2["z"]["site"]
+    tested = {row["name"]: row for row in tested_rows(parts.get("phase3", UNPATCHED))}
+    weights, bottleneck = tested.get("weights", {}), one["bottleneck"]
     return {
-        "left_out": left_out or {},
-        "path": path(parts, left_out or {}),
+        "left_out": left_out,
+        "path": path(parts, left_out),
         "weight_based": {
             "separates": phase2["verdict"],
-            "causal": phase3.get("weight_verdict", phase3["verdict"]),
+            "causal": weights.get("verdict", "untestable"),
+            "place": weights.get("place"),
+            "site": weights.get("site"),
         },
         "layers": {
             "layers": layers,
@@ -306,7 +320,7 @@ def gather(parts: dict, layers: int, left_out: dict | None = None) -> dict:
             "predicted_verdict": one["verdict"],
             "support": bottleneck["support"],
             "support_groups": bottleneck["support_groups"],
-            "causal": phase3["causal_site"],
+            "causal": tested.get("best_layer"),
         },
         "ffn_over_chance": two["ffn_alignment_over_chance"][two["settings"]["layer"]],
         "rivals": {name: phase2["rivals"][name]["contrast"] for name in ("weight", "centroid", "random")},
@@ -317,20 +331,44 @@ def gather(parts: dict, layers: int, left_out: dict | None = None) -> dict:
             "problem": plane["problem_in_z"][site],
             "problem_shuffled": plane["problem_shuffled"][site],
         },
-        "tasks": {task: task_row(parts, folder) for task, folder in TASKS.items() if f"{folder}phase2" in parts},
+        "tasks": {
+            task: task_row(parts, folder, left_out) for task, folder in TASKS.items() if f"{folder}phase2" in parts
+        },
         "reports": {key: part["verdict"] for key, part in parts.items()},
         "ablation": ablation(parts["ablation"]) if "ablation" in parts else None,
         "bridge": {
             task: bridge(parts[f"{folder}phase3b"]) for task, folder in TASKS.items() if f"{folder}phase3b" in parts
         },
-        "site": full_swap(phase3) if "phase3" in parts else None,
     }
 
 
-def full_swap(phase3: dict) -> dict:
-    """What the whole stream does at Z's site, beside a wrong donor's."""
-    rate = phase3["success"]
-    return {"full": rate["full"], "wrong_donor": rate["full_wrong_donor"], "p": phase3["paired"]["z"]["full"]}
+def tested_rows(phase3: dict) -> list[dict]:
+    """Every Z that phase 3 tested, in the order of TESTED, and what told where it is; None where nothing was measured."""
+    rows, shared = [], select(phase3, ("rung", "pairs"))
+    for name in TESTED:
+        if row := phase3["tested"].get(name):
+            shown = {key: row.get(key) for key in SHOWN} | {"verdict": row.get("verdict", "untestable")}
+            rows.append({"name": name, "found_by": found_by(row, phase3["tested"]["weights"]), **shared, **shown})
+    return rows
+
+
+def found_by(row: dict, predicted: dict) -> str:
+    """weights | weights, another place | weights, another layer | activations: what told where this Z is.
+
+    `predicted` is the weight-based Z of the predicted layer at its own place.
+    """
+    if row["method"] not in OF_WEIGHTS:
+        return "activations"
+    if row["layer"] != predicted["layer"]:
+        return "weights, another layer"
+    return "weights" if row.get("site") in (None, predicted["site"]) else "weights, another place"
+
+
+def untested(phase3: dict) -> str | None:
+    """Why phase 3 can say nothing of any Z; None where it can."""
+    if not phase3["rung"]:
+        return "no_rung"
+    return None if phase3["carriers"]["joint"] else "no_joint_carrier"
 
 
 def path(parts: dict, left_out: dict) -> list[dict]:
@@ -344,9 +382,7 @@ def path(parts: dict, left_out: dict) -> list[dict]:
     if found := candidates(phase2):
         nodes.append({"node": "contingencies", "candidates": found})
     tried = [name for name in CANDIDATES if f"{name}/phase3" in parts]
-    nodes += [patching(parts, prefix) for prefix in ("", *(f"{name}/" for name in tried))]
-    if "phase3" in left_out:
-        nodes[-1]["left_out"] = left_out["phase3"]
+    nodes += [patching(parts, prefix, left_out) for prefix in ("", *(f"{name}/" for name in tried))]
     return [*nodes, {"node": "end"}]
 
 
@@ -357,32 +393,30 @@ def candidates(phase2: dict) -> list[dict]:
     return [{"z": name, **select(found[name], keys)} for name in CANDIDATES if name in found]
 
 
-def patching(parts: dict, prefix: str) -> dict:
-    """What phase 3 found for the Z that phase 2 handed on, in the folder `prefix`."""
+def patching(parts: dict, prefix: str, left_out: dict) -> dict:
+    """What phase 3 found in the folder `prefix`: of the Z that decided there; of a contingency's own folder of that one."""
     z, phase3 = parts[f"{prefix}phase2"]["z"], parts.get(f"{prefix}phase3", UNPATCHED)
-    node = {"node": "patching", "z": z["method"], "layer": z["layer"], "holds": z["holds"]}
-    node |= select(phase3, ("verdict", "pairs"))
-    if phase3 is UNPATCHED:
-        return node
-    return node | {
-        "success": select(phase3["success"], ("z", "z_perp", "random", "random_matched")),
-        "p": {name: phase3["null"][name]["p"] for name in ("random", "random_matched")},
-    }
+    name = "handed" if prefix else phase3["decided_by"]
+    row = next((row for row in tested_rows(phase3) if row["name"] == name), None)
+    node = {"node": "patching", "z": z["method"], "layer": z["layer"], "holds": z["holds"], "row": row}
+    node |= select(phase3, ("verdict", "rung", "pairs")) | reason(phase3, left_out.get(f"{prefix}phase3"))
+    return node | ({"verdict": row["verdict"] if row else "untestable"} if prefix else {})
 
 
-def task_row(parts: dict, prefix: str) -> dict:
+def reason(phase3: dict, left_out: str | None) -> dict:
+    """{"untested": the name of the reason} where phase 3 was left out or says nothing."""
+    why = left_out or untested(phase3) or ("nothing_judged" if phase3["verdict"] == "untestable" else None)
+    return {"untested": why} if why else {}
+
+
+def task_row(parts: dict, prefix: str, left_out: dict) -> dict:
     """What one kind of problem says about the same Z."""
     phase2, phase3 = parts[f"{prefix}phase2"], parts.get(f"{prefix}phase3", UNPATCHED)
     held_out = phase2.get("contingencies", {}).get("candidates", {}).get(phase2["z"]["method"])
     scored = phase2.get("given") or held_out or phase2["primary"]
     row = {"problems": phase2["problems"], **select(scored, ("contrast", "p"))}
-    row |= {"pairs": phase3["pairs"], "patching": phase3["verdict"]}
-    if phase3 is UNPATCHED:
-        return row
-    return row | {
-        "success": select(phase3["success"], ("z", "z_perp", "full", "random", "random_matched")),
-        "p_random": max(phase3["null"][name]["p"] for name in ("random", "random_matched")),
-    }
+    row |= {"patching": phase3["verdict"], "tested": tested_rows(phase3), **select(phase3, ("rung", "pairs"))}
+    return row | reason(phase3, left_out.get(f"{prefix}phase3"))
 
 
 def ablation(found: dict) -> dict:

@@ -4,9 +4,10 @@ Question   can z_target be predicted from z_source of the same problem, on probl
            than with shuffled problems, and better than by a constant shift? Does the mapped vector, sent into the model,
            bring the answer along?
 Inputs     output/phase2_results.json, phase2_activations.npy, phase2_z_basis.npy, phase2_layer_subspaces.npy;
-           phase3_results.json, phase3_streams.npy, phase3_pairs.jsonl; the model for the transfer
+           phase3_results.json, phase3_streams.npy, phase3_prompts.jsonl; the model for the transfer
 Outputs    output/phase3b_output.md with figures, phase3b_results.json, phase3b_loo.npy (maps, problems): leave-one-out
-           squared error of each map, phase3b_transfer.npy (conditions, pairs, 4): log-probability of the candidates
+           squared error of each map, phase3b_transfer.npy (conditions, pairs, answers x languages): log-probabilities
+           within the answer set
 Run        python phase3b_bridge.py --model Qwen/Qwen2.5-3B          after phase3_patching.py
 
 Steps, which are also the report's headings:
@@ -15,6 +16,7 @@ Steps, which are also the report's headings:
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +24,12 @@ import torch
 
 import utils
 import verdicts
-from lab import checkpoints, engine, models, runs, statistics, subspaces
+from lab import checkpoints, engine, models, runs, statistics, subspaces, transfer
 from reports import phase3b as page
 
 ARRAYS = ("phase3b_loo.npy", "phase3b_transfer.npy")
 REPORT = runs.Report(__file__, "phase3b", ARRAYS, verdicts.phase3b, page)
-INPUTS = ("phase2_activations.npy", "phase2_z_basis.npy", "phase3_streams.npy", "phase3_pairs.jsonl")
+INPUTS = ("phase2_activations.npy", "phase2_z_basis.npy", "phase3_streams.npy", "phase3_prompts.jsonl")
 MAPS = ("identity", "mean_shift", "procrustes", "ridge", "ols")
 LEARNED = ("procrustes", "ridge", "ols")
 PRIMARY = "ridge"  # the map that the verdict is about, named before looking
@@ -37,6 +39,13 @@ RANDOM_SUBSPACES = 40  # of each kind
 MINIMUM_PROBLEMS = 4  # of fewer, a leave-one-out fit rests on two points
 CONDITIONS = ("none", *MAPS, "shuffled", "own_language")  # of the transfer: what is put into Z
 CONTROLS = ("identity", "shuffled")  # of the transfer: no map, and a map of nothing
+OUTCOMES = (
+    "recipient_recipient",
+    "recipient_donor",
+    "donor_recipient",
+    "donor_donor",
+)  # whose answer, in whose language
+SUCCESS = "donor_recipient"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -48,13 +57,14 @@ def main(argv: list[str] | None = None) -> None:
     z = subspaces.load_z(arguments.out, opening.folder)
     source, target = check_alike(arguments.out, z, phase2, phase3)
     pooled, embedded = pooled_vectors(arguments, opening.folder, z, phase2, (source, target))
-    last = last_vectors(arguments.out, opening.folder, phase3, (source, target))
+    prompts = asked_prompts(arguments.out)
+    last = last_vectors(arguments.out, opening.folder, phase3, prompts, z.site, (source, target))
     run = opening.run(
         {"layer_chosen": z.chosen},
         dtype=str(opening.dtype).removeprefix("torch."), batch=arguments.batch, pooling=arguments.pooling,
         source=source, target=target, z=z.summary, inputs=contents(arguments.out, phase2, phase3),
-        candidates=phase3["candidates"], conditions=CONDITIONS, controls=CONTROLS, maps=MAPS, learned=LEARNED, primary=PRIMARY,
-        shuffles=SHUFFLES, random_subspaces=RANDOM_SUBSPACES,
+        rung=phase3["rung"], outcomes=OUTCOMES, conditions=CONDITIONS, controls=CONTROLS, maps=MAPS, learned=LEARNED,
+        primary=PRIMARY, shuffles=SHUFFLES, random_subspaces=RANDOM_SUBSPACES,
     )  # fmt: skip
     if run is None:
         return
@@ -69,13 +79,14 @@ def main(argv: list[str] | None = None) -> None:
     results["embeddings"] = r2_of(*coordinates(embedded, basis))
     results["map"] = map_geometry(*inside)
     results["components"] = components(predictions[PRIMARY], inside[1])
-    usable = phase3["usable"]
+    usable = phase3.get("usable", [])
     known = coordinates([points[usable] for points in last], basis)
     results["last"] = last_position(*known, arguments.seed)
-    pairs = pairs_between(arguments.out, source, target) if len(usable) >= MINIMUM_PROBLEMS else []
-    sent = sent_vectors(*known, [usable.index(pair["donor"]) for pair in pairs], arguments.seed)
-    scores = transfer(opening, pairs, sent, basis, z.site)
-    results["transfer"] = transfer_rates(scores, phase3["candidates"].index([1, 0]))
+    pairs = make_pairs(phase3, prompts, source, target, arguments.seed) if len(usable) >= MINIMUM_PROBLEMS else []
+    sent = sent_vectors(*known, [usable.index(pair.donor) for pair in pairs], arguments.seed)
+    answers = phase3["answer_set"] if phase3["rung"] else {"answers": [], "tokens": []}
+    scores = send(opening, pairs, answers["tokens"], sent, basis, z.site)
+    results["transfer"] = transfer_rates(scores, pairs) | {"answers": len(answers["answers"])}
     loo = np.stack([errors(predictions[name], inside[1]) for name in MAPS])
     run.save(results, dict(zip(ARRAYS, (loo, scores))))
 
@@ -89,6 +100,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def check_alike(out: Path, z: subspaces.HandedZ, phase2: dict, phase3: dict) -> tuple[str, str]:
     """(source, target) language; UserError unless phase 3 tested today's Z and asked in both languages."""
+    if "rung" not in phase3:
+        raise runs.UserError(f"{out}: an older edition wrote phase 3's results: run phase3_patching.py again")
     if phase3["settings"]["z"] != z.summary:
         raise runs.UserError(f"{out}: phase 2 has run again since phase 3: run phase3_patching.py again")
     languages, asked = phase2["settings"]["languages"], phase3["settings"]["languages"]
@@ -128,27 +141,58 @@ def pooled_vectors(arguments, folder, z: subspaces.HandedZ, phase2: dict, order:
     ]
 
 
-def last_vectors(out: Path, folder, phase3: dict, order: tuple) -> tuple:
-    """Phase 3's streams at Z's site and the last prompt position, in the order of languages: (n, d) twice, float64."""
-    asked = phase3["settings"]["languages"]
-    shape = (len(asked), phase3["problems"]["asked"], folder.width)
-    streams = runs.load_array(out, "phase3_streams.npy", shape).astype(float)
-    return tuple(streams[asked.index(name)] for name in order)
+def asked_prompts(out: Path) -> list[dict]:
+    """Phase 3's prompts: {"language", "problem": its place in the rung, "id", "prompt"}, none where it took no rung."""
+    lines = runs.load_array(out, "phase3_prompts.jsonl").decode().split("\n")
+    return [json.loads(line) for line in lines if line]
+
+
+def last_vectors(out: Path, folder, phase3: dict, prompts: list[dict], site: int, order: tuple) -> tuple:
+    """Phase 3's streams at a site and the last prompt position, in the order of languages: (n, d) twice, float64.
+
+    n = 0 where it took no rung of problems.
+    """
+    if not phase3["rung"]:
+        return tuple(np.zeros((0, folder.width)) for _ in order)
+    asked = phase3["languages"]
+    shape = (len(asked), len({prompt["problem"] for prompt in prompts}), folder.layers + 1, folder.width)
+    streams = runs.load_array(out, "phase3_streams.npy", shape)
+    return tuple(streams[asked.index(name), :, site].astype(float) for name in order)
 
 
 def contents(out: Path, phase2: dict, phase3: dict) -> dict:
     """Hashes of what was read of the earlier phases: a phase that runs again and finds the same costs nothing here."""
     read2 = [phase2["settings"]["languages"], phase2["poolings"], phase2["problems"], phase2["z"]["fitted_index"]]
-    read3 = [phase3["settings"]["languages"], phase3["problems"]["asked"], phase3["usable"]]
+    read3 = [phase3.get(key) for key in ("rung", "languages", "usable", "recipients", "blocks", "answer_set")]
     files = {name: runs.file_hash(out / name)[:16] for name in INPUTS}
     return files | {"phase2_results.json": runs.short_hash(read2), "phase3_results.json": runs.short_hash(read3)}
 
 
-def pairs_between(out: Path, source: str, target: str) -> list[dict]:
-    """Phase 3's pairs whose donor was asked in the source language and whose recipient in the target language."""
-    lines = runs.load_array(out, "phase3_pairs.jsonl").decode().split("\n")
-    pairs = [json.loads(line) for line in lines if line]
-    return [pair for pair in pairs if (pair["donor_language"], pair["recipient_language"]) == (source, target)]
+@dataclass(frozen=True)
+class Pair:
+    """A recipient's prompt and a donor, problems by their place in the rung; and the column of every one of OUTCOMES."""
+
+    recipient: int
+    donor: int
+    prompt: str
+    columns: tuple[int, ...]
+
+
+def make_pairs(phase3: dict, prompts: list[dict], source: str, target: str, seed: int) -> list[Pair]:
+    """Every recipient that phase 3 scored, asked in the target language, with one donor of its block, asked in the source's."""
+    recipients, languages = phase3["recipients"], phase3["answer_set"]["languages"]
+    blocks = np.zeros((len(recipients), len(recipients)), bool)
+    for recipient, block in enumerate(phase3["blocks"]):
+        blocks[recipient, block] = True
+    chosen = transfer.one_donor_each(blocks, statistics.seeded(seed, "phase3b: donors"))
+    texts = {line["problem"]: line["prompt"] for line in prompts if line["language"] == target}
+    tongues, pairs = [languages.index(name) for name in (target, source)], []
+    for rows in np.argwhere(chosen):
+        recipient, donor = (recipients[row] for row in rows)
+        places = [row["answer_place"] * len(languages) for row in (recipient, donor)]
+        columns = tuple(place + tongue for place in places for tongue in tongues)
+        pairs.append(Pair(recipient["problem"], donor["problem"], texts[recipient["problem"]], columns))
+    return pairs
 
 
 def coordinates(vectors, basis: np.ndarray) -> list[np.ndarray]:
@@ -376,39 +420,40 @@ def sent_vectors(source: np.ndarray, target: np.ndarray, donors: list[int], seed
     return torch.stack([torch.from_numpy(sent[name][donors]) for name in CONDITIONS[1:]], 1).float()
 
 
-def transfer(opening, pairs: list[dict], sent: torch.Tensor, basis: np.ndarray, site: int) -> np.ndarray:
-    """Log-probabilities of phase 3's candidates with the recipient's part inside Z replaced by what is sent.
+def send(opening, pairs: list[Pair], answers: list, sent: torch.Tensor, basis: np.ndarray, site: int) -> np.ndarray:
+    """Log-probabilities of the whole answer set with the recipient's part inside Z replaced by what is sent.
 
-    Every pair is one of phase 3: the recipient asks problem i in the target language, the donor asked problem j in the source
-    language. -> (CONDITIONS, pairs, candidates) float32
+    The recipient asks problem i in the target language, the donor asked problem j in the source language. `answers`: the
+    set's token ids. -> (CONDITIONS, pairs, answers) float32
     """
     if not pairs:
-        return np.zeros((len(CONDITIONS), 0, 4), np.float32)
+        return np.zeros((len(CONDITIONS), 0, len(answers)), np.float32)
     model, tokenizer = models.load_model(opening.folder, opening.device, opening.dtype)
     directions, sent = torch.from_numpy(basis).float().to(model.device), sent.to(model.device)
-    prompts, candidates = ([pair[key] for pair in pairs] for key in ("prompt", "candidates"))
-    scores = {}
-    for chosen, patcher in engine.patched_prompts(model, tokenizer, prompts, candidates, opening.arguments.batch):
+    prompts, scores = [pair.prompt for pair in pairs], {}
+    for chosen, patcher in engine.patched_prompts(model, tokenizer, prompts, answers, opening.arguments.batch):
         own = patcher.streams[:, site, None].float()
         changes = (sent[chosen] - own @ directions.T) @ directions
-        scores[chosen.start] = patcher.scores(site, torch.cat([own, own + changes], 1))
-    return torch.cat(list(runs.gathered(scores).values())).numpy().swapaxes(0, 1)
+        scores |= dict(zip(chosen, patcher.scores(site, torch.cat([own, own + changes], 1))))
+    return torch.stack(list(runs.gathered(scores).values()), 1).numpy()
 
 
-def transfer_rates(scores: np.ndarray, success: int) -> dict:
-    """How often each candidate wins, and each condition against the controls; success is the candidate at that place.
+def transfer_rates(scores: np.ndarray, pairs: list[Pair]) -> dict:
+    """How often the most probable answer of the set is which of OUTCOMES or another, and each condition against the controls.
 
-    scores (CONDITIONS, pairs, candidates)
+    scores (CONDITIONS, pairs, answers)
     """
-    _, pairs, candidates = scores.shape
-    winners = dict(zip(CONDITIONS, scores.argmax(-1)))  # {condition: (pairs,)}
-    won = {name: row == success for name, row in winners.items()}
-    result = {"pairs": pairs, "success": {}, "interval": {}, "winners": {}, "p_against": {}}
-    for name, row in winners.items():
-        counts = np.bincount(row, minlength=candidates)
-        result["winners"][name] = (counts / max(pairs, 1)).tolist()
-        result["success"][name] = result["winners"][name][success]
-        result["interval"][name] = statistics.wilson_interval(int(counts[success]), pairs) if pairs else (0.0, 1.0)
+    count = len(pairs)
+    columns = np.array([pair.columns for pair in pairs]).reshape(count, len(OUTCOMES))
+    best = scores.argmax(-1) if count else np.zeros(scores.shape[:2], int)
+    found = dict(zip(CONDITIONS, best[..., None] == columns))  # {condition: (pairs, OUTCOMES)}
+    won = {name: rows[:, OUTCOMES.index(SUCCESS)] for name, rows in found.items()}
+    result = {"pairs": count, "success": {}, "interval": {}, "winners": {}, "p_against": {}}
+    for name, rows in found.items():
+        winners = dict(zip((*OUTCOMES, "other"), [*rows.sum(0), (~rows.any(1)).sum()]))
+        result["winners"][name] = {outcome: float(number / max(count, 1)) for outcome, number in winners.items()}
+        result["success"][name] = result["winners"][name][SUCCESS]
+        result["interval"][name] = statistics.wilson_interval(int(won[name].sum()), count) if count else (0.0, 1.0)
     for control in CONTROLS:
         others = {name: (row & ~won[control], won[control] & ~row) for name, row in won.items() if name != control}
         counts = {name: [int(only.sum()) for only in pair] for name, pair in others.items()}

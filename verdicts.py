@@ -403,54 +403,57 @@ def ablation(results: dict) -> dict:
 
 
 NEAR = 1  # layers: the recipe speaks of L32 and L33 together, so prediction and cause agree within one
-WAYS = {"clear": "yes", "double_dissociation": "yes", "partial": "partial", "untestable": "untestable"}  # else "no"
+WAYS = {"clear": "yes", "double_dissociation": "yes", "partial": "partial", "inconclusive": "inconclusive"}
+WAYS |= dict.fromkeys(("untestable", "answer_only", "language_only"), "untestable")  # all others: "no"
+EXPLAINED = ("answer_word", "illusion", "inconclusive")  # verdicts of phase 3, and of the hunt if nothing is causal
+SAME_Z = ("weights", "weights_at_carrier", "handed")  # subspaces of math, tested unchanged on other problems
 
 
 def hunt(results: dict) -> dict:
-    """causal_z | correlational_z | no_z | untestable (nothing separates, and nothing could be patched).
+    """causal_z | answer_word | illusion | inconclusive | correlational_z | no_z | untestable; of several models see `comparison`.
 
-    Of several models see `comparison`.
+    The second to fourth are phase 3's where no Z is causal; untestable: nothing separates, and phase 3 could test nothing.
     Beside verdict, tests and holds: which way the tree went at each node of `path`, how the predicted and the causal layer
-    lie (`layers`), which Z the verdict is about (`weight_based.handed_on`), and two warnings, `offset_only`, `site_moves`.
+    lie (`layers`), which Z the verdict is about (`z`), and two warnings, `offset_only`, `site_moves`.
     """
     if "models" in results:
         return comparison(results)
     separation = next(node for node in results["path"] if node["node"] == "separation")
     first, *others = (node for node in results["path"] if node["node"] == "patching")
-    causal = [node["z"] for node in others if causal_patching(node, subspaces=1 + len(others))]
+    own = [row for row in results["tasks"]["math"]["tested"] if row["verdict"] == "double_dissociation"]
+    again = [node["row"] for node in others if node["verdict"] == "double_dissociation"]
+    again = [row for row in again if (1 + len(others)) * row["p"] < LEVEL]  # Bonferroni over the contingencies patched
     tests = {
         "separates": separation["verdict"] != "none",
         "handed_on_separates": first["holds"],
-        "causal": causal_patching(first, subspaces=1),
-        "causal_contingency": bool(causal),
-        "moves_some": first["verdict"] == "partial",
+        "causal": bool(own),
+        "causal_contingency": bool(again),
+        "moves_some": first["verdict"] in ("partial", "language_removed"),
     }
-    if tests["causal"] or tests["causal_contingency"]:
+    if own or again:
         verdict = "causal_z"
+    elif first["verdict"] in EXPLAINED:
+        verdict = first["verdict"]
     elif tests["separates"] or tests["handed_on_separates"] or tests["moves_some"]:
         verdict = "correlational_z"
     else:
-        verdict = "untestable" if first["verdict"] == "untestable" else "no_z"
+        verdict = "untestable" if WAYS.get(first["verdict"]) == "untestable" else "no_z"
     layers = results["layers"] | distance_of_layers(results["layers"])
+    causal, place = next(iter(own + again), None), results["weight_based"]["place"]
     return {
         "verdict": verdict,
         "tests": tests,
-        "holds": hunt_claims(results, layers),
+        "holds": hunt_claims(results, layers, causal),
         "path": [node | {"taken": way(node, verdict)} for node in results["path"]],
         "layers": layers,
-        "weight_based": results["weight_based"] | {"handed_on": causal[0] if causal else first["z"]},
+        "z": causal or (first["row"] or {}) | {"found_by": None},
         "offset_only": tests["separates"] and separation["centred"] is False,
-        "site_moves": results["site"]["p"] < LEVEL if first["pairs"] else None,
+        "site_moves": None if place is None else place == "joint",
     }
 
 
-def causal_patching(node: dict, subspaces: int) -> bool:
-    """Double dissociation, with p values multiplied by the number of subspaces tried (Bonferroni)."""
-    return node["verdict"] == "double_dissociation" and subspaces * max(node["p"].values()) < LEVEL
-
-
 def way(node: dict, verdict: str) -> str:
-    """yes | partial | no | untestable: the way out of a node of the tree; at its end the verdict."""
+    """yes | partial | no | inconclusive | untestable: the way out of a node of the tree; at its end the verdict."""
     if node["node"] == "end":
         return verdict
     if node["node"] == "behaviour" and node["verdict"] == f"{node['candidate'].lower()}_advantage":
@@ -461,37 +464,42 @@ def way(node: dict, verdict: str) -> str:
 
 
 def distance_of_layers(found: dict) -> dict:
-    """The layer that the weights predict beside the one whose own Z works best when swapped, if any beats chance."""
+    """The layer that the weights predict beside the one whose own Z is causal at its output, if the best one is."""
     causal, predicted = found["causal"], found["predicted"]
-    beats = causal["site"] is not None and causal["p_holm"] < LEVEL
-    distance = abs(predicted - causal["layer"]) if beats else None
+    shown = causal is not None and causal["verdict"] == "double_dissociation"
+    distance = abs(predicted - causal["layer"]) if shown else None
     within = sum(abs(layer - predicted) <= NEAR for layer in range(found["layers"]))
     return {
-        "causal_found": beats,
-        "causal_layer": causal["layer"] if beats else None,
+        "causal_found": shown,
+        "causal_layer": causal["layer"] if shown else None,
         "distance": distance,
         "agree": None if distance is None else distance <= NEAR,
         "chance": within / found["layers"],
     }
 
 
-def hunt_claims(results: dict, layers: dict) -> dict:
+def hunt_claims(results: dict, layers: dict, causal: dict | None) -> dict:
     """The recipe's publishability list, ticked by what was measured."""
-    reports, rivals = results["reports"], results["rivals"]
-    patched = {task: row["patching"] for task, row in results["tasks"].items() if row["pairs"]}
-    dissociates = {task: verdict == "double_dissociation" for task, verdict in patched.items()}
+    reports, rivals, tasks = results["reports"], results["rivals"], results["tasks"]
     bridge = results["bridge"].get("math")
+    again = [row["verdict"] for row in tasks.get("reasoning", {}).get("tested", []) if row["name"] in SAME_Z]
     return {
         "structure": reports["one"] == "clear_bottleneck" and reports["two"] == "ffn_avoids_attention",
         "separation": reports["phase2"] != "none",
         "comparison": rivals["weight"] < rivals["centroid"],
-        "causal": dissociates.get("math"),
+        "causal": dissociates([causal["verdict"] if causal else tasks["math"]["patching"]]),
         "second_model": None,
         "information": None,  # decodability is no mutual information: shown, not judged
         "universal": layers["agree"],
         "bridge": carries(bridge) if bridge else None,
-        "not_just_math": dissociates.get("reasoning"),
+        "not_just_math": dissociates(again),
     }
+
+
+def dissociates(verdicts: list[str]) -> bool | None:
+    """Whether one of a Z's verdicts is a double dissociation; None where none is and one is open, or all are untestable."""
+    ways = {WAYS.get(verdict, "no") for verdict in verdicts}
+    return True if "yes" in ways else None if "inconclusive" in ways or ways <= {"untestable"} else False
 
 
 def carries(transfer: dict) -> bool | None:

@@ -9,67 +9,63 @@ import verdicts
 from reports import page
 from reports.page import show
 
-CANDIDATES = {
-    "centroid": "(a) language centroids",
-    "previous_layer": "(b) previous layer",
-    "sweep": "(b) best layer of a sweep",
-    "ard_mmd": "(c) ARD-MMD",
-}
-QUESTIONS = {
-    "behaviour": "{candidate} ≫ {reference}?",
-    "separation": "ratio_Z < ratio_Z⊥?",
+CANDIDATES = {"centroid": "(a) language centroids", "previous_layer": "(b) previous layer"}
+CANDIDATES |= {"sweep": "(b) best layer of a sweep", "ard_mmd": "(c) ARD-MMD"}
+QUESTIONS = {"behaviour": "{candidate} ≫ {reference}?", "separation": "ratio_Z < ratio_Z⊥?"}
+QUESTIONS |= {
     "contingencies": "(a) centroids, (b) other\nlayers, (c) ARD-MMD?",
-    "patching": "does patching transfer\nreasoning?",
+    "patching": "patching: is it\ncausal?",
 }
-ENDS = {
-    "causal_z": "causal Z",
-    "correlational_z": "correlational,\nnot causal",
-    "no_z": "no Z",
-    "untestable": "untestable",
-}
-PLACES = {"behaviour": (0.5, 4), "separation": (0.5, 3), "contingencies": (2.1, 2.45), "patching": (0.5, 1.6)}
+ENDS = {"causal_z": "causal Z", "answer_word": "the output\nword's code", "illusion": "an illusion"}
+ENDS |= {"inconclusive": "neither shown\nnor excluded", "correlational_z": "correlational,\nnot causal"}
+ENDS |= {"no_z": "no Z", "untestable": "untestable"}
+PLACES = {"behaviour": (0.5, 4), "separation": (0.5, 3), "contingencies": (2.9, 2.45), "patching": (0.5, 1.6)}
 PLACES |= {end: (0.5 + 1.1 * index, 0.3) for index, end in enumerate(ENDS)}
 ARROWS = [*pairwise(QUESTIONS), ("separation", "patching"), *(("patching", end) for end in ENDS)]
-BRANCHES = {  # where a node says more than yes or no
+BRANCHES = {  # where a node says more than yes or no, by the way out or by the verdict there
     ("behaviour", "no"): "no: limitation flagged",
     ("separation", "partial"): "in some configurations",
     ("patching", "partial"): "in part",
+    ("patching", "answer_word"): "no: the output word's code",
+    ("patching", "illusion"): "no: an illusion",
+    ("patching", "language_removed"): "no: all but the language",
 }
-SOURCES = {  # of a Z, by the method that phase 2 names
-    "weight": "the weights",
-    "weight_head0": "the weights (head 0)",
-    "previous_layer": "the weights of the previous layer",
-    "sweep": "the weights of another layer",
-    "centroid": "activations, language centroids removed",
-    "ard_mmd": "activations, ARD-MMD",
+SOURCES = page.METHODS | {"answer_means": "fitted on activations: mean streams of the answers"}
+FOUND = {  # what told where a causal Z is
+    "weights": "at the layer and the place that the weights predict",
+    "weights, another place": "of the predicted layer, at another place than its output",
+    "weights, another layer": "not of the layer that the weights predict",
+    "activations": "not predicted by the weights",
 }
-FITTED = ("centroid", "ard_mmd")
-LEFT_OUT = {  # why a step of the hunt was not run
+TESTED = {"weights": "weight-based Z, own place", "weights_at_carrier": "weight-based Z, best carrier"}
+TESTED |= {"best_layer": "best layer's weight-based Z", "handed": "contingency", "answer_means": "answer means"}
+CARRIES = {"joint": "both", "answer": "the answer only", "language": "the language only", "none": "neither"}
+REASONS = {  # why a step of the hunt was not run, or could tell nothing
     "no_answer_text": "the problems have no answers in words",
     "no_texts": "the problems are not there in these languages",
+    "no_rung": "no rung of problems can be patched (phase 3 says why)",
+    "no_joint_carrier": "at no place does the whole stream carry both the answer and the language",
+    "nothing_judged": "no subspace could be measured where the stream carries both",
 }
 VERDICTS = {
-    "causal_z": "There is a causal Z: swapping it moves the answer and leaves the language alone. It comes from",
-    "correlational_z": """Z is correlational: something separates language from problem, or moves some answers, but swapping it
-        is no double dissociation. The Z that was patched comes from""",
+    "causal_z": "There is a causal Z: swapping it moves the answer and leaves the language alone. It is",
+    "answer_word": "No causal Z was found: what moves the answer is the output word's code, not what it was computed from",
+    "illusion": "No causal Z was found: what moves the answer is an illusion, by directions that the model itself does not use",
+    "inconclusive": "Whether there is a causal Z is neither shown nor excluded",
+    "correlational_z": """Z is correlational: something separates language from problem, or moves some answers, but no swap is
+        a double dissociation. The Z that phase 2 handed on is""",
     "untestable": """Whether there is a Z cannot be told: nothing that the tree names separates language from problem on held-out
-        data, and nothing was patched on math""",
+        data, and on math no cause could be tested""",
     "no_z": """No Z was found: nothing that the tree names separates language from problem on held-out data, and no swap moves
         the answer beyond chance""",
 }
-SEPARATES = {
-    "clear": "separates language from problem",
-    "partial": "separates them in some configurations only",
-    "none": "does not separate them",
-}
-MOVES = {
-    "double_dissociation": "is causal",
-    "partial": "moves the answer in part",
-    "none": "does not move the answer",
-    "untestable": "could not be patched",
-}
-UNPATCHED = """Z is correlational: something separates language from problem. Whether the model uses it in math was not tested. The
-    Z handed on comes from"""
+SEPARATES = {"clear": "separates language from problem", "partial": "separates them in some configurations only"}
+SEPARATES |= {"none": "does not separate them"}
+MOVES = {"double_dissociation": "is causal", "partial": "moves the answer in part", "none": "does not move the answer"}
+MOVES |= {"answer_word": "moves the answer by the output word's code", "illusion": "moves the answer by an illusion"}
+MOVES |= {"language_removed": "moves it as all but the language would", "inconclusive": "leaves open what it moves"}
+UNTESTED = """Z is correlational: something separates language from problem. Whether the model uses it in math could not be
+    tested. The Z that phase 2 handed on is"""
 NOT_RUN = "Not run; section 7 says why."
 CLAIMS = {  # the recipe's publishability list
     "structure": ("a bottleneck of attention that the FFN avoids", "minimal 1"),
@@ -113,18 +109,39 @@ def summary(results: dict) -> str:
     """What decided, on one line."""
     if "models" in results:
         return f"causal Z in {len(results['causal'])} of {len(results['models'])} models"
-    node, found = deciding(results), "no pairs to patch"
-    if "left_out" in node:
-        found = f"not patched, {LEFT_OUT[node['left_out']]}"
-    elif node["pairs"]:
-        found = f"{node['success']['z']:.1%} of {node['pairs']} pairs (random {node['success']['random']:.1%})"
-    return f"Z from {SOURCES[node['z']]} at L{node['layer']}: {found}"
+    node, z = first_nodes(results["path"])["patching"], results["z"]
+    if "untested" in node:
+        return f"no cause tested, {REASONS[node['untested']]} (Z of L{node['layer']}: {SOURCES[node['z']]})"
+    return f"{TESTED[z['name']]}, {place(z['site'])}: {'; '.join(swapped(z))}; {z['pairs']} pairs of {z['rung']}"
 
 
-def deciding(results: dict) -> dict:
-    """The patching of the Z that the verdict is about."""
-    wanted = results["weight_based"]["handed_on"]
-    return next(node for node in results["path"] if node["node"] == "patching" and node["z"] == wanted)
+def place(site: int | None) -> str:
+    """A site by the layer whose output it is."""
+    return "–" if site is None else f"L{site - 1}.out" if site else "L0.in"
+
+
+def swapped(row: dict) -> tuple[str, str]:
+    """What swapping a Z does, and what its nulls and the full swap do."""
+    coverage, d, wins = interval(row["coverage"]), interval(row["d"]), value(row["iia_cross"])
+    found = f"coverage {coverage}; D {d}; IIA across languages {wins}"
+    return found, f"{haar(row)}; full swap's IIA across languages {value(row['full_iia_cross'])}"
+
+
+def haar(row: dict) -> str:
+    """The Haar subspaces' D, and p of the Z's."""
+    null = row["haar"]
+    return f"Haar's D {show(null['middle'], 2)} (p {show(row['p'], 2)})" if null else "no null drawn"
+
+
+def value(record: dict | None) -> str:
+    return show(record["value"] if record else None, 2)
+
+
+def interval(record: dict | None) -> str:
+    """A measure with its 95 % interval."""
+    if not record or record["value"] is None:
+        return "–"
+    return f"{show(record['value'], 2)} [{show(record['low'], 2)}, {show(record['high'], 2)}]"
 
 
 def first_nodes(path: list[dict]) -> dict:
@@ -138,7 +155,6 @@ def evidence(results: dict) -> dict[str, tuple[str, str]]:
     nodes = first_nodes(results["path"])
     alignment = f"FFN alignment {show(results['ffn_over_chance'], 3)} × chance"
     language = f"{show(plane['language_first'], 3)} at site 0, {show(plane['language'], 3)} at Z's site"
-    shuffled = f"problem shuffled {show(plane['problem_shuffled'], 2)}"
     return {
         "structure": (f"`{reports['one']}` at L{found['predicted']}, `{reports['two']}`: {alignment}", "1 × chance"),
         "separation": measured(nodes["separation"]),
@@ -146,14 +162,14 @@ def evidence(results: dict) -> dict[str, tuple[str, str]]:
             f"contrast on held-out problems: weight-based {show(rivals['weight'], 3)}",
             f"centroid {show(rivals['centroid'], 3)}, random {show(rivals['random'], 3)}",
         ),
-        "causal": measured(nodes["patching"]),
+        "causal": swapped(results["z"]) if results["verdict"] == "causal_z" else measured(nodes["patching"]),
         "second_model": ("one model in this hunt", "use --models"),
         "information": (
             f"language decodable inside Z: {language}; problem {show(plane['problem'], 3)}",
-            f"chance {show(plane['language_chance'], 2)}; {shuffled}",
+            f"chance {show(plane['language_chance'], 2)}; problem shuffled {show(plane['problem_shuffled'], 2)}",
         ),
         "universal": (
-            f"predicted L{found['predicted']} ({found['support']:.0%} of resamples), {causal_text(results)}",
+            f"predicted L{found['predicted']} ({found['support']:.0%} of resamples), {causal_text(found)}",
             f"within {verdicts.NEAR} layer by chance {found['chance']:.0%}",
         ),
         "bridge": transfer(results["bridge"]["math"]) if "math" in results["bridge"] else ("not run", ""),
@@ -162,22 +178,20 @@ def evidence(results: dict) -> dict[str, tuple[str, str]]:
 
 
 def carried(reasoning: dict) -> tuple[str, str]:
-    """What swapping math's Z does on the second kind of problem, and what random subspaces do."""
-    if "success" not in reasoning:
-        return "not run", ""
-    swapped = reasoning["success"]
-    return (
-        f"reasoning, same Z: {swapped['z']:.1%} of {reasoning['pairs']} pairs, `{reasoning['patching']}`",
-        f"random {swapped['random']:.1%}, matched {swapped['random_matched']:.1%} (larger p {show(reasoning['p_random'], 2)})",
-    )
+    """What swapping math's Z does on the second kind of problem, and what its nulls do."""
+    if "untested" in reasoning or not reasoning:
+        return f"no cause tested: {REASONS[reasoning['untested']]}" if reasoning else "not run", ""
+    rows = [row for row in reasoning["tested"] if row["name"] in verdicts.SAME_Z]
+    found = [f"{TESTED[row['name']]}: `{row['verdict']}`, {swapped(row)[0]}" for row in rows]
+    return "reasoning, " + "; ".join(found), "; ".join(swapped(row)[1] for row in rows)
 
 
-def causal_text(results: dict) -> str:
-    found, causal = results["layers"], results["layers"]["causal"]
-    if causal["site"] is None:
-        return "no layer patched" if "phase3" in results["left_out"] else "no causal layer"
-    best = f"L{causal['layer']}, Holm p {show(causal['p_holm'], 2)}"
-    return f"causal {best}" if found["causal_found"] else f"no causal layer (best {best})"
+def causal_text(found: dict) -> str:
+    causal = found["causal"]
+    if causal is None or causal["verdict"] == "untestable":
+        return "no layer's own Z tested"
+    best = f"L{causal['layer']}: D {interval(causal['d'])}, {haar(causal)}"
+    return f"causal {best}" if found["causal_found"] else f"no causal layer (best {best}, `{causal['verdict']}`)"
 
 
 def measured(node: dict) -> tuple[str, str]:
@@ -192,14 +206,11 @@ def measured(node: dict) -> tuple[str, str]:
         rows = node["candidates"]
         contrasts = [f"{CANDIDATES[row['z']]}: contrast {show(row['contrast'], 3)}" for row in rows]
         return "; ".join(contrasts), "; ".join(f"Holm p {show(row['p_holm'], 2)}" for row in rows)
-    if "left_out" in node:
-        return f"not patched: {LEFT_OUT[node['left_out']]}", ""
-    if node["node"] == "patching":
-        rate, p = node["success"], {name: show(value, 2) for name, value in node["p"].items()}
-        return (
-            f"Z {rate['z']:.1%}, Z⊥ {rate['z_perp']:.1%} of {node['pairs']} pairs",
-            f"random {rate['random']:.1%} (p {p['random']}), matched {rate['random_matched']:.1%} (p {p['random_matched']})",
-        )
+    if "untested" in node:
+        return f"no cause tested: {REASONS[node['untested']]}", ""
+    if node["node"] == "patching" and node["row"]:
+        found, null = swapped(node["row"])
+        return f"{TESTED[node['row']['name']]}, {place(node['row']['site'])}; {found}", null
     return "", ""
 
 
@@ -210,29 +221,32 @@ def branch(node: dict) -> str:
         return f"{', '.join(held)} {'holds' if len(held) == 1 else 'hold'}" if held else "none holds"
     if node["node"] == "behaviour" and node["taken"] == "untestable":
         return f"untestable: {node['no_room']}"
-    return BRANCHES.get((node["node"], node["taken"]), node["taken"])
+    taken = BRANCHES.get((node["node"], node["taken"]), node["taken"])
+    return BRANCHES.get((node["node"], node.get("verdict")), taken)
 
 
 def verdict_sentence(results: dict) -> str:
-    weights, node, site = results["weight_based"], deciding(results), results["site"]
+    weights, z, node = results["weight_based"], results["z"], first_nodes(results["path"])["patching"]
     layer = page.layer_name(results["layers"]["predicted"], results["layers"]["predicted_verdict"])
-    what, warnings = VERDICTS[results["verdict"]], []
-    if "left_out" in node:
-        what = UNPATCHED if results["verdict"] == "correlational_z" else what
-        patched = f"Nothing was patched on math, since {LEFT_OUT[node['left_out']]}."
+    what, warnings, moves = VERDICTS[results["verdict"]], [], MOVES.get(weights["causal"], "could not be judged")
+    if "untested" in node:
+        what = UNTESTED if results["verdict"] == "correlational_z" else what
+        patched = f"Causality could not be tested on math, since {REASONS[node['untested']]}."
     else:
-        patched = f"""Patching: {node["success"]["z"]:.1%} of {node["pairs"]} pairs with Z, {node["success"]["random"]:.1%} with
-            random subspaces."""
-    if results["verdict"] in ("causal_z", "correlational_z"):
-        what += f" {SOURCES[weights['handed_on']]}"
+        patched = f"""Patching ({z["pairs"]} pairs of `{z["rung"]}`), {TESTED[z["name"]]}, {place(z["site"])}, `{z["verdict"]}`:
+            {"; ".join(swapped(z))}."""
+    if results["verdict"] == "causal_z":
+        what += f" {SOURCES[z['method']]}, {FOUND[z['found_by']]}"
+    elif results["verdict"] == "correlational_z":
+        what += f" {SOURCES[node['z']]}"
     if results["site_moves"] is False:
-        warnings.append(f"""At that site not even the whole stream does better than a wrong donor's ({site["full"]:.1%} against
-            {site["wrong_donor"]:.1%}, p {show(site["p"], 2)}): this is a null about the site as much as about Z.""")
+        warnings.append(f"""At the weight-based Z's own place, {place(weights["site"])}, the whole stream carries
+            {CARRIES[weights["place"]]}: what is said of it there is about the place as much as about Z.""")
     if results["offset_only"]:
         warnings.append("The separation vanishes once the constant offset between the languages is removed.")
     return page.prose(f"""
         {what} (`{results["verdict"]}`). The weight-based Z of {layer}
-        {SEPARATES[weights["separates"]]} and {MOVES[weights["causal"]]}. {" ".join([patched, *warnings])}
+        {SEPARATES[weights["separates"]]} and, swapped at its own place, {moves}. {" ".join([patched, *warnings])}
         """)
 
 
@@ -242,14 +256,18 @@ def sections(results: dict) -> list[str]:
         "![The recipe's tree with the path taken](hunt_tree.png)",
         tree_table(results["path"]),
         "## 2 Predicted and causal layer",
-        layer_text(results["layers"], patched="phase3" not in results["left_out"]),
+        layer_text(results["layers"]),
         "## 3 Contingencies",
         contingency_table(results["path"]),
         "## 4 Math and reasoning",
         page.prose("""
-            The second kind of problem is not arithmetic; Z is the one found on math, fitted on nothing here. Contrast is
-            ratio_Z / ratio_Z⊥ (below 1 separates; on math that of the Z handed on, on held-out problems where it was fitted)."""),
+            The second kind of problem is not arithmetic; Z is the one found on math, with nothing fitted here (best places,
+            best layers and answer means are chosen anew, on development answers). Contrast is ratio_Z / ratio_Z⊥ (below 1
+            separates; on math of the Z handed on, on held-out problems where it was fitted). Coverage is the share of the full
+            swap's effect on the answer; D = [coverage − leak of the language] − [the complement's share of the answer − of the
+            language], 2 by the hypothesis and about 0 for a blind subspace; IIA: how often the donor's answer wins."""),
         beside({task: task_cells(row) for task, row in results["tasks"].items()}),
+        tested_table(results["tasks"]),
         "## 5 Removing the language instead",
         *(ablation_section(results["ablation"]) if results["ablation"] else [NOT_RUN]),
         "## 6 Bridge",
@@ -267,27 +285,20 @@ def tree_table(path: list[dict]) -> str:
     return page.table(["node", "branch", "measured", "null"], rows)
 
 
-def layer_text(found: dict, patched: bool) -> str:
-    causal = found["causal"]
+def layer_text(found: dict) -> str:
+    causal, groups = found["causal"], found["support_groups"]
+    over_groups = " (one KV group: none over groups)" if groups is None else f" and {groups:.0%} over KV groups"
     text = f"""From weights: L{found["predicted"]} of {found["layers"]} (relative depth {show(found["relative_depth"], 2)},
-        effective rank {show(found["effective_rank"], 3)}, `{found["predicted_verdict"]}`; {support_text(found)} pick it)."""
-    if not patched:
-        return page.prose(f"{text} No layer was patched: nothing to agree with.")
-    text += " By patching each layer's own Z at its output"
+        effective rank {show(found["effective_rank"], 3)}, `{found["predicted_verdict"]}`; {found["support"]:.0%} of resamples
+        over heads{over_groups} pick it)."""
+    if causal is None or causal["verdict"] == "untestable":
+        return page.prose(f"{text} By patching: no layer's own Z could be tested at its output, nothing to agree with.")
+    text += f""" By patching each layer's own Z at its output the best on development answers is L{causal["layer"]}; on the
+        others `{causal["verdict"]}`, D {interval(causal["d"])}, {haar(causal)}, Holm p {show(causal["p_holm"], 2)}"""
     if not found["causal_found"]:
-        return page.prose(f"{text}, no layer beats random subspaces after Holm: nothing to agree with.")
-    agree = "agree" if found["agree"] else "do not agree"
-    return page.prose(f"""{text}: L{causal["layer"]} ({causal["gain"]:+.1%} above random subspaces, Holm p
-        {show(causal["p_holm"], 2)}, alone best in {causal["support"]:.0%} of resamples). They {agree} (distance
-        {found["distance"]}; within {verdicts.NEAR} by chance {found["chance"]:.0%}).""")
-
-
-def support_text(found: dict) -> str:
-    """The shares of resamples that pick the bottleneck; with one KV group there is nothing to resample over groups."""
-    heads = f"{found['support']:.0%} of resamples over heads"
-    if found["support_groups"] is None:
-        return f"{heads} (one KV group: none over groups)"
-    return f"{heads} and {found['support_groups']:.0%} over KV groups"
+        return page.prose(f"{text}: no causal layer, nothing to agree with.")
+    agree = f"{'agree' if found['agree'] else 'do not agree'} (distance {found['distance']}"
+    return page.prose(f"{text}. They {agree}; within {verdicts.NEAR} by chance {found['chance']:.0%}).")
 
 
 def contingency_table(path: list[dict]) -> str:
@@ -309,21 +320,29 @@ def beside(cells: dict[str, dict]) -> str:
 
 
 def task_cells(row: dict) -> dict:
-    cells = {
+    why = f": {REASONS[row['untested']]}" if "untested" in row else ""
+    return {
         "problems in phase 2": row["problems"],
         "contrast of Z (largest p of three nulls)": f"{show(row['contrast'], 3)} ({show(row['p'], 2)})",
-        "patching": f"`{row['patching']}`",
+        "rung patched": f"`{row['rung']}`" if row["rung"] else "–",
+        "pairs per swap": row["pairs"] or "–",
+        "patching": f"`{row['patching']}`{why}",
     }
-    if "success" not in row:
-        return cells
-    rate = {name: f"{value:.1%}" for name, value in row["success"].items()}
-    return cells | {
-        "pairs patched": row["pairs"],
-        "Z's target": rate["z"],
-        "Z⊥'s target": rate["z_perp"],
-        "full swap's target": rate["full"],
-        "random, matched (larger p)": f"{rate['random']}, {rate['random_matched']} ({show(row['p_random'], 2)})",
-    }
+
+
+def tested_table(tasks: dict[str, dict]) -> str:
+    """Every Z that was swapped, on each kind of problem, beside its null and the full swap."""
+    headers = ["problems", "swapped", "from", "at", "carried there (answer, language)", "coverage [95 %]", "D [95 %]"]
+    headers += ["Haar's D, 5 % to 95 %", "p (Holm)", "IIA across languages (full swap's)", "verdict"]
+    rows = []
+    for task, row in ((task, row) for task, found in tasks.items() for row in found["tested"]):
+        layer, null = "" if row["layer"] is None else f", L{row['layer']}", row["haar"]
+        rows.append([task, TESTED[row["name"]], f"{SOURCES[row['method']]}{layer} (k {row['k'] or '–'})"])
+        rows[-1] += [place(row["site"]), CARRIES.get(row["place"], "–"), interval(row["coverage"]), interval(row["d"])]
+        rows[-1] += [f"{show(null['low'], 2)} to {show(null['high'], 2)}" if null else "–"]
+        rows[-1] += [f"{show(row['p'], 2)} ({show(row['p_holm'], 2)})"]
+        rows[-1] += [f"{value(row['iia_cross'])} ({value(row['full_iia_cross'])})", f"`{row['verdict']}`"]
+    return page.table(headers, rows) if rows else "Nothing was swapped."
 
 
 def ablation_section(found: dict) -> list[str]:
@@ -337,19 +356,16 @@ def ablation_section(found: dict) -> list[str]:
 def ablation_row(row: dict, none: dict) -> list[str]:
     difference, low, high = (f"{100 * value:+.1f}" for value in (row["difference"], *row["difference_interval"]))
     above = f", above −{row['reinjection']:g}" if row["reinjection"] else ""
-    return [
-        REMOVED[row["condition"]],
-        f"{row['strength']:g}{above}",
-        f"{none['accuracy']:.1%} → {row['accuracy']:.1%}",
-        f"{difference} ({low} to {high})",
-        show(row["p"], 2),
-        f"{none['kept']:.1%} → {row['kept']:.1%}",
-    ]
+    right, kept = (f"{none[key]:.1%} → {row[key]:.1%}" for key in ("accuracy", "kept"))
+    cells = [REMOVED[row["condition"]], f"{row['strength']:g}{above}", right, f"{difference} ({low} to {high})"]
+    return [*cells, show(row["p"], 2), kept]
 
 
 def transfer(bridge: dict) -> tuple[str, str]:
     """How often mapped vectors carry the answer over, and how often their controls do."""
     rate, p = bridge["success"], {control: show(value, 2) for control, value in bridge["p_against"].items()}
+    if not bridge["pairs"]:
+        return "nothing could be sent: no pairs", ""
     return (
         f"mapped vectors give the donor's answer in {rate[bridge['map']]:.1%} of {bridge['pairs']} pairs",
         f"unmapped {rate['identity']:.1%} (p {p['identity']}), shuffled map {rate['shuffled']:.1%} (p {p['shuffled']}), the "
@@ -358,14 +374,11 @@ def transfer(bridge: dict) -> tuple[str, str]:
 
 
 def bridge_cells(bridge: dict) -> dict:
-    r2, rate, p = (bridge[key] for key in ("held_out_r2", "success", "p_against"))
+    r2, (sent, controls) = bridge["held_out_r2"], transfer(bridge)
     return {
         f"held-out R², {bridge['map']} (mean shift)": f"{show(r2[bridge['map']], 3)} ({show(r2['mean_shift'], 3)})",
-        "pairs of the transfer": bridge["pairs"],
-        f"transfer, {bridge['map']}": f"{rate[bridge['map']]:.1%}",
-        "unmapped": f"{rate['identity']:.1%} (p {show(p['identity'], 2)})",
-        "shuffled map": f"{rate['shuffled']:.1%} (p {show(p['shuffled'], 2)})",
-        "the target language's own vector": f"{rate['own_language']:.1%}",
+        "transfer": sent,
+        "controls": controls or "–",
         "verdict": f"`{bridge['verdict']}`",
     }
 
@@ -379,24 +392,27 @@ def report_table(results: dict) -> str:
         rows.append([f"[{TITLES[stem]}]({key}_output.md)", folder or "math", f"`{reports[key]}`{note}"])
     for key, reason in results["left_out"].items():
         folder, _, stem = key.rpartition("/")
-        rows.append([TITLES[stem], folder or "math", f"not run: {LEFT_OUT[reason]}"])
+        rows.append([TITLES[stem], folder or "math", f"not run: {REASONS[reason]}"])
     return page.table(["report", "run", "verdict"], rows)
 
 
 def limitations(results: dict) -> list[str]:
-    lines = []
-    if results["weight_based"]["handed_on"] in FITTED:
+    nodes, lines = first_nodes(results["path"]), []
+    behaviour, patching = nodes["behaviour"], nodes["patching"]
+    if patching["z"] in ("centroid", "ard_mmd"):
         lines.append("The Z that was handed on was fitted on activations: nothing about it was predicted from weights.")
-    behaviour = first_nodes(results["path"])["behaviour"]
     if behaviour["taken"] == "untestable":
         right = " and ".join(f"{behaviour['right'][language]}/{behaviour['n']}" for language in behaviour["languages"])
         lines.append(f"""Whether {behaviour["candidate"]} is ahead could not be tested ({behaviour["no_room"]}: {right}): the hunt
             rests on structure and activations alone.""")
     elif behaviour["taken"] != "yes":
-        lines.append(f"""No behavioural advantage of {behaviour["candidate"]} was found: the hunt rests on structure and activations
-            alone.""")
-    if "phase3" in results["left_out"]:
-        lines.append("Nothing was patched on math: nothing here says what the model uses there.")
+        name = behaviour["candidate"]
+        lines.append(
+            f"No behavioural advantage of {name} was found: the hunt rests on structure and activations alone."
+        )
+    if "untested" in patching:
+        lines.append(f"""No cause could be tested on math, since {REASONS[patching["untested"]]}: nothing here says what the
+            model uses there, or that it uses nothing.""")
     if behaviour["one_problem_away"]:
         others = " or ".join(f"`{name}`" for name in behaviour["one_problem_away"])
         lines.append(f"Phase 0's verdict hangs on one problem: one answer more or less right would make it {others}.")
@@ -412,41 +428,35 @@ def figure_tree(path: list[dict]) -> bytes:
     """The recipe's tree; the path taken is filled."""
     nodes = first_nodes(path)
     visited = [*(name for name in QUESTIONS if name in nodes), nodes["end"]["taken"]]
-    with page.figure(10, 6.5) as (figure, panel):
+    with page.figure(14, 6.5) as (figure, panel):
         for start, end in ARROWS:
             draw_arrow(panel, start, end, (start, end) in pairwise(visited))
         for name in PLACES:
-            draw_node(panel, name, ENDS.get(name) or QUESTIONS[name].format(**nodes["behaviour"]), name in visited)
-            if name in nodes:
-                label_node(panel, nodes[name])
-        panel.set(xlim=(-0.1, 4.4), ylim=(0, 4.35))
+            label = ENDS.get(name) or QUESTIONS[name].format(**nodes["behaviour"])
+            draw_node(panel, name, label, nodes.get(name), name in visited)
+        panel.set(xlim=(-0.1, 7.7), ylim=(0, 4.35))
         panel.axis("off")
     return page.png(figure)
 
 
 def draw_arrow(panel: Axes, start: str, end: str, used: bool) -> None:
     (x, y), (to_x, to_y) = PLACES[start], PLACES[end]
-    places = (x, y - 0.26), (to_x, to_y + 0.26)
-    if end == "contingencies":  # to the side, all others downwards
-        places = (x + 0.5, y - 0.12), (to_x - 0.5, to_y)
+    aside = end == "contingencies"  # all others downwards
+    places = ((x + 0.5, y - 0.12), (to_x - 0.5, to_y)) if aside else ((x, y - 0.26), (to_x, to_y + 0.26))
     style = {"arrowstyle": "-|>", "color": "tab:blue" if used else "lightgray", "linewidth": 2.5 if used else 1}
     panel.annotate("", places[1], places[0], arrowprops=style | {"shrinkA": 0, "shrinkB": 0}, zorder=1)
 
 
-def draw_node(panel: Axes, name: str, label: str, on: bool) -> None:
+def draw_node(panel: Axes, name: str, label: str, node: dict | None, on: bool) -> None:
+    """A node, and right of it the branch and the numbers where the hunt came by."""
     x, y = PLACES[name]
     colours = {"facecolor": "#cfe2f3" if on else "white", "edgecolor": "tab:blue" if on else "lightgray"}
-    corner = (x - 0.48, y - 0.24)
-    panel.add_patch(FancyBboxPatch(corner, 0.96, 0.48, boxstyle="round,pad=0.02", zorder=2, **colours))
+    panel.add_patch(FancyBboxPatch((x - 0.48, y - 0.24), 0.96, 0.48, boxstyle="round,pad=0.02", zorder=2, **colours))
     panel.text(x, y, label, ha="center", va="center", fontsize=8, color="black" if on else "gray", zorder=3)
-
-
-def label_node(panel: Axes, node: dict) -> None:
-    """The branch and the numbers, right of the node."""
-    x, y = PLACES[node["node"]]
-    text = "\n".join([branch(node), *measured(node)[0].split("; ")])
-    high = "bottom" if node["node"] == "separation" else "center"
-    panel.text(x + 0.52, y + 0.06, text, ha="left", va=high, fontsize=7, color="tab:blue", zorder=3)
+    if node:
+        text = "\n".join([branch(node), *measured(node)[0].split("; ")])
+        high = "bottom" if name == "separation" else "center"
+        panel.text(x + 0.52, y + 0.06, text, ha="left", va=high, fontsize=7, color="tab:blue", zorder=3)
 
 
 def compared(results: dict) -> dict[str, tuple[str, str]]:
@@ -464,9 +474,9 @@ def compared(results: dict) -> dict[str, tuple[str, str]]:
 
 def comparison_report(results: dict) -> bytes:
     """Several models side by side."""
-    headers = ["model", "bottleneck", "relative depth", "effective rank", "KV groups agree", "causal layer", "agree"]
-    headers += [*COLUMNS.values(), "verdict"]
-    table = page.table(headers, [model_row(name, row) for name, row in results["models"].items()])
+    headers = ["model", "bottleneck (relative depth)", "effective rank", "KV groups agree", "causal layer (agree)"]
+    rows = [model_row(name, row) for name, row in results["models"].items()]
+    table = page.table([*headers, *COLUMNS.values(), "verdict"], rows)
     failed = [f"{name} did not finish: {page.escape(message)}" for name, message in results["failures"].items()]
     return page.report(
         "The hunt for Z in several models",
@@ -478,14 +488,13 @@ def comparison_report(results: dict) -> bytes:
 
 
 def model_row(name: str, row: dict) -> list:
+    agree = {True: "yes", False: "**no**", None: "–"}[row["agree"]]
     return [
         f"[{name}]({row['folder']}/hunt_output.md)",
-        f"L{row['predicted']} of {row['layers']}",
-        row["relative_depth"],
+        f"L{row['predicted']} of {row['layers']} ({show(row['relative_depth'], 2)})",
         row["effective_rank"],
         "–" if row["support_groups"] is None else f"{row['support_groups']:.0%}",
-        "–" if row["causal_layer"] is None else f"L{row['causal_layer']}",
-        {True: "yes", False: "**no**", None: "–"}[row["agree"]],
+        "–" if row["causal_layer"] is None else f"L{row['causal_layer']} ({agree})",
         *(f"`{row['reports'][stem]}`" if stem in row["reports"] else "–" for stem in COLUMNS),
         f"`{row['verdict']}`",
     ]

@@ -15,6 +15,13 @@ NAMES = {
     "shuffled": "ridge fitted on shuffled problems",
     "own_language": "the donor's own vector in the target language",
 }
+OUTCOMES = {  # whose answer wins, in whose language
+    "recipient_recipient": "recipient's answer, its language",
+    "recipient_donor": "recipient's answer, donor's language",
+    "donor_recipient": "donor's answer, recipient's language",
+    "donor_donor": "donor's answer, its language",
+    "other": "any other answer",
+}
 SUBSPACES = {"random": "Haar-random", "matched": "matched"}  # the kinds that stand in for Z
 show = page.show
 
@@ -31,11 +38,9 @@ def claims(results: dict) -> list[dict]:
     """The recipe's statements about the bridge, as rows."""
     name, r2, null, recipe = results["settings"]["primary"], results["held_out_r2"], results["null"], verdicts.RECIPE
     low, high = results["interval"][name]
-    shuffled, move = null["shuffled"][name], results["transfer"]
+    shuffled = null["shuffled"][name]
     other = {kind: null[kind][name] for kind in SUBSPACES}
     others = (f"{kind} subspaces {show(row['middle'], 3)}, p {show(row['p'], 2)}" for kind, row in other.items())
-    success = {condition: f"{share:.1%}" for condition, share in move["success"].items()}
-    against = {control: show(p[name], 2) for control, p in move["p_against"].items()}
     return [
         page.claim(
             "held_out",
@@ -71,11 +76,23 @@ def claims(results: dict) -> list[dict]:
             "transfer",
             "the map carries the answer across languages at inference time",
             "yes (transformative)",
-            f"mapped vectors give the donor's answer in {success[name]} of {move['pairs']} pairs",
-            f"unmapped {success['identity']} (p {against['identity']}), shuffled map {success['shuffled']} "
-            f"(p {against['shuffled']}), the target language's own vector {success['own_language']}",
+            *transfer_cells(results),
         ),
     ]
+
+
+def transfer_cells(results: dict) -> tuple[str, str]:
+    """How often mapped vectors carry the answer over, and how often their controls do."""
+    name, move = results["settings"]["primary"], results["transfer"]
+    if not move["pairs"]:
+        return f"nothing was sent: {no_pairs(results)}", ""
+    success = {condition: f"{share:.1%}" for condition, share in move["success"].items()}
+    against = {control: show(p[name], 2) for control, p in move["p_against"].items()}
+    return (
+        f"mapped vectors give the donor's answer in {success[name]} of {move['pairs']} pairs",
+        f"unmapped {success['identity']} (p {against['identity']}), shuffled map {success['shuffled']} "
+        f"(p {against['shuffled']}), the target language's own vector {success['own_language']}",
+    )
 
 
 def shuffled_text(row: dict) -> str:
@@ -87,13 +104,14 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
     title = f"Phase 3b: the bridge inside Z of {results['model']['name']}"
     sections = (data_section, held_out_section, interpolation_section, null_section, map_section, last_section)
     texts = [section(results) for section in (*sections, transfer_section)]
-    return {
+    figures = {
         "phase3b_r2.png": figure_r2(results, arrays["phase3b_loo.npy"]),
         "phase3b_map.png": figure_map(results),
         "phase3b_components.png": figure_components(results),
-        "phase3b_transfer.png": figure_transfer(results),
-        "phase3b_output.md": page.report(title, verdict(results), results, texts, limitations(results)),
     }
+    if results["transfer"]["pairs"]:
+        figures["phase3b_transfer.png"] = figure_transfer(results)
+    return figures | {"phase3b_output.md": page.report(title, verdict(results), results, texts, limitations(results))}
 
 
 def verdict(results: dict) -> str:
@@ -217,6 +235,8 @@ def last_section(results: dict) -> str:
     last = results["last"]
     if "held_out_r2" not in last:
         few = f"Only {last['problems']} problems are solved in every language: nothing is fitted here."
+        if not results["settings"]["rung"]:
+            few = "Not testable here: phase 3 took no rung of problems, so there are no streams to fit a map on."
         return f"## 6 Last prompt position\n\n{few}"
     rows = [
         [NAMES[name], last["in_sample_r2"][name], last["held_out_r2"][name], f"{last['retrieval'][name]:.1%}"]
@@ -236,31 +256,36 @@ def last_section(results: dict) -> str:
 
 def transfer_section(results: dict) -> str:
     settings, move, rows = results["settings"], results["transfer"], []
+    if not move["pairs"]:
+        return f"## 7 Transfer\n\nNot testable here: {no_pairs(results)}."
+    outcomes = [*settings["outcomes"], "other"]
     for name in settings["conditions"]:
         low, high = move["interval"][name]
         rows.append([NAMES[name], f"{move['success'][name]:.1%}", f"{low:.1%} to {high:.1%}"])
-        rows[-1] += [f"{value:.1%}" for value in move["winners"][name]]
+        rows[-1] += [f"{move['winners'][name][outcome]:.1%}" for outcome in outcomes]
         rows[-1] += [show(move["p_against"][control].get(name), 2) for control in settings["controls"]]
-    outcomes = [outcome(*candidate) for candidate in settings["candidates"]]
     against = [f"p against {control}" for control in settings["controls"]]
+    headers = ["sent", "success", "95 % Wilson", *(OUTCOMES[outcome] for outcome in outcomes), *against]
     return page.prose(f"""
         ## 7 Transfer
 
         ![Transfer](phase3b_transfer.png)
 
-        {move["pairs"]} pairs of phase 3 ({settings["source"]} to {settings["target"]}, different problems): the recipient's part
-        inside Z becomes the mapped vector of the donor, which the map was not fitted on. Shares of pairs in which each candidate
-        wins; success is the donor's answer in the recipient's language. *Identity* is phase 3's swap of Z. A map fitted on
-        shuffled problems erases the recipient's vector, which alone lets the donor's answer win in up to half of the pairs.
+        {move["pairs"]} recipients of phase 3, each with one donor of its block ({settings["source"]} to {settings["target"]},
+        rung `{settings["rung"]}`, different answers): the recipient's part inside Z becomes the mapped vector of the donor,
+        which the map was not fitted on. Shares of pairs by what is most probable among all {move["answers"]} answers in every
+        language; success is the donor's answer in the recipient's language. *Identity* is the swap of Z. A map
+        fitted on shuffled problems puts another vector in the recipient's place: what erasing alone does.
 
-        {page.table(["sent", "success", "95 % Wilson", *outcomes, *against], rows)}
+        {page.table(headers, rows)}
         """)
 
 
-def outcome(answer: int, language: int) -> str:
-    """A candidate in words: whose answer (0 the recipient's, 1 the donor's), and in whose language."""
-    who = ("recipient's", "donor's")
-    return f"{who[answer]} answer, {'its' if answer == language else who[language]} language"
+def no_pairs(results: dict) -> str:
+    """Why nothing was sent."""
+    if not results["settings"]["rung"]:
+        return "phase 3 took no rung of problems"
+    return "too few problems are solved unpatched"
 
 
 def limitations(results: dict) -> list[str]:
@@ -271,7 +296,7 @@ def limitations(results: dict) -> list[str]:
             "Z itself was fitted on these very problems (not the maps): R² inside it is too high. Section 6 asks others."
         )
     if not move["pairs"]:
-        lines.append("Too few problems are solved unpatched, so the transfer could not be tested.")
+        lines.append(f"The transfer could not be tested: {no_pairs(results)}.")
     elif move["success"]["own_language"] < 0.5:
         lines.append(
             "Even the target language's own vector gives the donor's answer in less than half of the pairs: Z at this site is not "

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from controls import write_control
 from scipy.linalg import orthogonal_procrustes
 
 import verdicts
-from lab import models, runs
+from lab import answers, checkpoints, engine, models, questions, runs, statistics, subspaces, transfer
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +228,7 @@ def test_verdict_by_the_rule(phase3b, relation, verdict, monkeypatch):
     source, target = pairs(relation)
     result = phase3b.measure(phase3b.predict(source, target), source, target, seed=0)
     result["null"] = phase3b.nulls((source, target), np.eye(6), result["held_out_r2"], seed=0)
-    result["transfer"] = phase3b.transfer_rates(np.zeros((len(phase3b.CONDITIONS), 0, 4)), success=2)
+    result["transfer"] = phase3b.transfer_rates(np.zeros((len(phase3b.CONDITIONS), 0, 4)), [])
     judgement = verdicts.phase3b(result | {"settings": {"primary": phase3b.PRIMARY}})
     assert judgement["verdict"] == verdict
     assert judgement["tests"]["held_out"] == (relation != "none")
@@ -236,62 +237,176 @@ def test_verdict_by_the_rule(phase3b, relation, verdict, monkeypatch):
     assert judgement["holds"]["transfer"] is None
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2, 3), (2, 0, 3, 1)])
-def test_success_is_the_donors_answer_in_the_recipients_language_wherever_it_stands(phase3b, order):
-    candidates = [[[0, 0], [0, 1], [1, 0], [1, 1]][place] for place in order]
-    scores = np.zeros((len(phase3b.CONDITIONS), 3, 4), np.float32)
-    scores[:, :, candidates.index([0, 0])] = 1
-    scores[phase3b.CONDITIONS.index("ridge"), :2, candidates.index([1, 0])] = 2
-    scores[phase3b.CONDITIONS.index("ols"), :2, candidates.index([1, 1])] = 2
-    move = phase3b.transfer_rates(scores, candidates.index([1, 0]))
+def test_success_is_the_donors_answer_in_the_recipients_language_of_the_whole_set(phase3b):
+    """Three pairs over five answers in two languages; whatever is none of the four counts as other."""
+    columns = ((1, 0, 5, 4), (3, 2, 7, 6), (5, 4, 9, 8))
+    sent = [phase3b.Pair(0, 1, "", own) for own in columns]
+    scores = np.zeros((len(phase3b.CONDITIONS), 3, 10), np.float32)
+    for pair, own in enumerate(columns):
+        scores[:, pair, own[0]] = 1  # the recipient's own answer, in its language
+    for name, place in (("ridge", 2), ("ols", 3)):
+        for pair in (0, 1):
+            scores[phase3b.CONDITIONS.index(name), pair, columns[pair][place]] = 2
+    scores[phase3b.CONDITIONS.index("identity"), 2, 0] = 2  # nobody's answer
+    move = phase3b.transfer_rates(scores, sent)
     assert move["success"]["ridge"] == pytest.approx(2 / 3)
     assert [move["success"][name] for name in phase3b.CONDITIONS if name != "ridge"] == [0] * 7
-    assert move["winners"]["ols"][candidates.index([1, 1])] == pytest.approx(2 / 3)
+    assert move["winners"]["ols"]["donor_donor"] == pytest.approx(2 / 3)
+    assert move["winners"]["identity"] == {
+        "recipient_recipient": pytest.approx(2 / 3), "recipient_donor": 0, "donor_recipient": 0, "donor_donor": 0,
+        "other": pytest.approx(1 / 3),
+    }  # fmt: skip
+    assert all(sum(winners.values()) == pytest.approx(1) for winners in move["winners"].values())
+
+
+def test_every_recipient_gets_one_donor_of_its_block_in_the_other_language(phase3b):
+    recipients = [
+        {"problem": problem, "answer_place": place, "id": str(problem)} for place, problem in enumerate((7, 2, 5, 9))
+    ]
+    phase3 = {
+        "recipients": recipients,
+        "blocks": [[1], [0], [3], [2]],
+        "answer_set": {"answers": list("abcd"), "languages": ["en", "zh"]},
+    }
+    prompts = [
+        {"language": language, "problem": problem, "id": "", "prompt": f"{language} {problem}"}
+        for language in ("en", "zh")
+        for problem in range(10)
+    ]
+    pairs = phase3b.make_pairs(phase3, prompts, "zh", "en", seed=0)
+    assert [(pair.recipient, pair.donor) for pair in pairs] == [(7, 2), (2, 7), (5, 9), (9, 5)]
+    assert [pair.prompt for pair in pairs] == ["en 7", "en 2", "en 5", "en 9"]
+    assert pairs[0].columns == (0, 1, 2, 3) and pairs[1].columns == (2, 3, 0, 1)
+    assert phase3b.make_pairs(phase3, prompts, "en", "zh", seed=0)[0].columns == (1, 0, 3, 2)
+    phase3["blocks"] = [[1], [], [], []]  # no derangement: who has no donor is no recipient
+    assert len(phase3b.make_pairs(phase3, prompts, "zh", "en", seed=0)) == 1
 
 
 def run(script, path, out, *names) -> dict:
     for name in names:
         script(name).main(["--model", str(path), "--out", str(out), "--device", "cpu"])
-    return json.loads((out / "phase3b_results.json").read_text())
+    return json.loads((out / f"{script(names[-1]).REPORT.stem}_results.json").read_text())
 
 
-SCRIPTS = ("1.py", "phase2_z_extraction.py", "phase3_patching.py", "phase3b_bridge.py")
+SCORED = 15  # recipients of each half
+
+
+def write_phase3(path: Path, out: Path, rung: str | None = "problems") -> None:
+    """What phase 3 leaves for the bridge: the model's own problems taken, as far as it solves them, or no rung at all."""
+    folder = checkpoints.find_model(str(path))
+    settings = {"languages": ["en", "zh"], "z": runs.significant(subspaces.load_z(out, folder).summary)}
+    results = {"script": "phase3", "model": folder.identity, "settings": settings, "tests": {}, "rung": rung}
+    lines, streams = [], np.zeros((2, 0, folder.layers + 1, folder.width), np.float32)
+    if rung:
+        given = SimpleNamespace(languages=["en", "zh"], problems=None, exemplars=None, limit=None)
+        asked = questions.find_asked(given, folder, "words.jsonl", in_words=True)
+        model, tokenizer = models.load_model(folder, torch.device("cpu"), torch.float32)
+        known = answers.answer_set(tokenizer, asked.problems, asked.languages)
+        lines = [
+            {
+                "language": language,
+                "problem": index,
+                "id": problem.id,
+                "prompt": questions.prompt_text(problem, language, asked.languages, asked.exemplars),
+            }
+            for language in asked.languages
+            for index, problem in enumerate(asked.problems)
+        ]
+        prompts, wins = [line["prompt"] for line in lines], {}
+        for chosen, patcher in engine.patched_prompts(model, tokenizer, prompts, known.tokens, 16):
+            wins |= dict(zip(chosen, patcher.scores(0, patcher.streams[:, 0, None]).argmax(-1)[:, 0].tolist()))
+        streams = engine.last_streams(model, tokenizer, prompts, 16).unflatten(0, (2, -1)).numpy()
+        count, places = len(asked.problems), list(map(known.place, asked.problems))
+        right = [
+            all(wins[tongue * count + index] == 2 * places[index] + tongue for tongue in (0, 1))
+            for index in range(count)
+        ]
+        usable = np.flatnonzero(right).tolist()
+        recipients = [
+            {
+                "problem": index,
+                "id": asked.problems[index].id,
+                "answer": asked.problems[index].answer,
+                "answer_place": places[index],
+            }
+            for index in usable[: 2 * SCORED]
+        ]
+        halves = np.array([row["answer_place"] for row in recipients]).reshape(2, SCORED)
+        draw = statistics.seeded(0, "test: blocks")
+        blocks = [
+            (half * SCORED + np.flatnonzero(row)).tolist()
+            for half, own in enumerate(halves)
+            for row in transfer.donor_blocks(own, draw)
+        ]
+        results |= {
+            "languages": ["en", "zh"],
+            "usable": usable,
+            "recipients": recipients,
+            "blocks": blocks,
+            "answer_set": {
+                "answers": known.answers,
+                "languages": known.languages,
+                "tokens": list(map(list, known.tokens)),
+            },
+        }
+    (out / "phase3_results.json").write_text(json.dumps(results))
+    (out / "phase3_prompts.jsonl").write_bytes(runs.json_lines(lines))
+    np.save(out / "phase3_streams.npy", streams)
+
+
+BEFORE = ("1.py", "phase2_z_extraction.py")
+
+
+def bridged(script, path: Path, out: Path, rung: str | None = "problems") -> dict:
+    """Everything up to the bridge, phase 3's files written by hand, and its results."""
+    run(script, path, out, *BEFORE)
+    write_phase3(path, out, rung)
+    return run(script, path, out, "phase3b_bridge.py")
 
 
 @pytest.fixture(scope="module")
 def planted(script, tmp_path_factory):
     folder = tmp_path_factory.mktemp("planted")
     control = write_control(folder / "model", "planted", noise=0.5, problems=40, language_share=0.1)
-    return control, folder / "out", run(script, control.path, folder / "out", *SCRIPTS)
+    return control, folder / "out", bridged(script, control.path, folder / "out")
 
 
 def test_on_a_planted_model_the_unmapped_vector_carries_the_answer(planted):
     """Both languages share the code, so identity transfers, and so does the target language's own vector."""
     _, out, results = planted
     move = results["transfer"]
-    assert move["pairs"] >= 20
+    assert (move["pairs"], move["answers"]) == (2 * SCORED, 40)
     assert move["success"]["identity"] >= 0.9
     assert move["success"]["own_language"] == 1
     assert move["success"]["none"] == 0
-    assert move["p_against"]["shuffled"]["identity"] < 0.001  # which erases the recipient's answer: about half
+    assert move["success"]["shuffled"] < 0.2  # over the whole set erasing alone brings no donor's answer
+    assert move["winners"]["none"]["recipient_recipient"] == 1
+    assert move["p_against"]["shuffled"]["identity"] < 0.001
     assert results["verdict"] == "no_bridge"  # nothing to learn beyond what is shared
     loo = np.load(out / "phase3b_loo.npy")
     assert loo.shape == (5, 40)
     assert loo.dtype == np.float64
     scores = np.load(out / "phase3b_transfer.npy")
-    assert scores.shape == (len(move["success"]), move["pairs"], 4)
+    assert scores.shape == (len(move["success"]), move["pairs"], 2 * 40)
+    np.testing.assert_allclose(np.exp(scores).sum(-1), 1, rtol=1e-4)  # within the answer set
 
 
-def test_identity_transfer_is_phase_3s_swap_of_z(planted):
-    """The same condition, computed by two scripts from different files."""
-    _, out, _ = planted
+def test_identity_transfer_is_the_swap_of_z(planted, phase3b):
+    """The same condition, pair by pair, from the streams of recipient and donor."""
+    control, out, results = planted
     phase3 = json.loads((out / "phase3_results.json").read_text())
-    lines = [json.loads(line) for line in (out / "phase3_pairs.jsonl").read_text().splitlines()]
-    chosen = [index for index, line in enumerate(lines) if line["donor_language"] == "zh"]
-    swapped = np.load(out / "phase3_scores.npy")[phase3["conditions"].index("z"), chosen]
-    phase3b = json.loads((out / "phase3b_results.json").read_text())
-    sent = np.load(out / "phase3b_transfer.npy")[phase3b["settings"]["conditions"].index("identity")]
-    np.testing.assert_allclose(sent, swapped, atol=1e-4)
+    folder = checkpoints.find_model(str(control.path))
+    z = subspaces.load_z(out, folder)
+    model, tokenizer = models.load_model(folder, torch.device("cpu"), torch.float32)
+    streams = torch.from_numpy(np.load(out / "phase3_streams.npy"))[:, :, z.site]
+    sent = np.load(out / "phase3b_transfer.npy")[results["settings"]["conditions"].index("identity")]
+    pairs = phase3b.make_pairs(phase3, phase3b.asked_prompts(out), "zh", "en", seed=0)
+    assert len(pairs) == len(sent)
+    for pair, found in list(zip(pairs, sent))[:4]:
+        patcher = engine.PatchedPrompts(model, tokenizer, [pair.prompt], phase3["answer_set"]["tokens"])
+        own, donor = streams[0, pair.recipient], streams[1, pair.donor]
+        swapped = own + (donor - own) @ z.basis.T @ z.basis
+        np.testing.assert_allclose(found, patcher.scores(z.site, swapped[None, None])[0, 0], atol=1e-4)
 
 
 def copied(planted, folder, *, with_phase3b: bool = False):
@@ -360,7 +475,7 @@ def test_a_z_whose_layer_the_weights_do_not_predict_is_called_exploratory(script
 def test_the_page_takes_its_orders_from_the_results(script, rotated, tmp_path):
     folder = shutil.copytree(rotated[0], tmp_path / "out")
     results = json.loads((folder / "phase3b_results.json").read_text())
-    for key in ("maps", "conditions", "controls", "candidates"):
+    for key in ("maps", "conditions", "controls", "outcomes"):
         results["settings"][key].reverse()
     (folder / "phase3b_results.json").write_text(json.dumps(results))
     _, text = report_again(script, folder)
@@ -373,16 +488,32 @@ def test_the_page_takes_its_orders_from_the_results(script, rotated, tmp_path):
         "recipient's answer, donor's",
         "recipient's answer, its",
     )
-    assert " | ".join(f"{outcome} language" for outcome in outcomes) in text
+    assert " | ".join(f"{outcome} language" for outcome in outcomes) + " | any other answer" in text
     assert "| p against shuffled | p against identity |" in text
 
 
-def test_nothing_solved_is_a_result(script, tmp_path):
+def test_no_rung_is_a_result(script, tmp_path):
+    """Where phase 3 took no rung there is no last position and nothing to send; the pooled vectors are bridged all the same."""
     control = write_control(tmp_path / "model", "random")
-    results = run(script, control.path, tmp_path / "out", *SCRIPTS)
+    results = bridged(script, control.path, tmp_path / "out", rung=None)
     assert results["transfer"]["pairs"] == 0
     assert results["last"] == {"problems": 0}
-    assert "could not be tested" in (tmp_path / "out" / "phase3b_output.md").read_text()
+    assert np.load(tmp_path / "out" / "phase3b_transfer.npy").shape == (len(results["settings"]["conditions"]), 0, 0)
+    assert {row["id"]: row["holds"] for row in results["claims"]}["transfer"] is None
+    text = (tmp_path / "out" / "phase3b_output.md").read_text()
+    assert "The transfer could not be tested: phase 3 took no rung of problems." in text
+    assert "Not testable here: phase 3 took no rung of problems" in text[text.index("## 6") : text.index("## 7")]
+    assert " of 0 pairs" not in text and "phase3b_transfer.png" not in text
+
+
+def test_too_few_usable_problems_are_a_result(script, planted, tmp_path):
+    control, _, _ = planted
+    few = copied(planted, tmp_path / "out")
+    phase3 = json.loads((few / "phase3_results.json").read_text())
+    (few / "phase3_results.json").write_text(json.dumps(phase3 | {"usable": [0, 1, 2]}))
+    results = run(script, control.path, few, "phase3b_bridge.py")
+    assert results["last"] == {"problems": 3} and results["transfer"]["pairs"] == 0
+    assert "Not testable here: too few problems are solved unpatched." in (few / "phase3b_output.md").read_text()
 
 
 def test_stale_phase_3_is_refused(script, planted, tmp_path):
@@ -398,6 +529,11 @@ def test_stale_phase_3_is_refused(script, planted, tmp_path):
     (elsewhere / "phase2_results.json").write_text(json.dumps(results))
     with pytest.raises(runs.UserError, match="phase 2 has run again since phase 3"):
         run(script, control.path, elsewhere, "phase3b_bridge.py")
+    older = json.loads((stale / "phase3_results.json").read_text())
+    del older["rung"]
+    (stale / "phase3_results.json").write_text(json.dumps(older))
+    with pytest.raises(runs.UserError, match="an older edition wrote phase 3's results"):
+        run(script, control.path, stale, "phase3b_bridge.py")
     (stale / "phase3_results.json").unlink()
     with pytest.raises(runs.UserError, match="run phase3_patching.py with the same"):
         run(script, control.path, stale, "phase3b_bridge.py")
@@ -419,12 +555,30 @@ def test_earlier_phases_that_find_the_same_again_cost_nothing(script, planted, t
 def test_missing_or_misshapen_arrays_are_named(script, planted, tmp_path):
     control, _, _ = planted
     broken = copied(planted, tmp_path / "out")
-    np.save(broken / "phase3_streams.npy", torch.zeros(2, 3, 4).numpy())
-    with pytest.raises(runs.UserError, match=r"phase3_streams.npy has shape \(2, 3, 4\)"):
+    np.save(broken / "phase3_streams.npy", torch.zeros(2, 40, 4).numpy())  # of one site, as an older edition wrote it
+    with pytest.raises(runs.UserError, match=r"phase3_streams.npy has shape \(2, 40, 4\)"):
         run(script, control.path, broken, "phase3b_bridge.py")
     (broken / "phase3_streams.npy").unlink()
     with pytest.raises(runs.UserError, match="phase3_streams.npy is missing"):
         run(script, control.path, broken, "phase3b_bridge.py")
+    (broken / "phase3_prompts.jsonl").unlink()
+    with pytest.raises(runs.UserError, match="phase3_prompts.jsonl is missing"):
+        run(script, control.path, broken, "phase3b_bridge.py")
+
+
+def test_last_vectors_are_those_of_the_languages_and_site(phase3b, tmp_path):
+    """Every number of the array says where it stands; no rung, no vectors."""
+    shape = (2, 6, 4, 3)  # languages, problems, sites, width
+    np.save(tmp_path / "phase3_streams.npy", np.arange(np.prod(shape), dtype=np.float32).reshape(shape))
+    folder, prompts = SimpleNamespace(layers=3, width=3), [{"problem": problem} for problem in [*range(6), *range(6)]]
+    found = phase3b.last_vectors(
+        tmp_path, folder, {"rung": "sums", "languages": ["en", "zh"]}, prompts, 2, ("zh", "en")
+    )
+    for points, language in zip(found, (1, 0)):
+        places = np.ravel_multi_index((language, np.arange(6), 2, 0), shape)
+        np.testing.assert_array_equal(points, places[:, None] + np.arange(3))
+    none = phase3b.last_vectors(tmp_path, folder, {"rung": None}, [], 2, ("zh", "en"))
+    assert [points.shape for points in none] == [(0, 3), (0, 3)]
 
 
 def test_pooled_vectors_are_those_of_the_languages_site_and_pooling(phase3b, tmp_path):
@@ -454,14 +608,11 @@ def test_a_z_fitted_on_every_problem_is_said_to_be(phase3b):
 
 
 def test_default_problems_run_through(script, tmp_path):
-    """A model without problem files of its own, which solves nothing: the suite's own problems and exemplars are asked."""
+    """A model without problem files of its own, which solves nothing: phase 2's problems are bridged, and no rung is taken."""
     model = random_model(tmp_path / "model", max_position_embeddings=2048, num_hidden_layers=3)
     for name in ("problems.jsonl", "exemplars.jsonl", "reasoning.jsonl"):
         (model / name).unlink()
-    results = run(script, model, tmp_path / "out", *SCRIPTS)
+    results = bridged(script, model, tmp_path / "out", rung=None)
     assert results["data"]["problems"] == 20
     phase2 = json.loads((tmp_path / "out" / "phase2_results.json").read_text())
     assert results["data"]["fitted_on_these"] == (len(phase2["z"]["fitted_index"]) == 20)
-    phase3 = json.loads((tmp_path / "out" / "phase3_results.json").read_text())
-    assert [name for name, _ in phase3["settings"]["problems"]] == ["words.jsonl"]
-    assert phase3["problems"]["asked"] == 172
