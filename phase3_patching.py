@@ -68,8 +68,8 @@ def main(argv: list[str] | None = None) -> None:
     carriers = transfer.carriers([curve[site] for site in sorted(curve)])
     measured = Measured(study, design, patching, curve, carriers)
     tested = {candidate.name: measured.test(candidate) for candidate in candidates(study, rung, design)}
-    adjusted = statistics.holm([row["p"] for row in tested.values() if "p" in row])
-    for row, p in zip([row for row in tested.values() if "p" in row], adjusted):
+    family = [row for row in tested.values() if row.get("p") is not None]
+    for row, p in zip(family, statistics.holm([row["p"] for row in family])):
         row["p_holm"] = p
     results |= (
         problem_counts(tried[-1], rung, design)
@@ -466,7 +466,7 @@ class Measured:
         mean = float(haar["coverage"].mean()) if coverage is not None else None
         found = {"haar": null, "haar_iia_cross_gain": gain, "haar_coverage": mean}
         found["kappa"] = transfer.kappa(coverage, haar["coverage"].tolist())
-        return found | ({"p": null["p"]} if null else {})
+        return found | {"p": null and null["p"], "p_holm": None}
 
     def haar(self, site: int, k: int, half: str, draws: int) -> dict[str, np.ndarray]:
         """Point estimates of Haar subspaces, shared by all subspaces of that size at that place."""

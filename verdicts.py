@@ -253,25 +253,10 @@ KEEPS, KEEPS_SURELY = 0.8, 0.6  # of the full swap's language: what the compleme
 WIDE_SHARE, WIDE_RATIO = (
     1 / 8,
     1.5,
-)  # of the width, and of the directions that streams use: a larger subspace is no part of it
-RANKS = (  # of a phase's verdict: the first of what the tested subspaces have
-    "double_dissociation",
-    "language_removed",
-    "partial",
-    "inconclusive",
-    "none",
-    "answer_only",
-    "language_only",
-    "untestable",
-)
-
-TESTED = (
-    "weights",
-    "weights_at_carrier",
-    "best_layer",
-    "handed",
-    "answer_means",
-)  # the first at a tie: the primary one
+)  # of the width, and of the directions that streams use: beyond, it is no part of them
+# A phase has the first of these among its subspaces' verdicts, and of subspaces that share it the first here is named.
+RANKS = "double_dissociation language_removed partial inconclusive none answer_only language_only untestable".split()
+TESTED = ("weights", "weights_at_carrier", "best_layer", "handed", "answer_means")
 
 
 def phase3(results: dict) -> dict:
@@ -287,7 +272,7 @@ def phase3(results: dict) -> dict:
     tests = subspace_tests(tested[decided], results) if decided else {}
     holds = dict.fromkeys(("z", "z_perp", "weights"))
     if testable:
-        both = [moves_both(row, results) for row in tested.values() if "d" in row and row["place"] == "joint"]
+        both = [moves_both(row) for row in tested.values() if "p_holm" in row and row["place"] == "joint"]
         holds["z"], holds["z_perp"] = (any(pair[half] for pair in both) if both else None for half in (0, 1))
     if tested.get("weights", {}).get("place") == "joint":
         holds["weights"] = tested["weights"]["verdict"] == "double_dissociation"
@@ -312,28 +297,27 @@ def subspace_tests(row: dict, results: dict) -> dict[str, bool]:
     """What a double dissociation needs of a measured subspace; nothing where nothing was measured."""
     if "unmeasured" in row or row["d"]["value"] is None:
         return {}
-    gain = row["haar_iia_cross_gain"]
+    wins = (
+        row["iia_cross"]["value"] >= MOVES * row["full_iia_same"]["value"] and row["haar_iia_cross_gain"]["p"] < LEVEL
+    )
     wide = max(WIDE_SHARE * results["width"], WIDE_RATIO * row["participation"])
-    moves, keeps = moves_both(row, results)
+    moves, keeps = moves_both(row)
     return {
         "beats its nulls": row["p_holm"] < LEVEL,
         "is no larger than the streams' own size": row["k"] <= wide,
         "moves the answer": moves,
-        "wins with the donor's answer": row["iia_cross"]["value"] >= MOVES * row["full_iia_same"]["value"]
-        and gain["p"] < LEVEL,
+        "wins with the donor's answer": wins,
         "leaves the language": row["leak"]["high"] < MOVES,
         "its complement keeps the language": keeps,
     }
 
 
-def moves_both(row: dict, results: dict) -> tuple[bool, bool]:
+def moves_both(row: dict) -> tuple[bool, bool]:
     """Whether Z moves at least half of what the full swap moves of the answer, and its complement most of the language."""
+    if row["p_holm"] is None or row["p_holm"] >= LEVEL or row["d"]["value"] is None:
+        return False, False
     language = row["complement_language"]
-    beaten = row["p_holm"] < LEVEL
-    moves = beaten and row["coverage"]["low"] is not None and row["coverage"]["low"] >= MOVES
-    return moves, beaten and language["value"] is not None and language["value"] >= KEEPS and language[
-        "low"
-    ] >= KEEPS_SURELY
+    return row["coverage"]["low"] >= MOVES, language["value"] >= KEEPS and language["low"] >= KEEPS_SURELY
 
 
 OVERFIT = 0.1  # an in-sample R² this far above the held-out one is overfitting, whatever it is called
@@ -388,18 +372,12 @@ def ablation(results: dict) -> dict:
     intact = rows["z_perp"]["difference_interval"][0] >= -INTACT_MARGIN
     intact = intact and not any(null["reached"] for null in nulls["z_perp"])
     untestable = results["solved"] == 0 or (verdict == "no_effect" and not can_rise)
-    return {
-        "verdict": verdict,
-        "tests": tests,
-        "holds": {
-            "language": None if untestable else verdict == "ablation_helps",
-            "reinjected": kept if can_fall else None,  # with too little to lose, intact would say nothing
-            "z_perp": intact if can_fall else None,
-        },
-        "needed": needed,
-        "can_rise": can_rise,
-        "can_fall": can_fall,
-    }
+    holds = {"language": None if untestable else verdict == "ablation_helps"}
+    if not can_fall:  # with too little to lose, intact would say nothing
+        kept = intact = None
+    holds |= {"reinjected": kept, "z_perp": intact}
+    reached = {"needed": needed, "can_rise": can_rise, "can_fall": can_fall}
+    return {"verdict": verdict, "tests": tests, "holds": holds} | reached
 
 
 NEAR = 1  # layers: the recipe speaks of L32 and L33 together, so prediction and cause agree within one
@@ -516,14 +494,7 @@ def comparison(results: dict) -> dict:
     """generalises | does_not_generalise: whether a causal Z was found in more than one model."""
     models = {name: row | distance_of_layers(row) for name, row in results["models"].items()}
     causal = [name for name, row in models.items() if row["verdict"] == "causal_z"]
-    shared = len(causal) > 1
-    return {
-        "verdict": "generalises" if shared else "does_not_generalise",
-        "tests": {"second_model": shared},
-        "holds": {
-            "second_model": shared,
-            "universal": bool(models) and all(row["agree"] for row in models.values()),
-        },
-        "models": models,
-        "causal": causal,
-    }
+    shared, agree = len(causal) > 1, bool(models) and all(row["agree"] for row in models.values())
+    judgement = {"tests": {"second_model": shared}, "holds": {"second_model": shared, "universal": agree}}
+    verdict = "generalises" if shared else "does_not_generalise"
+    return judgement | {"verdict": verdict, "models": models, "causal": causal}

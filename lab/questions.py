@@ -1,5 +1,6 @@
 """Languages, prompts in each of them, what a script asks, and what an answer is: right, and in which language."""
 
+import argparse
 import json
 import re
 from collections.abc import Sequence
@@ -196,9 +197,17 @@ def find_asked(
 
 
 def find_ladder(arguments, folder: checkpoints.ModelFolder, rungs: Sequence[str]) -> list[Asked]:
-    """What each rung of data/ asks; a single one where --problems, or the model folder, has problems of its own."""
-    own = arguments.problems or (folder.path / "problems.jsonl").exists()
-    return [find_asked(arguments, folder, f"{rung}.jsonl", in_words=True) for rung in (rungs[:1] if own else rungs)]
+    """What each rung of data/ asks, of which --limit takes the first; a single rung where problems were named.
+
+    These are --problems, or the model folder's own.
+    """
+    if arguments.problems or (folder.path / "problems.jsonl").exists():
+        return [find_asked(arguments, folder, "problems.jsonl", in_words=True)]
+    whole, limit = argparse.Namespace(**vars(arguments) | {"limit": None}), arguments.limit
+    ladder = [find_asked(whole, folder, f"{rung}.jsonl", in_words=True) for rung in rungs]
+    return [
+        replace(asked, problems=asked.problems[:limit], settings=asked.settings | {"limit": limit}) for asked in ladder
+    ]
 
 
 def grade(problem: Problem, output: str, language: str | None = None) -> tuple[str | None, bool]:
