@@ -10,7 +10,7 @@ Outputs    output/phase3_output.md with figures, phase3_results.json, phase3_sco
 Run        python phase3_patching.py --model Qwen/Qwen2.5-3B          after phase2_z_extraction.py
 
 Steps, which are also the report's headings:
-1 problems   2 where answer and language arrive   3 subspaces
+1 problems   2 where answer and language arrive   3 subspaces tested   4 how to read it
 """
 
 from collections.abc import Callable, Sequence
@@ -502,7 +502,8 @@ def described(design: Design, rung: Rung) -> dict:
     return {
         "recipients": recipients,
         "blocks": [np.flatnonzero(row).tolist() for row in design.blocks],
-        "answer_set": {"answers": [str(answer) for answer in known.answers], "tokens": known.tokens}
+        "answer_set": {"answers": [str(answer) for answer in known.answers], "languages": known.languages}
+        | {"tokens": known.tokens}
         | {"columns": len(known.tokens), "nodes": len(tree.depth), "mass": rung.mass},
         "design": {"block": BLOCK, "curve_donors": CURVE_DONORS, "resamples": RESAMPLES, "draws": DRAWS, "most": MOST}
         | {"full_draws": FULL_DRAWS, "worth": WORTH},

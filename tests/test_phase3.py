@@ -199,6 +199,13 @@ def test_a_fresh_run_and_report_only_write_the_same_bytes(script, planted, tmp_p
     assert {path.name: path.read_bytes() for path in out.glob("phase3*")} == before
 
 
+def test_steps_named_in_the_docstring_are_the_reports_headings(phase3, planted):
+    steps = phase3.__doc__.split("headings:")[1].strip().lower()
+    lines = (planted.out / "phase3_output.md").read_text().splitlines()
+    numbered = [line[3:].lower() for line in lines if line.startswith("## ") and line[3].isdigit()]
+    assert "   ".join(numbered) == steps
+
+
 def test_another_threshold_is_another_verdict_without_a_model(script, planted, tmp_path, monkeypatch):
     out = shutil.copytree(planted.out, tmp_path / "out")
     monkeypatch.setattr(checkpoints, "find_model", None)
