@@ -36,8 +36,9 @@ PLANS = {
     None: (None, 1, 200, 8, [1, 4, 8]),
 }
 PROMPT_TOKENS, RANDOM_ANSWERS = 200, 170  # of the model with random weights; the antonyms have 173 answers of one token
-# of log-probabilities within the answer set; a logit above 2 has steps of 1/64 in bfloat16
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+# of log-probabilities within the answer set. In bfloat16 the shape's own pass behind a cache is 0.14 off its whole pass (the
+# largest of 170 answers and 4 conditions), the engine 0.15, and another condition 3
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.3}
 
 
 @dataclass

@@ -167,9 +167,11 @@ def hooked_transformer(model):
     from transformer_lens import HookedTransformer
     from transformer_lens import loading_from_pretrained as loading
 
+    own = copy.deepcopy(model.config)
+    own.architectures = [type(model).__name__]  # which a GGUF file does not name
     with tempfile.TemporaryDirectory() as folder:
-        model.config.save_pretrained(folder)
-        settings = {"hf_cfg": model.config.to_dict(), "device": str(model.device), "dtype": model.dtype}
+        own.save_pretrained(folder)
+        settings = {"hf_cfg": own.to_dict(), "device": str(model.device), "dtype": model.dtype}
         config = loading.get_pretrained_model_config(folder, **settings)
         weights = loading.get_pretrained_state_dict(folder, config, model, dtype=model.dtype)
     config.tokenizer_name = None  # or one is looked for there
