@@ -1,63 +1,110 @@
-"""The patching engine against a full forward pass with a hook per condition: conditions per second, in one run.
+"""The patching engine against other ways to patch: conditions per second, in one run on the same prompts.
 
-A condition replaces the last position's stream at a site in every prompt of one padded batch, and asks for one token's
-log-probability. Both sides get the same batch, vectors and tokens; the hooked pass forms logits at the last position
-only. Rounds alternate between the sides and the best of each counts. Log-probabilities must agree.
-The Qwen2.5-3B shape has random bfloat16 weights (6.2 GB in memory) and random prompts; it says nothing about the real model.
+A condition replaces the last position's stream at a site; its score is every answer's log-probability within the answer set.
+All get the same weights, prompts, vectors and answers: the one-token answers of the antonyms, few-shot (of the model
+folder's own problems where it has some). Full ways (bench/peers.py) run the whole prompt through the model for every
+condition: a hook of PyTorch's, nnsight, TransformerLens, pyvene. Others keep something of the prompt, which is not charged
+to them; the engine's prefill is shown both charged and not.
 
-Run        python -m bench.patching [--shape qwen2.5-3b] [--device auto]
+Before anything is timed a way must give the engine's scores, within TOLERANCE; one that does not, or does not run, is said
+so and not timed. In the first round every batch of --batches is tried, later only the fastest; the best round counts. On one
+thread of a CPU seconds are the process's own, which other work on the machine changes little.
+A random-weights model of Qwen2.5-3B's shape has bfloat16 weights (6.2 GB in memory) and random prompts and answers; it says
+nothing about the real model.
+
+The other libraries are no requirement of the suite. In an environment of their own, with requirements.txt installed first:
+           pip install nnsight transformer-lens pyvene      (HookedTransformer: transformer-lens<4)
+Run        python -m bench.patching [--model tiny | random-qwen2.5-3b | FOLDER | FILE.gguf] [--sites 20] [--prompts 1]
 """
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, BatchEncoding
 
-from lab import checkpoints, engine, models, questions, runs, statistics
+from bench import peers
+from lab import answers, checkpoints, engine, models, questions, runs, statistics
 
-# per shape: sites, prompts in the batch, conditions of the engine, conditions of the hooked way, rounds, tolerance
+RANDOM = "random-qwen2.5-3b"
+# sites, prompts, conditions of the engine for each, conditions of the others, their batches
 PLANS = {
-    "tiny": ((2, 5, 7), 16, 200, 10, 5, 1e-4),
-    "qwen2.5-3b": ((18, 34), 2, 128, 2, 3, 0.1),  # a logit above 2 has steps of 1/64 in bfloat16
+    "tiny": ([2, 5, 7], 16, 200, 32, [1, 8, 32]),
+    RANDOM: ([18, 34], 2, 128, 2, [1, 2]),
+    None: (None, 1, 200, 8, [1, 4, 8]),
 }
-PROMPT_TOKENS = 200
+PROMPT_TOKENS, RANDOM_ANSWERS = 200, 170  # of the model with random weights; the antonyms have 173 answers of one token
+# of log-probabilities within the answer set. In bfloat16 the shape's own pass behind a cache is 0.14 off its whole pass (the
+# largest of 170 answers and 4 conditions), the engine 0.15, and another condition 3
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.3}
+
+
+@dataclass
+class Task:
+    """What all ways are given."""
+
+    model: torch.nn.Module
+    tokenizer: Callable
+    prompts: list
+    answers: list[tuple[int]]
 
 
 def main() -> None:
+    arguments = parse_arguments()
+    torch.set_num_threads(arguments.threads)
+    device = runs.choose_device(arguments.device)
+    random = arguments.model == RANDOM
+    task = random_task(device, arguments.prompts) if random else few_shot(arguments.model, device, arguments.prompts)
+    layers = len(models.site_modules(task.model)) - 1
+    lengths = [len(ids) for ids in task.tokenizer(task.prompts)["input_ids"]]
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU thread(s)"
+    print(
+        f"{arguments.model}: {task.model.dtype}, {layers} layers, {len(lengths)} prompt(s) of {min(lengths)} to "
+        f"{max(lengths)} tokens, {len(task.answers)} answers of one token, {name}"
+    )
+    for site in arguments.sites or [layers * 5 // 6]:
+        compare(task, site, arguments)
+
+
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--shape", choices=PLANS, default="tiny")
+    parser.add_argument("--model", default="tiny", help=f"a folder or .gguf file; {RANDOM}: that shape, random weights")
+    parser.add_argument("--sites", type=int, nargs="+", help="default: five sixths of the layers")
+    parser.add_argument("--prompts", type=int)
+    parser.add_argument("--conditions", type=int, help="the engine's for each prompt")
+    parser.add_argument("--others", type=int, help="the other ways' conditions for each prompt")
+    parser.add_argument("--batches", type=int, nargs="+", help="the other ways' conditions in one pass")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--ways", nargs="+", choices=peers.WAYS, default=list(peers.WAYS), metavar="WAY")
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
-    sites, batch, *plan = PLANS[arguments.shape]
-    device = runs.choose_device(arguments.device)
-    load = trained_model if arguments.shape == "tiny" else random_model
-    model, tokenizer, prompts = load(device, batch)
-    length = models.padded_batch(tokenizer, prompts, device)["input_ids"].shape[1]
-    layers = len(models.site_modules(model)) - 1
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
-    print(f"{arguments.shape}, {model.dtype}, {layers} layers, {batch} prompts padded to {length} tokens, {name}")
-    for site in sites:
-        compare(model, tokenizer, prompts, site, *plan)
+    plan = PLANS.get(arguments.model, PLANS[None])
+    for name, value in zip(("sites", "prompts", "conditions", "others", "batches"), plan):
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
+    return arguments
 
 
-def trained_model(device: torch.device, batch: int) -> tuple:
-    """(model, tokenizer, prompts): the embedded model on its own problems, few-shot, in two languages."""
-    path = runs.ROOT / "tiny"
-    model, tokenizer = models.load_model(checkpoints.find_model(str(path)), device, torch.float32)
+def few_shot(name: str, device: torch.device, count: int) -> Task:
+    """A model on its own problems, or the antonyms, in English and Chinese by turns."""
+    folder = checkpoints.find_model(name)
+    model, tokenizer = models.load_model(folder, device, torch.float32)
     languages = questions.load_languages(["en", "zh"])
-    problems, exemplars = (
-        questions.load_problems([path / name], list(languages)) for name in ("problems.jsonl", "exemplars.jsonl")
-    )
+    files = questions.problem_files(None, folder, "problems.jsonl", runs.ROOT / "data" / "antonyms.jsonl")
+    problems = questions.load_problems(files, list(languages))
+    exemplars, _ = questions.load_exemplars(None, folder, languages, files, problems)
     prompts = [
         questions.prompt_text(problem, language, languages, exemplars) for problem in problems for language in languages
     ]
-    return model, tokenizer, prompts[:batch]
+    known = answers.answer_set(tokenizer, problems, languages).tokens
+    return Task(model, tokenizer, prompts[:count], [tokens for tokens in known if len(tokens) == 1])
 
 
-def random_model(device: torch.device, batch: int) -> tuple:
-    """(model, stand-in tokenizer, prompts): Qwen2.5-3B's exact shape; a prompt is a list of token ids."""
+def random_task(device: torch.device, count: int) -> Task:
+    """Qwen2.5-3B's exact shape; a prompt is a list of token ids, for a stand-in tokenizer."""
     shape = dict(checkpoints.QWEN25_3B_SHAPE)
     config = AutoConfig.for_model(shape.pop("model_type"), **shape)
     with torch.device("meta"):
@@ -72,67 +119,118 @@ def random_model(device: torch.device, batch: int) -> tuple:
             torch.nn.init.normal_(parameter, std=std, generator=draw)
         else:
             torch.nn.init.constant_(parameter, float(name.endswith("norm.weight")))
-    size = (batch, PROMPT_TOKENS)
-    prompts = torch.randint(config.vocab_size, size, generator=statistics.seeded(0, "prompts")).tolist()
-    return model.eval(), random_tokenizer, prompts
+    draw = statistics.seeded(0, "prompts")
+    prompts = torch.randint(config.vocab_size, (count, PROMPT_TOKENS), generator=draw).tolist()
+    tokens = torch.randperm(config.vocab_size, generator=draw)[:RANDOM_ANSWERS].tolist()
+    return Task(model.eval().requires_grad_(False), random_tokenizer, prompts, [(token,) for token in tokens])
 
 
-def random_tokenizer(prompts: list[list[int]], **_) -> BatchEncoding:
-    ids = torch.tensor(prompts)
-    return BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
-
-
-def compare(
-    model, tokenizer, prompts: list, site: int, conditions: int, hooked_conditions: int, rounds: int, tolerance: float
-) -> None:
-    """Prints both sides' conditions per second at a site, the ratio, and the largest difference."""
-    draw = statistics.seeded(0, f"patching {site}")
-    tokens = torch.randint(model.config.vocab_size, (len(prompts), 1), generator=draw)
-    candidates = [[row] for row in tokens.tolist()]
-    inputs = models.padded_batch(tokenizer, prompts, model.device)
-    own = engine.PatchedPrompts(model, tokenizer, prompts, candidates).streams[:, site, None].float().cpu()
-    noise = torch.randn(len(prompts), conditions, own.shape[-1], generator=draw)
-    vectors = (own + noise * own.norm(dim=-1, keepdim=True) / own.shape[-1] ** 0.5).to(model.device, model.dtype)
-    some = vectors[:, :hooked_conditions]
-    seconds = []
-    for _ in range(rounds):
-        prefill, patcher = timed(lambda: engine.PatchedPrompts(model, tokenizer, prompts, candidates), model.device)
-        scoring, ours = timed(lambda patcher=patcher: patcher.scores(site, vectors)[..., 0], model.device)
-        hooked, theirs = timed(lambda: hooked_scores(model, inputs, site, some, tokens), model.device)
-        seconds.append((prefill, scoring, hooked))
-        difference = (ours[:, :hooked_conditions] - theirs).abs().max().item()
-        assert difference <= tolerance, f"site {site}: log-probabilities differ by {difference:.2g}"
-    prefill, scoring, hooked = map(min, zip(*seconds))
-    rate, with_prefill, without = hooked_conditions / hooked, conditions / (prefill + scoring), conditions / scoring
-    print(
-        f"site {site}: hooked {rate:.4g} conditions/s, engine {with_prefill:.4g}: {with_prefill / rate:.1f} times "
-        f"({conditions} conditions and the prefill's {prefill:.3g} s; without it {without:.4g}: {without / rate:.1f} times)"
+def random_tokenizer(prompts: list[list[int]], return_tensors: str | None = None, **_) -> BatchEncoding:
+    return BatchEncoding(
+        {"input_ids": prompts, "attention_mask": [[1] * len(ids) for ids in prompts]}, tensor_type=return_tensors
     )
-    print(
-        f"  largest difference in log-probability {difference:.1e} (tolerance {tolerance:g}); "
-        f"standard deviation over conditions {ours.std(1).mean():.2g}"
-    )
+
+
+def compare(task: Task, site: int, arguments: argparse.Namespace) -> None:
+    """Equality of every way with the engine, then conditions per second of those that are equal."""
+    vectors = random_vectors(task, site, arguments.conditions)
+    some = vectors[:, : arguments.others]
+    ours = engine_scores(prefilled(task), site, vectors)
+    spread = ours.std(1).mean().item()
+    print(f"site {site}: log-probabilities have a standard deviation of {spread:.2g} over conditions", flush=True)
+    equal = {}
+    for name in arguments.ways:
+        try:
+            equal[name] = checked(name, task, site, some, ours)
+        except ImportError as error:
+            print(f"  {name}: not installed ({runs.first_line(error)})", flush=True)
+        except Exception as error:  # a library that does not know a model, or this transformers, raises any type
+            print(f"  {name}: not timed, {type(error).__name__}: {runs.first_line(error)}", flush=True)
+    charged, free, found = measure(task, site, vectors, some, equal, arguments)
+    print(f"  engine: {charged:.4g} conditions/s with its prefill, {free:.4g} without")
+    for name, (batch, rate) in found.items():
+        ratios = f"{free / rate:.1f} times as fast without its prefill"
+        if name in peers.FULL:
+            ratios = f"{charged / rate:.1f} times as fast, {ratios}"
+        print(f"  {name}: {rate:.4g} conditions/s, {batch} at once; the engine is {ratios}")
+
+
+def random_vectors(task: Task, site: int, count: int) -> torch.Tensor:
+    """The prompts' own streams plus noise of their length, (b, c, d)."""
+    own = engine.last_streams(task.model, task.tokenizer, task.prompts, len(task.prompts))[:, site, None]
+    noise = torch.randn(len(own), count, own.shape[-1], generator=statistics.seeded(0, f"patching {site}"))
+    vectors = own + noise * own.norm(dim=-1, keepdim=True) / own.shape[-1] ** 0.5
+    return vectors.to(task.model.device, task.model.dtype)
+
+
+def prefilled(task: Task) -> list[tuple[list[int], engine.PatchedPrompts]]:
+    """(indices of a batch's prompts, their engine), as the scripts make them: what prompts begin alike with runs once."""
+    return list(engine.patched_prompts(task.model, task.tokenizer, task.prompts, task.answers, len(task.prompts)))
+
+
+def engine_scores(patchers: list[tuple], site: int, vectors: torch.Tensor) -> torch.Tensor:
+    """(b, c, d) -> (b, c, answers) on the CPU"""
+    found = {}
+    for chosen, patcher in patchers:
+        found |= dict(zip(chosen, patcher.scores(site, vectors[chosen])))
+    return torch.stack([found[index] for index in range(len(vectors))])
 
 
 @torch.inference_mode()
-def hooked_scores(model, inputs: dict, site: int, vectors: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Log-probability of one token per prompt, a full pass for every condition. vectors (b, c, d) -> (b, c) on the CPU"""
-    scores = []
-    for condition in vectors.unbind(1):
-        with models.edited_stream(model, {site: lambda _, new=condition: new[:, None]}, "last"):
-            logits = model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1].float()
-        scores.append(logits.log_softmax(-1).gather(1, tokens.to(logits.device)))
-    return torch.cat(scores, 1).cpu()
+def checked(name: str, task: Task, site: int, vectors: torch.Tensor, ours: torch.Tensor) -> list[Callable]:
+    """The way, for every prompt; ValueError where it does not score as the engine does. Prints by how much it differs."""
+    way = peers.WAYS[name](task.model, site)
+    tokens = task.tokenizer(task.prompts)["input_ids"]
+    asked = [way(torch.tensor([ids], device=task.model.device)) for ids in tokens]
+    found, tolerance = way_scores(task, asked, vectors[:, :4], 2), TOLERANCE[task.model.dtype]
+    difference = (found - ours[:, : found.shape[1]]).abs().max().item()
+    if not difference <= tolerance:
+        raise ValueError(f"log-probabilities differ from the engine's by {difference:.2g}, allowed are {tolerance:g}")
+    print(f"  {name}: differs by {difference:.1e} at most (tolerance {tolerance:g})", flush=True)
+    return asked
+
+
+@torch.inference_mode()
+def way_scores(task: Task, asked: Sequence[Callable], vectors: torch.Tensor, batch: int) -> torch.Tensor:
+    """Answers' log-probabilities within the set, `batch` conditions in one pass. (b, c, d) -> (b, c, answers) on the CPU"""
+    columns = torch.tensor(task.answers, device=vectors.device)[:, 0]
+    return torch.stack(
+        [
+            torch.cat([run(part)[:, columns].float().log_softmax(-1).cpu() for part in own.split(batch)])
+            for run, own in zip(asked, vectors)
+        ]
+    )
+
+
+def measure(task: Task, site: int, vectors, some, equal: dict, arguments) -> tuple[float, float, dict]:
+    """The engine's conditions per second with and without its prefill; of the ways (fastest batch, conditions per second).
+
+    The best of the rounds, in which all take turns.
+    """
+    prefills, scorings, fastest, device = [], [], {}, task.model.device
+    for _ in range(arguments.rounds):
+        seconds, patchers = timed(lambda: prefilled(task), device)
+        prefills.append(seconds)
+        seconds, _ = timed(lambda patchers=patchers: engine_scores(patchers, site, vectors), device)
+        scorings.append(seconds)
+        for name, asked in equal.items():
+            for batch in [fastest[name][1]] if name in fastest else arguments.batches:
+                seconds, _ = timed(lambda asked=asked, batch=batch: way_scores(task, asked, some, batch), device)
+                fastest[name] = min(fastest.get(name, (seconds, batch)), (seconds, batch))
+    conditions, others = (array.shape[0] * array.shape[1] for array in (vectors, some))
+    rates = {name: (batch, others / seconds) for name, (seconds, batch) in fastest.items()}
+    return conditions / (min(prefills) + min(scorings)), conditions / min(scorings), rates
 
 
 def timed(work: Callable, device: torch.device) -> tuple:
-    """(seconds, result), the device's queue emptied before and after."""
+    """(seconds, result), a GPU's queue emptied before and after."""
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda _: None
+    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.monotonic
     wait(device)
-    start = time.monotonic()
+    start = clock()
     result = work()
     wait(device)
-    return time.monotonic() - start, result
+    return clock() - start, result
 
 
 if __name__ == "__main__":
