@@ -146,7 +146,12 @@ def load_model(folder: checkpoints.ModelFolder, device: torch.device, dtype: tor
         eos_token_id=tokenizer.eos_token_id if end is None else end,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return (model if spread else model.to(device)).eval().requires_grad_(False), tokenizer
+    model.eval().requires_grad_(False)
+    if not spread:
+        model.to(device)
+        if device.type == "cpu":
+            quicken(model)
+    return model, tokenizer
 
 
 def load_weights(folder: checkpoints.ModelFolder, dtype: torch.dtype, spread: dict):
@@ -174,6 +179,27 @@ def load_weights(folder: checkpoints.ModelFolder, dtype: torch.dtype, spread: di
         model.hf_quantizer = None
         vars(model.config).pop("quantization_config", None)
     return model
+
+
+class OneDnnLinear(torch.nn.Linear):
+    """A linear layer whose float32 products on the CPU are oneDNN's: torch takes MKL's, at half the speed on an AMD CPU.
+
+    Of the same precision, not of the same bits. Without gradients, which that operator does not have.
+    """
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        if states.dtype != torch.float32 or states.is_cuda or (torch.is_grad_enabled() and states.requires_grad):
+            return super().forward(states)
+        return torch.ops.mkldnn._linear_pointwise(states, self.weight, self.bias, "none", [], "")
+
+
+def quicken(model) -> None:
+    """Lets oneDNN do the linear layers of a model in float32 on the CPU, where torch has it."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return
+    for module in model.modules():
+        if type(module) is torch.nn.Linear:
+            module.__class__ = OneDnnLinear
 
 
 def no_memory(error: Exception) -> bool:
