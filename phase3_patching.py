@@ -388,7 +388,8 @@ class Measured:
         row |= {"layer": candidate.layer(site), "site": site, "k": len(basis), "place": place}
         row |= self.size(site, basis)
         if place == "none":
-            return row | {"unmeasured": "the full swap carries nothing here"}
+            full = {name: self.curve[site][name] for name in ("t_same", "g")}
+            return row | {"unmeasured": "the full swap carries nothing here", "full": full}
         full = self.keep("full", candidate.name, site, None)
         inside, outside = (self.keep(name, candidate.name, site, basis) for name in ("z", "complement"))
         row |= self.profile(inside, outside, full, candidate.judged_on)

@@ -8,7 +8,7 @@ import torch
 
 from lab import beginnings, models, runs
 
-QUERIES_AT_ONCE = 128  # query tokens of a pass attend to one another in vain: longer passes cost more than they save
+QUERIES_AT_ONCE = 256  # query tokens of a pass attend to one another in vain: longer passes cost more than they save
 HEAD_ROWS = 256  # rows of logits in memory at once: 148 MiB in float32 at Qwen2.5's vocabulary
 TOLERANCE = 1e-4  # between log-probabilities here and in the model's own pass, in float32
 COARSE_TOLERANCE = (

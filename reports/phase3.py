@@ -87,7 +87,9 @@ def claims(results: dict) -> list[dict]:
         inside = f"{where}: coverage {shares['coverage']}, leak {shares['leak']}", random(row)
         moved = f"{shares['complement_transfer']} of the answer, {shares['complement_language']} of the language"
         outside = f"{where}: its complement moves {moved}", random(row)
-    if own:
+    if own and "unmeasured" in own:
+        predicted = f"{place(own['site'])}, k {own['k']}: the whole stream carries {CARRIES['none']}", "–"
+    elif own:
         profile = ", ".join(f"{label} {span(own[key])}" for key, (label, _) in SHARES.items())
         predicted = f"{place(own['site'])}, k {own['k']}, carries {CARRIES[own['place']]}: {profile}", random(own)
     own_place = "the Z that the weights predict does both, at the place that they predict"
@@ -331,7 +333,7 @@ def subspaces_section(results: dict, measured: dict, drawn: bool) -> str:
     silent = [TESTED[name][0] for name in TESTED if name in results["tested"] and name not in measured]
     draws = sorted({row["haar"]["draws"] for row in measured.values() if row["haar"]})
     least = "".join(f", not below {page.show(1 / (1 + count), 2)} with {count} draws" for count in draws)
-    silent = f"Not measured, as no place carries both answer and language: {', '.join(silent)}." if silent else ""
+    silent = f"Not swapped, as the whole stream carries nothing there: {', '.join(silent)}." if silent else ""
     return page.prose(f"""
         ## 3 Subspaces tested
 
