@@ -13,7 +13,7 @@ Steps, which are also the report's headings:
 1 problems   2 where answer and language arrive   3 subspaces tested   4 how to read it
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,7 +32,8 @@ LEAST = 0.75  # of the solved problems needed, that these must promise: a few co
 NEEDED = {"problems": 20, "answers": 16, "mass": 0.5}  # solved in every language, and probability of the answer set
 MOST = 20  # problems of each half that are patched: a condition costs the same on all of them; fits use the others too
 BLOCK = 8  # donors of a recipient, with different answers
-CURVE_DONORS = 2  # of these, for the curve over sites and the choices made on it
+FEW = 2  # of these, for the curve over sites, for choices, and for draws: the fewest that are each other's contrast
+DRAWN = 10  # recipients of a random subspace: a draw needs no interval of its own
 COARSE = 2  # the curve's step, refined where it crosses what a carrier needs
 RESAMPLES = 2000
 DRAWS, FULL_DRAWS = 20, 120  # Haar subspaces: for every Z; for a Z that is worth a p (6/121 < .05)
@@ -253,8 +254,7 @@ class Design:
     places: np.ndarray  # (scored,) each problem's answer in `known`
     prompts: list[list[str]]  # (languages, scored)
     blocks: np.ndarray  # (scored, scored) bool: a recipient's donors, of its half
-    few: np.ndarray  # CURVE_DONORS of them
-    single: np.ndarray  # one of them
+    few: np.ndarray  # FEW of them
 
     def part(self, half: str) -> np.ndarray:
         """Places of a half, or of `all`, among the scored problems."""
@@ -263,11 +263,21 @@ class Design:
 
 
 def make_design(study: Study, rung: Rung) -> Design:
-    """Halves by answer; of each the first MOST problems are patched, every one with a block of donors of its half."""
+    """Halves by answer; of each the first MOST problems are patched, every one with a block of donors of its half.
+
+    Patched are answers that their first token tells apart, where enough are: later tokens of an answer read the recipient's
+    question again, which no swap at the last position changes. Fits use all answers.
+    """
     solved = rung.usable
-    numbers = [rung.known.place(rung.problems[problem]) for problem in solved]
-    development = swaps.halves(numbers, study.seeded("halves"))
-    chosen = np.sort(np.concatenate([np.flatnonzero(half)[:MOST] for half in (development, ~development)]))
+    numbers = np.array([rung.known.place(rung.problems[problem]) for problem in solved])
+    at_once = np.isin(numbers, rung.known.at_once(numbers.tolist()))
+    if at_once.sum() < NEEDED["problems"] or len(set(numbers[at_once])) < NEEDED["answers"]:
+        at_once[:] = True
+    development = np.zeros(len(solved), bool)
+    for part, label in ((at_once, "halves"), (~at_once, "halves of the others")):
+        development[part] = swaps.halves(numbers[part].tolist(), study.seeded(label))
+    halves = (at_once & development, at_once & ~development)
+    chosen = np.sort(np.concatenate([np.flatnonzero(half)[:MOST] for half in halves]))
     problems = [rung.problems[problem] for problem in solved[chosen]]
     known = answers.answer_set(study.tokenizer, problems, study.languages)
     places = np.array([known.place(problem) for problem in problems])
@@ -275,13 +285,12 @@ def make_design(study: Study, rung: Rung) -> Design:
     for half in (development[chosen], ~development[chosen]):
         part = np.flatnonzero(half)
         blocks[np.ix_(part, part)] = transfer.donor_blocks(places[part], study.seeded("donors"), BLOCK)
-    draw, few = study.seeded("one donor each"), np.zeros_like(blocks)
-    for _ in range(CURVE_DONORS):
+    draw, few = study.seeded("few donors"), np.zeros_like(blocks)
+    for _ in range(FEW):
         few |= transfer.one_donor_each(blocks & ~few, draw)
-    single = transfer.one_donor_each(few, draw)
     texts = [[rung.prompt(study, language, problem) for problem in solved[chosen]] for language in study.names]
     fits = solved[development]
-    return Design(solved[chosen], development[chosen], fits, known, places, texts, blocks, few, single)
+    return Design(solved[chosen], development[chosen], fits, known, places, texts, blocks, few)
 
 
 def make_patching(study: Study, design: Design) -> swaps.Patching:
@@ -290,17 +299,18 @@ def make_patching(study: Study, design: Design) -> swaps.Patching:
 
 
 def effects(design: Design, scores: np.ndarray, half: str, donors: np.ndarray) -> transfer.Effects:
-    """The part of the scores (m, b, R, a, N, columns) that a half's recipients and donors have."""
+    """The part of the scores (m, b, R, a, N, columns) that a half's recipients and donors have; donors are contrasts."""
     part, languages = design.part(half), len(design.known.languages)
     own = scores[:, :, part][:, :, :, :, part]
     own = own.reshape(*own.shape[:-1], -1, languages)
-    return transfer.effects(own, design.places[part], design.blocks[part][:, part], donors[part][:, part])
+    return transfer.effects(own, design.places[part], donors[part][:, part])
 
 
-def within(design: Design, half: str, donors: np.ndarray) -> np.ndarray:
-    """The donors of one half's recipients alone."""
-    chosen = np.isin(np.arange(len(donors)), design.part(half))
-    return donors & chosen[:, None]
+def within(design: Design, half: str, most: int | None = None) -> np.ndarray:
+    """Few donors for the recipients of a half; with `most` for so many of these, evenly spaced."""
+    part = design.part(half)
+    chosen = part if most is None else part[np.unique(np.linspace(0, len(part) - 1, most).round().astype(int))]
+    return design.few & np.isin(np.arange(len(design.few)), chosen)[:, None]
 
 
 def site_curve(study: Study, design: Design, patching: swaps.Patching) -> dict[int, dict]:
@@ -309,23 +319,25 @@ def site_curve(study: Study, design: Design, patching: swaps.Patching) -> dict[i
     On the development half, with few donors; {site: records of every measure}.
     """
     last, own = patching.streams.shape[2] - 1, study.z.bottleneck + 1
-    donors, part = within(design, "development", design.few), design.part("development")
+    donors, part = within(design, "development"), design.part("development")
     weights = transfer.resamples(len(part), RESAMPLES, study.seeded("resamples development"))
-    rows = {}
+    samples = {}
 
-    def measure(site: int) -> None:
-        effect = effects(design, patching.scores(site, donors), "development", design.few)
-        samples = transfer.estimates(effect, weights)
-        rows[site] = {"site": site} | {name: transfer.record(values[0]) for name, values in samples.items()}
+    def measure(sites: Iterable[int]) -> list[dict]:
+        for site in sites:
+            effect = effects(design, patching.scores(site, donors), "development", donors)
+            samples[site] = {name: values[0] for name, values in transfer.estimates(effect, weights).items()}
+        return transfer.curve(samples)
 
-    for site in sorted({*range(0, last + 1, COARSE), last, own}):
-        measure(site)
-    found, known = transfer.carriers([rows[site] for site in sorted(rows)]), sorted(rows)
-    for before, after in zip(known, known[1:]):
-        if any((before in found[kind]) != (after in found[kind]) for kind in ("answer", "language")):
-            for site in range(before + 1, after):
-                measure(site)
-    return rows
+    rows = measure(sorted({*range(0, last + 1, COARSE), last, own}))
+    found, known = transfer.carriers(rows), [row["site"] for row in rows]
+    crossed = [
+        site
+        for before, after in zip(known, known[1:])
+        if any((before in found[kind]) != (after in found[kind]) for kind in ("answer", "language"))
+        for site in range(before + 1, after)
+    ]
+    return {row["site"]: row for row in measure(crossed)}
 
 
 @dataclass(frozen=True)
@@ -404,8 +416,9 @@ class Measured:
         """The joint carrier at which the subspace has the highest D on the development half, the earliest at a tie."""
         scored = {}
         for site in [site for site in self.carriers["joint"] if site]:
-            scores = self.points(site, candidate.basis(site).float()[None], "development", self.design.few)
-            scored[site] = round(float(scores["d"][0]), 6)
+            donors = within(self.design, "development")
+            points = self.points(site, candidate.basis(site).float()[None], "development", donors)
+            scored[site] = round(float(points["d"][0]), 6)
         return max(scored, key=scored.get) if scored else None
 
     def place(self, site: int) -> str:
@@ -442,7 +455,6 @@ class Measured:
 
     def points(self, site: int, bases: torch.Tensor, half: str, donors: np.ndarray) -> dict[str, np.ndarray]:
         """Point estimates of several subspaces (m, k, d) with some of the donors, {name: (m,)}."""
-        donors = within(self.design, half, donors)
         key = (site, donors.tobytes())
         if key not in self.whole:
             self.whole[key] = self.patching.scores(site, donors)
@@ -457,9 +469,9 @@ class Measured:
         return transfer.ratios(inside, outside, full) | {"iia_cross_gain": gain}
 
     def against_haar(self, row: dict, inside: np.ndarray, outside: np.ndarray, full: np.ndarray) -> dict:
-        """D and coverage beside Haar subspaces of the size, each recipient with one donor: the null, kappa and p."""
+        """D and coverage beside Haar subspaces of the size, some recipients with few donors: the null, kappa and p."""
         half, coverage = row["judged_on"], row["coverage"]["value"]
-        own = self.point_ratios(full, inside, outside, half, within(self.design, half, self.design.single))
+        own = self.point_ratios(full, inside, outside, half, within(self.design, half, DRAWN))
         draws = FULL_DRAWS if coverage is not None and coverage >= WORTH else DRAWS
         haar = self.haar(row["site"], row["k"], half, draws)
         null = statistics.null_record(haar["d"], float(own["d"][0])) if row["d"]["value"] is not None else None
@@ -475,7 +487,8 @@ class Measured:
         if key not in self.drawn:
             draw, width = self.study.seeded(f"Haar {site} {k}"), self.patching.streams.shape[-1]
             bases = torch.cat([utils.random_subspaces(draw, 1, k, width) for _ in range(draws)]).float()
-            parts = [self.points(site, chunk, half, self.design.single) for chunk in bases.split(CHUNK)]
+            donors = within(self.design, half, DRAWN)
+            parts = [self.points(site, chunk, half, donors) for chunk in bases.split(CHUNK)]
             self.drawn[key] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return self.drawn[key]
 
@@ -506,7 +519,7 @@ def described(design: Design, rung: Rung) -> dict:
         "answer_set": {"answers": [str(answer) for answer in known.answers], "languages": known.languages}
         | {"tokens": known.tokens}
         | {"columns": len(known.tokens), "nodes": len(tree.depth), "mass": rung.mass},
-        "design": {"block": BLOCK, "curve_donors": CURVE_DONORS, "resamples": RESAMPLES, "draws": DRAWS, "most": MOST}
+        "design": {"block": BLOCK, "few": FEW, "drawn": DRAWN, "resamples": RESAMPLES, "draws": DRAWS, "most": MOST}
         | {"full_draws": FULL_DRAWS, "worth": WORTH},
     }
 

@@ -17,6 +17,16 @@ class AnswerSet:
     tokens: list[tuple[int, ...]]  # of every column
     left_out: list  # answers that are written like another one, in one language or across two
 
+    def at_once(self, places: Sequence[int]) -> list[int]:
+        """Those answers that their first token tells apart in all languages: of several that share one, the first."""
+        taken, found, languages = set(), [], len(self.languages)
+        for place in dict.fromkeys(places):
+            first = {tokens[0] for tokens in self.tokens[place * languages : (place + 1) * languages]}
+            if len(first) == languages and not first & taken:
+                taken |= first
+                found.append(place)
+        return found
+
     def place(self, problem: Problem) -> int:
         """The problem's answer among `answers`; -1 where it was left out."""
         return self.answers.index(problem.answer) if problem.answer in self.answers else -1

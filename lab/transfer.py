@@ -302,20 +302,36 @@ def kappa(coverage: float | None, haar: Sequence[float]) -> float | None:
     return None if coverage is None or not mean < 1 else (coverage - mean) / (1 - mean)
 
 
-def carriers(curve: Sequence[dict], share: float = HALF, winning: float = MOST_PROBABLE) -> dict[str, list]:
+def curve(samples: dict[int, dict]) -> list[dict]:
+    """A row per site, in order: records of every measure, and of t_same and g as shares of their largest value over sites.
+
+    samples: {site: `estimates` {name: (1 + draws,)}} under the same `resamples`, so that a share is one number in each draw:
+    what differs between problems alike at both sites widens no interval of it. All None where nothing is largest.
+    """
+    rows = [
+        {"site": site} | {name: record(values) for name, values in samples[site].items()} for site in sorted(samples)
+    ]
+    for name in ("t_same", "g"):
+        known = {row["site"]: row[name]["value"] for row in rows if row[name]["value"] is not None}
+        best = max(known, key=known.get, default=None)
+        positive = best is not None and known[best] > 0
+        for row in rows:
+            own = _quotient(samples[row["site"]][name], samples[best][name]) if positive else None
+            row[f"{name}_share"] = record(own)
+    return rows
+
+
+def carriers(rows: Sequence[dict], share: float = HALF, winning: float = MOST_PROBABLE) -> dict[str, list]:
     """Sites where the full swap carries the answer, the language, both: {answer, language, joint}, in order.
 
-    curve: a row {"site", "t_same", "g", "iia_same"} per site, measures as records. A carrier's lower bound reaches
-    `share` of the largest value over sites, which must be positive; of the answer, the donor's also wins at least
-    `winning` of the time.
+    rows: those of `curve`. At a carrier the effect is surely above 0, and surely at least `share` of the largest over sites;
+    of the answer, the donor's also wins at least `winning` of the time.
     """
 
     def reach(name: str) -> list:
-        maximum = max((row[name]["value"] for row in curve if row[name]["value"] is not None), default=0.0)
-        lows = [(row, row[name]["low"]) for row in curve if row[name]["low"] is not None]
-        return [row for row, low in lows if maximum > 0 and low >= share * maximum]
+        ends = [(row["site"], row[name]["low"], row[f"{name}_share"]["low"]) for row in rows]
+        return [site for site, low, part in ends if low is not None and low > 0 and part is not None and part >= share]
 
-    wins = {row["site"] for row in curve if (row["iia_same"]["value"] or 0.0) >= winning}
-    answer = [row["site"] for row in reach("t_same") if row["site"] in wins]
-    language = [row["site"] for row in reach("g")]
+    wins = {row["site"] for row in rows if (row["iia_same"]["value"] or 0.0) >= winning}
+    answer, language = [site for site in reach("t_same") if site in wins], reach("g")
     return {"answer": answer, "language": language, "joint": [site for site in answer if site in language]}

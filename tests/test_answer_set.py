@@ -60,3 +60,11 @@ def test_tokens_are_those_behind_the_prompt_unless_the_prompts_end_merges_with_t
     """Behind `A:` the space belongs to the word; where a token spans both, the answer's own tokens are taken."""
     assert answers.following(Letters(" t"), "A:", " two") == (" t", "w", "o")
     assert answers.following(Letters(": "), "A:", " two") == (" ", "t", "w", "o")
+
+
+def test_answers_that_their_first_token_tells_apart():
+    """Of answers that share one in some language the first counts; none whose own languages share it."""
+    tokens = [(1,), (2,), (1, 5), (3,), (4, 5), (2,), (4, 7), (8,), (9,), (9, 1)]
+    known = answers.AnswerSet(list("abcde"), ["en", "es"], tokens, [])
+    assert known.at_once(range(5)) == [0, 3]
+    assert known.at_once([4, 3, 2, 4, 1]) == [3, 1]

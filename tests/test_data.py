@@ -20,7 +20,7 @@ CHINESE = "零一二三四五六七八九"
 SIZES = {  # file: problems, kinds, different answers (each at least), how often one answer may be asked for
     "words": (160, 10, 40, 8),
     "sums": (40, 2, 18, 4),
-    "successor": (80, 1, 80, 1),
+    "successor": (160, 2, 80, 2),
     "reasoning": (60, 5, 40, 3),
     "antonyms": (80, 1, 80, 1),
 }
@@ -48,6 +48,7 @@ OPERATIONS = {  # of the numbers in the order in which the question names them
     "plus": lambda a, b: a + b,
     "minus": lambda a, b: a - b,
     "successor": lambda a: a + 1,
+    "next": lambda a: a + 1,
     "addition": lambda a, b: a + b,
     "subtraction": lambda a, b: a - b,
     "multiplication": lambda a, b: a * b,
@@ -119,6 +120,7 @@ SENTENCES = {  # the whole question of the rungs without stories
     "plus": "What is {} plus {}?|{}加{}等于多少？|Wie viel ist {} plus {}?|¿Cuánto es {} más {}?",
     "minus": "What is {} minus {}?|{}减{}等于多少？|Wie viel ist {} minus {}?|¿Cuánto es {} menos {}?",
     "successor": "Which number comes after {}?|紧接在{}之后的数是多少？|Welche Zahl kommt nach {}?|¿Qué número viene después de {}?",
+    "next": "What is the next number after {}?|{}后面的数是多少？|Welche Zahl folgt auf {}?|¿Qué número sigue a {}?",
 }
 
 
@@ -240,9 +242,8 @@ def retrieval(bags: dict[str, list[Counter]]) -> float:
     return sum(found) / len(found)
 
 
-@pytest.mark.parametrize("name, most", [("words", 0.3), ("sums", 0.34), ("contrast", 0.5)])
+@pytest.mark.parametrize("name, most", [("words", 0.3), ("sums", 0.34), ("successor", 0.51), ("contrast", 0.5)])
 def test_numerals_alone_do_not_find_the_translation(name, most):
-    """They do in the successors, whose only numeral is another one in every question."""
     bags = {
         language: [Counter(numbers(record["question"][language], language)) for record in records(name)]
         for language in LANGUAGES

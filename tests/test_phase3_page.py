@@ -344,7 +344,7 @@ def test_the_profile_is_shown_for_what_was_measured():
     assert set(rows["weights, own place"][2:6]) == {"–"}
     text, files = rendered(CASES["no joint carrier"])
     assert "phase3_profile.png" not in files  # nothing has a share
-    assert "Not measured, as no place carries both answer and language: weights, best carrier, best layer's" in text
+    assert "Not swapped, as the whole stream carries nothing there: weights, best carrier, best layer's" in text
 
 
 def test_seen_and_unseen_answers_stand_side_by_side():

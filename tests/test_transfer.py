@@ -449,26 +449,50 @@ def test_kappa_is_zero_at_chance_and_one_at_everything():
     assert transfer.kappa(None, [0.2]) is transfer.kappa(0.4, []) is transfer.kappa(0.4, [1.0]) is None
 
 
-def site(number: int, answer: tuple, language: tuple, wins: float | None) -> dict:
-    records = [dict(zip(("value", "low", "high"), values)) for values in (answer, language, (wins, None, None))]
-    return {"site": number} | dict(zip(("t_same", "g", "iia_same"), records))
+def site(number: int, answer: tuple, language: tuple, wins: float | None, *shares: tuple) -> dict:
+    values = (answer, language, (wins, None, None), *(shares or [(None, None, None)] * 2))
+    records = [dict(zip(("value", "low", "high"), own)) for own in values]
+    return {"site": number} | dict(zip(("t_same", "g", "iia_same", "t_same_share", "g_share"), records))
 
 
 def test_carriers_worked_by_hand():
     nothing = (None, None, None)
-    curve = [
+    rows = [
         site(0, nothing, nothing, None),
-        site(2, (4.0, 3.9, 4.1), (0.1, -0.1, 0.3), 0.4),  # half of 8 is missed by the lower bound
-        site(4, (5.0, 4.0, 6.0), (1.0, 0.9, 1.1), 0.5),  # both floors just reached; no language
-        site(6, (8.0, 7.0, 9.0), (2.0, 1.5, 2.5), 0.9),
-        site(8, (7.0, 6.0, 8.0), (3.0, 2.5, 3.5), 0.4),  # the donor's answer does not win
+        site(
+            2, (4.0, 3.9, 4.1), (0.1, -0.1, 0.3), 0.5, (0.5, 0.49, 0.51), (0.5, 0.5, 0.5)
+        ),  # half is missed by the lower bound
+        site(
+            4, (5.0, 4.0, 6.0), (1.0, 0.9, 1.1), 0.5, (0.6, 0.5, 0.7), (0.3, 0.2, 0.4)
+        ),  # floors just reached; no language
+        site(6, (8.0, 7.0, 9.0), (2.0, 1.5, 2.5), 0.9, (1.0, 1.0, 1.0), (0.7, 0.5, 0.9)),
+        site(
+            8, (7.0, 6.0, 8.0), (3.0, 2.5, 3.5), 0.4, (0.9, 0.8, 1.0), (1.0, 1.0, 1.0)
+        ),  # the donor's answer does not win
+        site(9, (7.0, 0.0, 8.0), (3.0, 2.5, 3.5), 0.9, (0.9, 0.8, 1.0), (1.0, 1.0, 1.0)),  # not surely above 0
     ]
-    assert transfer.carriers(curve) == {"answer": [4, 6], "language": [6, 8], "joint": [6]}
-    assert transfer.carriers(curve, share=0.8) == {"answer": [6], "language": [8], "joint": []}
-    assert transfer.carriers(curve, winning=0.3)["answer"] == [4, 6, 8]
-    assert transfer.carriers(curve[:1]) == transfer.carriers([]) == {"answer": [], "language": [], "joint": []}
-    backwards = [site(1, (-1.0, -1.5, -0.5), (-4.0, -4.5, -3.5), 1.0), site(2, (-3.0, -4.0, -2.0), nothing, 1.0)]
-    assert transfer.carriers(backwards) == {"answer": [], "language": [], "joint": []}
+    assert transfer.carriers(rows) == {"answer": [4, 6], "language": [6, 8, 9], "joint": [6]}
+    assert transfer.carriers(rows, share=0.8) == {"answer": [6], "language": [8, 9], "joint": []}
+    assert transfer.carriers(rows, winning=0.3)["answer"] == [4, 6, 8]
+    assert transfer.carriers(rows[:1]) == transfer.carriers([]) == {"answer": [], "language": [], "joint": []}
+
+
+def test_the_curves_shares_are_paired_over_draws():
+    """Problems that move alike at every site: the effects vary from draw to draw, their shares of the largest do not."""
+    draws = np.array([4.0, 2.0, 6.0, 8.0])
+    samples = {
+        2: {"t_same": draws / 4, "g": -draws},
+        7: {"t_same": draws, "g": -draws / 2},
+        0: {"t_same": 0 * draws, "g": np.full(4, np.nan)},
+    }
+    rows = transfer.curve(samples)
+    assert [row["site"] for row in rows] == [0, 2, 7]
+    assert [row["t_same_share"] for row in rows] == [
+        dict.fromkeys(("value", "low", "high"), share) for share in (0, 0.25, 1)
+    ]
+    assert rows[2]["t_same"]["value"] == 4 and rows[2]["t_same"]["low"] < 3
+    assert all(row["g_share"]["value"] is None for row in rows)  # a largest value that is not positive is none
+    assert transfer.curve({}) == []
 
 
 def test_the_intervals_cover():
