@@ -4,7 +4,7 @@ Prompts are phase 3's: a rung's own exemplars, answers in words. *Most probable*
 highest probability of all answers of the rung in all languages asked. *Generated*: the greedy continuation, up to the first
 complete answer as in phase 0 but 12 tokens at most, is right by phase 0's grading. A rung carries phase 3 with 20 problems
 solved in every language and 16 distinct answers among them.
-Run        python -m bench.ladder --model MODEL [--languages en zh] [--limit 60] [--no-generation]
+Run        python -m bench.ladder --model MODEL [--languages en zh] [--rungs sums] [--limit 60] [--no-generation]
 """
 
 import argparse
@@ -24,6 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--languages", nargs="+", default=["en", "zh"])
+    parser.add_argument("--rungs", nargs="+", default=RUNGS, choices=RUNGS)
     parser.add_argument("--limit", type=int, help="problems of each rung")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--no-generation", action="store_true")
@@ -32,7 +33,7 @@ def main() -> None:
     folder = checkpoints.find_model(arguments.model)
     model, tokenizer = models.load_model(folder, device, runs.choose_dtype("auto", device))
     print(f"{folder.name}, {torch.get_num_threads()} threads; most probable of the answer set / generated")
-    for rung in RUNGS:
+    for rung in arguments.rungs:
         start = time.monotonic()
         print(f"{rung}: {climb(rung, model, tokenizer, arguments)}, {time.monotonic() - start:.0f} s", flush=True)
 

@@ -70,6 +70,7 @@ WINNERS = {  # of donors asked in another language: whose answer wins, in whose 
     "recipient_recipient": ("recipient's answer and language", "black", "v"),
     "recipient_donor": ("recipient's answer, donor's language", PINK, "D"),
 }
+LATER = "What comes after an answer's first token reads the recipient's question again, so swaps seem to move less than they do."
 
 
 def summary(results: dict) -> str:
@@ -92,12 +93,10 @@ def claims(results: dict) -> list[dict]:
     elif own:
         profile = ", ".join(f"{label} {span(own[key])}" for key, (label, _) in SHARES.items())
         predicted = f"{place(own['site'])}, k {own['k']}, carries {CARRIES[own['place']]}: {profile}", random(own)
-    own_place = "the Z that the weights predict does both, at the place that they predict"
-    return [
-        page.claim("z", "swapping Z moves the answer and not the language", "yes", *inside),
-        page.claim("z_perp", "swapping Z⊥ moves the language and not the answer", "yes", *outside),
-        page.claim("weights", own_place, "yes, without any data", *predicted),
-    ]
+    rows = [("z", "swapping Z moves the answer and not the language", "yes", *inside)]
+    rows += [("z_perp", "swapping Z⊥ moves the language and not the answer", "yes", *outside)]
+    both = "the Z that the weights predict does both, at the place that they predict"
+    return [page.claim(*row) for row in [*rows, ("weights", both, "yes, without any data", *predicted)]]
 
 
 def decided(results: dict) -> tuple[str, dict | None]:
@@ -108,8 +107,7 @@ def decided(results: dict) -> tuple[str, dict | None]:
 
 def untested(results: dict) -> str:
     if results["rung"] is None:
-        best = max(results["tried"], key=lambda row: row["everywhere"])
-        return f"no kind of problem can be used; most solved: {solved(best)}"
+        return f"no kind can be used; most solved: {solved(max(results['tried'], key=lambda row: row['everywhere']))}"
     return f"no place carries both answer and language: {carriers(results, 'answer', 'language')}"
 
 
@@ -179,8 +177,8 @@ def subject(name: str, row: dict, results: dict) -> str:
 
 
 def solved(row: dict) -> str:
-    counts = listing([f"{count} in {language}" for language, count in row["solved"].items()])
     mass = "" if row["mass"] is None else f", {percent(row['mass'])} of the probability on answers"
+    counts = listing([f"{count} in {language}" for language, count in row["solved"].items()])
     return f"`{row['rung']}` {counts}, {row['everywhere']} in every language, of {row['asked']}{mass}"
 
 
@@ -233,8 +231,9 @@ def verdict_text(results: dict, width: int) -> str:
 
 def judged_on(which: str, results: dict) -> str:
     test, development = (results["problems"][half]["scored"] for half in ("test", "development"))
-    chosen = f"{test} problems with answers on which nothing was fitted or chosen"
-    return f"all {test + development} scored problems" if which == "all" else chosen
+    if which == "all":
+        return f"all {test + development} scored problems"
+    return f"{test} problems with answers on which nothing was fitted or chosen"
 
 
 def weights_text(results: dict) -> str:
@@ -281,6 +280,7 @@ def problems_section(results: dict) -> str:
     shown = ", ".join([*shown[:SHOWN_ANSWERS], "…"] if len(shown) > SHOWN_ANSWERS else shown)
     fitted = f" {left} on which Z was fitted are left out." if (left := found["left_out_as_fitted"]) else ""
     half = "{problems} problems with {answers} answers ({scored} scored)"
+    apart = "Their first token tells them apart." if answers["nodes"] == 1 else LATER
     return page.prose(f"""
         ## 1 Problems
 
@@ -297,7 +297,7 @@ def problems_section(results: dict) -> str:
         Each scored prompt gets the streams of up to {results["design"]["block"]} donors, problems of its half with other
         answers, asked in every language: {results["pairs"]:,} pairs of prompts per swap. {len(answers["answers"])} answers
         ({shown}) in {len(results["languages"])} languages compete, so that each of the {answers["columns"]} has a chance of
-        {percent(1 / answers["columns"])}; unpatched they hold {percent(answers["mass"])} of the probability.
+        {percent(1 / answers["columns"])}; unpatched they hold {percent(answers["mass"])} of the probability. {apart}
     """)
 
 
@@ -438,10 +438,9 @@ def figure_depth(results: dict) -> bytes:
     curve, layers = results["curve"], results["sites"] - 1
     x, step = [row["site"] - 1 for row in curve], -(-layers // 18)
     ticks = [-1, *range(step - 1, layers, step)]
-    points = {key: [[row[key][end] for row in curve] for end in ENDS] for key in (*MOVED, "iia_same", *WINNERS)}
-    points = {key: np.array(values, float) for key, values in points.items()}
-    with page.figure(11.5, 8.5, 3, 1, sharex=True, height_ratios=(5, 5, 1.2)) as (figure, panels):
-        moved, won, strip = panels
+    measures = (*MOVED, "iia_same", *WINNERS)
+    points = {key: np.array([[row[key][end] for row in curve] for end in ENDS], float) for key in measures}
+    with page.figure(11.5, 8.5, 3, 1, sharex=True, height_ratios=(5, 5, 1.2)) as (figure, (moved, won, strip)):
         for key, (label, color, marker) in MOVED.items():
             moved.plot(x, points[key][0], color=color, marker=marker, markersize=5, label=label)
             moved.fill_between(x, *points[key][1:], color=color, alpha=0.2, linewidth=0)
@@ -453,7 +452,7 @@ def figure_depth(results: dict) -> bytes:
         for height, (kind, color) in enumerate((("joint", "gray"), ("language", RED), ("answer", BLUE))):
             sites = np.array(results["carriers"][kind], float)
             strip.plot(sites - 1, np.full(len(sites), height), "s", color=color)
-        mark_places(panels, results)
+        mark_places((moved, won, strip), results)
         title = f"{results['model']['name']}, {results['rung']}: swapping the whole stream"
         moved.set(title=title, ylabel="answer (T), language (G), nats")
         won.set(ylabel="most probable answer, % of swaps", ylim=(-4, 104))
