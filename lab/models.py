@@ -372,20 +372,43 @@ def padded_batch(tokenizer, prompts: Sequence[str], device) -> dict[str, torch.T
 
 @torch.inference_mode()
 def residual_streams(model, tokenizer, prompts: Sequence[str], sites: Sequence[int], batch: int) -> Iterator[tuple]:
-    """Yield (index, token ids (T,), streams (sites, T, d) float32 on the CPU) for each prompt, pads removed, in order.
+    """Yield (index, token ids (T,), streams (sites, T, d) float32 on the CPU) for each prompt, pads removed.
 
-    Under `accelerate launch` each process yields its share; what is made of them has to be `gathered`.
+    Prompts that begin alike share a batch, and the run of what they begin with. Under `accelerate launch` each process yields
+    its share; what is made of them has to be `gathered`.
     """
     from tqdm import tqdm
 
-    for start in tqdm(runs.own_turns(range(0, len(prompts), batch)), desc="activations", unit="batch", disable=None):
-        inputs = padded_batch(tokenizer, prompts[start : start + batch], model.device)
-        check_tokens(model, [inputs["input_ids"].max().item()])
-        with captured_sites(model, sites) as streams:
-            model(**inputs, use_cache=False)
-        stack = torch.stack([streams[site].to(model.device) for site in sites], 1)  # (b, sites, T, d)
-        for row, mask in enumerate(inputs["attention_mask"].bool()):
-            yield start + row, inputs["input_ids"][row][mask].cpu(), stack[row][:, mask].float().cpu()
+    shared, rows = beginnings.Beginnings(model), tokenizer(list(prompts))["input_ids"]
+    check_tokens(model, (token for ids in rows for token in ids))
+    begun, before = None, None  # the last beginning and its streams
+    for chosen, length in tqdm(
+        runs.own_turns(beginnings.batches(rows, batch)), desc="activations", unit="batch", disable=None
+    ):
+        inputs = padded_batch(tokenizer, [prompts[index] for index in chosen], model.device)
+        mask, beginning = inputs["attention_mask"], rows[chosen[0]][:length]
+        if length and beginning != begun:
+            begun, before = (
+                beginning,
+                site_streams(model, sites, input_ids=torch.tensor([beginning], device=model.device)),
+            )
+        cache = shared.cache(inputs["input_ids"], mask, length)
+        new = {name: inputs[name][:, length:] for name in ("input_ids", "position_ids")}
+        streams = site_streams(model, sites, cache, attention_mask=mask, **new)
+        for index, stream, pads in zip(chosen, streams, (mask == 0).sum(1).tolist()):
+            own = stream[:, max(0, pads - length) :]
+            if pads < length:
+                own = torch.cat([before[0][:, : length - pads], own], 1)
+            yield index, torch.tensor(rows[index]), own.float().cpu()
+
+
+def site_streams(model, sites: Sequence[int], cache=None, **inputs) -> torch.Tensor:
+    """Streams at the sites of one pass, (b, sites, T, d), behind what a cache holds."""
+    decoder = model.get_decoder()
+    given = {beginnings.cache_argument(decoder): cache} if cache else {}
+    with captured_sites(model, sites) as streams:
+        decoder(**inputs, use_cache=bool(given), **given)
+    return torch.stack([streams[site].to(model.device) for site in sites], 1)
 
 
 def sinks(stream: torch.Tensor) -> torch.Tensor:

@@ -264,7 +264,13 @@ def test_a_beginning_that_prompts_share_is_run_once(loaded, monkeypatch, kind):
         found |= dict(zip(chosen, zip(vectors, patcher.scores(2, vectors))))
     assert counted == [True, False, True, False]
     together = models.generate(model, tokenizer, prompts, 4, 3)
+    captured = {
+        index: (ids, own) for index, ids, own in models.residual_streams(model, tokenizer, prompts, (0, 3, 5), 3)
+    }
     for row, prompt in enumerate(prompts):
+        ((_, ids, own),) = models.residual_streams(model, tokenizer, [prompt], (0, 3, 5), 1)
+        assert torch.equal(captured[row][0], ids)
+        torch.testing.assert_close(captured[row][1], own, rtol=1e-4, atol=1e-4)
         patcher = engine.PatchedPrompts(model, tokenizer, [prompt], ANSWERS)
         vectors, scores = found[row]
         torch.testing.assert_close(vectors, 2 * patcher.streams[0, 2, None], rtol=1e-4, atol=1e-4)
