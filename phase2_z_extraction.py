@@ -79,6 +79,8 @@ def main(argv: list[str] | None = None) -> None:
     hashes = [questions.problem_hash(problem) for problem in opening.problems]
     if given is None:
         results["z"], basis = choose_z(study, results, hashes, arguments.hand_on)
+        seen = {str(opening.problems[index].answer) for index in results["z"]["fitted_index"]}
+        results["z"]["fitted_answers"] = sorted(seen)
     else:
         results["z"], basis = given_z(given, hashes)
         results["given"] = score_given(study, results["z"], basis)

@@ -13,7 +13,7 @@ Steps, which are also the report's headings:
 1 problems   2 where answer and language arrive   3 subspaces tested   4 how to read it
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,18 +21,17 @@ import torch
 
 import utils
 import verdicts
-from lab import answers, checkpoints, engine, models, questions, runs, statistics, subspaces, swaps, transfer
+from lab import answers, checkpoints, engine, ladder, models, questions, runs, statistics, subspaces, swaps, transfer
 from reports import phase3 as page
 
 ARRAYS = ("phase3_scores.npy", "phase3_streams.npy", "phase3_prompts.jsonl")
 REPORT = runs.Report(__file__, "phase3", ARRAYS, verdicts.phase3, page)
 RUNGS = ("words", "sums", "successor", "reasoning", "antonyms")  # of data/, the hardest first; numbers, then words
-PRECHECK = 24  # problems that a rung is tried on before all of it is asked
-LEAST = 0.75  # of the solved problems needed, that these must promise: a few could fail by chance
-NEEDED = {"problems": 20, "answers": 16, "mass": 0.5}  # solved in every language, and probability of the answer set
+NEEDED = ladder.Needed(problems=20, answers=16, mass=0.5, precheck=24, least=0.75)
 MOST = 20  # problems of each half that are patched: a condition costs the same on all of them; fits use the others too
 BLOCK = 8  # donors of a recipient, with different answers
 FEW = 2  # of these, for the curve over sites, for choices, and for draws: the fewest that are each other's contrast
+FEWEST = 5  # problems to judge on, and answers to fit on: of fewer nothing follows
 DRAWN = 10  # recipients of a random subspace: a draw needs no interval of its own
 COARSE = 2  # the curve's step, refined where it crosses what a carrier needs
 RESAMPLES = 2000
@@ -48,19 +47,24 @@ def main(argv: list[str] | None = None) -> None:
     opening = questions.begin(REPORT, arguments, f"{RUNGS[0]}.jsonl", in_words=True)
     if opening is None:
         return
-    ladder = questions.find_ladder(arguments, opening.folder, RUNGS)
+    rungs = questions.find_ladder(arguments, opening.folder, RUNGS)
     z = subspaces.load_z(arguments.out, opening.folder)
+    if z.fitted_on and set(z.languages) != set(opening.languages):
+        raise runs.UserError(
+            f"phase 2 fitted Z on problems asked in {' '.join(z.languages)}, which cannot be told from those asked in "
+            f"{' '.join(opening.languages)}: run both with the same --languages"
+        )
     handed = {"layer_chosen": z.chosen, "weights": pointed(arguments.out, opening.folder, z)}
-    run = opening.run(handed, z=z.summary, ladder=[asked.settings for asked in ladder])
+    run = opening.run(handed, z=z.summary, ladder=[asked.settings for asked in rungs])
     if run is None:
         return
     model, tokenizer = questions.load_model(opening)
-    study = Study(model, tokenizer, opening.languages, z, arguments.batch, arguments.seed)
-    rung, tried = choose_rung(study, ladder)
-    results = {"tried": tried, "needed": NEEDED | {"precheck": PRECHECK}, "sites": opening.folder.layers + 1}
+    study = Study(model, tokenizer, opening.languages, arguments.batch, z, arguments.seed)
+    rung, tried = ladder.choose_rung(study, rungs, NEEDED, z.fitted_on)
+    results = {"tried": tried, "needed": vars(NEEDED), "sites": opening.folder.layers + 1}
     results |= {"width": opening.folder.width, "languages": study.names, "rung": rung and tried[-1]["rung"]}
     if rung is None:
-        results |= {"unsolved": unsolved(study, ladder, tried)} | NOTHING
+        results |= {"unsolved": unsolved(study, rungs, tried)} | NOTHING
         run.save(results, dict(zip(ARRAYS, no_arrays(len(study.names), opening.folder))))
         return
     design = make_design(study, rung)
@@ -74,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
         row["p_holm"] = p
     results |= (
         problem_counts(tried[-1], rung, design)
-        | described(design, rung)
+        | described(design, rung, patching.mass)
         | {"carriers": carriers, "maxima": measured.maxima}
     )
     results |= {"curve": [curve[site] for site in sorted(curve)], "tested": tested, "unsolved": None}
@@ -87,66 +91,14 @@ NOTHING = {"tested": {}, "pairs": 0, "usable": [], "carriers": {"answer": [], "l
 
 
 @dataclass
-class Study:
-    """The model, and what all measurements share."""
+class Study(ladder.Asker):
+    """The model, what it is asked in, and what all measurements share."""
 
-    model: object
-    tokenizer: object
-    languages: dict
     z: subspaces.HandedZ
-    batch: int
     seed: int
-
-    @property
-    def names(self) -> list[str]:
-        return list(self.languages)
 
     def seeded(self, label: str) -> torch.Generator:
         return statistics.seeded(self.seed, f"phase3: {label}")
-
-
-@dataclass
-class Rung:
-    """A kind of problem, asked unpatched; problems that Z was fitted on are left out."""
-
-    asked: questions.Asked
-    problems: list
-    known: answers.AnswerSet
-    found: dict = field(default_factory=dict)  # (language, problem) -> most probable column, mass of the set, streams
-
-    @property
-    def places(self) -> list[int]:
-        """The problems asked so far."""
-        return sorted({problem for _, problem in self.found})
-
-    @property
-    def right(self) -> np.ndarray:
-        """(languages, problems asked) whether the right answer in the right language is the set's most probable."""
-        languages = range(len(self.known.languages))
-        wanted = {problem: self.known.place(self.problems[problem]) for problem in self.places}
-        columns = [[wanted[problem] * len(languages) + language for problem in self.places] for language in languages]
-        best = [[self.found[language, problem][0] for problem in self.places] for language in languages]
-        return (np.array(best) == columns) & (np.array(list(wanted.values())) >= 0)
-
-    @property
-    def usable(self) -> np.ndarray:
-        """Problems solved in every language."""
-        return np.array(self.places, int)[self.right.all(0)] if self.found else np.zeros(0, int)
-
-    @property
-    def mass(self) -> float | None:
-        """Mean probability of the answer set over all prompts asked."""
-        return float(np.mean([mass for _, mass, _ in self.found.values()])) if self.found else None
-
-    @property
-    def streams(self) -> torch.Tensor:
-        """(languages, problems asked, sites, d) float32 on the CPU, at the last prompt position."""
-        languages = range(len(self.known.languages))
-        rows = [torch.stack([self.found[language, problem][2] for problem in self.places]) for language in languages]
-        return torch.stack(rows)
-
-    def prompt(self, study: Study, language: str, problem: int) -> str:
-        return questions.prompt_text(self.problems[problem], language, study.languages, self.asked.exemplars)
 
 
 def pointed(out, folder: checkpoints.ModelFolder, z: subspaces.HandedZ) -> dict:
@@ -157,72 +109,11 @@ def pointed(out, folder: checkpoints.ModelFolder, z: subspaces.HandedZ) -> dict:
     return {"inner": z.bottleneck, "lowest": lowest}
 
 
-def choose_rung(study: Study, ladder: list[questions.Asked]) -> tuple[Rung | None, list[dict]]:
-    """The hardest rung that carries the test, asked in full; and what came of every rung tried, the last one's row last.
-
-    A rung of which PRECHECK problems promise too few solved ones (LEAST of what is needed) is asked no further.
-    """
-    tried = []
-    for asked in ladder:
-        problems = [problem for problem in asked.problems if questions.problem_hash(problem) not in study.z.fitted_on]
-        rung = Rung(asked, problems, answers.answer_set(study.tokenizer, problems, study.languages))
-        some = np.unique(np.linspace(0, len(problems) - 1, PRECHECK).round().astype(int)) if problems else []
-        ask(study, rung, some)
-        if len(rung.usable) * len(problems) >= LEAST * NEEDED["problems"] * len(some):
-            ask(study, rung, range(len(problems)))
-        tried.append(row := came_of(rung, study.names))
-        if row["outcome"] == "taken":
-            return rung, tried
-    return None, tried
-
-
-def came_of(rung: Rung, names: list[str]) -> dict:
-    """A rung's row: how many problems were asked and solved, and whether it carries the test or why not."""
-    right = rung.right.sum(1).tolist() if rung.found else [0] * len(names)
-    row = {
-        "rung": "+".join(file.stem for file in rung.asked.files),
-        "exemplars": len(rung.asked.exemplars),
-        "problems": len(rung.problems),
-        "left_out_as_fitted": len(rung.asked.problems) - len(rung.problems),
-        "left_out": len(rung.known.left_out),
-        "asked": len(rung.places),
-        "solved": dict(zip(names, right)),
-        "everywhere": len(rung.usable),
-        "answers": len({rung.problems[place].answer for place in rung.usable}),
-        "mass": rung.mass,
-    }
-    return row | {"outcome": outcome(row)}
-
-
-def outcome(row: dict) -> str:
-    if row["everywhere"] < NEEDED["problems"]:
-        return "too_few_solved"
-    if row["answers"] < NEEDED["answers"]:
-        return "too_few_answers"
-    return "taken" if row["mass"] >= NEEDED["mass"] else "little_mass"
-
-
-def ask(study: Study, rung: Rung, some: Sequence[int]) -> None:
-    """Asks those of a rung's problems that were not asked yet, in every language, and notes what came of these."""
-    numbered = enumerate(study.names)
-    prompts = [
-        (number, int(problem)) for number, _ in numbered for problem in some if (number, problem) not in rung.found
-    ]
-    texts = [rung.prompt(study, study.names[language], problem) for language, problem in prompts]
-    found = {}
-    for chosen, patcher in engine.patched_prompts(study.model, study.tokenizer, texts, rung.known.tokens, study.batch):
-        best = patcher.scores(len(patcher.layers), patcher.streams[:, -1:])[:, 0].argmax(-1)
-        found |= dict(zip(chosen, zip(best.tolist(), patcher.masses().tolist(), patcher.streams.float().cpu())))
-    rung.found |= {prompts[index]: row for index, row in runs.gathered(found).items()}
-    if not all(torch.isfinite(streams).all() for _, _, streams in rung.found.values()):
-        raise runs.UserError("activations are not finite: try --dtype float32")
-
-
-def unsolved(study: Study, ladder: list[questions.Asked], tried: list[dict]) -> dict:
+def unsolved(study: Study, rungs: list[questions.Asked], tried: list[dict]) -> dict:
     """Free answers to the rung that came closest: per language how many are right in words, right in digits, or wrong."""
     place = max(range(len(tried)), key=lambda index: (tried[index]["everywhere"], sum(tried[index]["solved"].values())))
-    asked, counts = ladder[place], {}
-    some = asked.problems[:PRECHECK]
+    asked, counts = rungs[place], {}
+    some = asked.problems[: NEEDED.precheck]
     for language in study.names:
         texts = [questions.prompt_text(problem, language, study.languages, asked.exemplars) for problem in some]
         outputs = models.generate(study.model, study.tokenizer, texts, MAX_NEW_TOKENS, study.batch)
@@ -249,20 +140,24 @@ class Design:
 
     scored: np.ndarray  # places among the rung's problems
     development: np.ndarray  # (scored,) bool; the others are the test half
-    fits: np.ndarray  # places of all development problems: what is fitted is fitted on these
+    halved: np.ndarray  # places of all problems of the development half
+    fits: (
+        np.ndarray
+    )  # places of development problems that share no first token with a test answer: what is fitted sees these
     known: answers.AnswerSet
     places: np.ndarray  # (scored,) each problem's answer in `known`
     prompts: list[list[str]]  # (languages, scored)
     blocks: np.ndarray  # (scored, scored) bool: a recipient's donors, of its half
-    few: np.ndarray  # FEW of them
+    few: np.ndarray  # FEW of them, with different answers
+    unseen: np.ndarray  # (scored,) bool: test problems with answers on which the Z handed on was not fitted
 
     def part(self, half: str) -> np.ndarray:
-        """Places of a half, or of `all`, among the scored problems."""
-        mine = {"development": self.development, "test": ~self.development, "all": np.ones(len(self.scored), bool)}
-        return np.flatnonzero(mine[half])
+        """Places of a half, of its `unseen` part, or of `all`, among the scored problems."""
+        mine = {"development": self.development, "test": ~self.development, "unseen": self.unseen}
+        return np.flatnonzero(mine[half]) if half in mine else np.arange(len(self.scored))
 
 
-def make_design(study: Study, rung: Rung) -> Design:
+def make_design(study: Study, rung: ladder.Rung) -> Design:
     """Halves by answer; of each the first MOST problems are patched, every one with a block of donors of its half.
 
     Patched are answers that their first token tells apart, where enough are: later tokens of an answer read the recipient's
@@ -271,7 +166,7 @@ def make_design(study: Study, rung: Rung) -> Design:
     solved = rung.usable
     numbers = np.array([rung.known.place(rung.problems[problem]) for problem in solved])
     at_once = np.isin(numbers, rung.known.at_once(numbers.tolist()))
-    if at_once.sum() < NEEDED["problems"] or len(set(numbers[at_once])) < NEEDED["answers"]:
+    if at_once.sum() < NEEDED.problems or len(set(numbers[at_once])) < NEEDED.answers:
         at_once[:] = True
     development = np.zeros(len(solved), bool)
     for part, label in ((at_once, "halves"), (~at_once, "halves of the others")):
@@ -285,12 +180,35 @@ def make_design(study: Study, rung: Rung) -> Design:
     for half in (development[chosen], ~development[chosen]):
         part = np.flatnonzero(half)
         blocks[np.ix_(part, part)] = transfer.donor_blocks(places[part], study.seeded("donors"), BLOCK)
-    draw, few = study.seeded("few donors"), np.zeros_like(blocks)
-    for _ in range(FEW):
-        few |= transfer.one_donor_each(blocks & ~few, draw)
     texts = [[rung.prompt(study, language, problem) for problem in solved[chosen]] for language in study.names]
-    fits = solved[development]
-    return Design(solved[chosen], development[chosen], fits, known, places, texts, blocks, few)
+    seen = np.array([str(problem.answer) in study.z.fitted_answers for problem in problems])
+    unseen = ~development[chosen] & ~seen
+    fits = unshared(rung, solved[development], solved[chosen][~development[chosen]])
+    few = few_donors(blocks, places, study.seeded("few donors"))
+    return Design(
+        solved[chosen], development[chosen], solved[development], fits, known, places, texts, blocks, few, unseen
+    )
+
+
+def unshared(rung: ladder.Rung, fits: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Of the problems to fit on those whose answers begin with no token that an answer to be tested begins with."""
+    languages = len(rung.known.languages)
+
+    def first(problem: int) -> set[int]:
+        place = rung.known.place(rung.problems[problem])
+        return {tokens[0] for tokens in rung.known.tokens[place * languages : (place + 1) * languages]}
+
+    taken = set().union(*map(first, test))
+    return np.array([problem for problem in fits if not first(problem) & taken], int)
+
+
+def few_donors(blocks: np.ndarray, places: np.ndarray, generator: torch.Generator) -> np.ndarray:
+    """FEW donors of every block, with different answers: a pair of one answer is no contrast."""
+    few = np.zeros_like(blocks)
+    for _ in range(FEW):
+        taken = few.astype(int) @ (places[:, None] == places) > 0  # donors whose answer is there already
+        few |= transfer.one_donor_each(blocks & ~taken, generator)
+    return few
 
 
 def make_patching(study: Study, design: Design) -> swaps.Patching:
@@ -352,7 +270,7 @@ class Candidate:
     site: int | None = None
 
 
-def candidates(study: Study, rung: Rung, design: Design) -> list[Candidate]:
+def candidates(study: Study, rung: ladder.Rung, design: Design) -> list[Candidate]:
     """The subspaces tested, one Holm family; the first is the primary one, neither fitted nor chosen."""
     z = study.z
     predicted, k = z.every_layer[z.bottleneck], z.every_layer.shape[1]
@@ -364,11 +282,13 @@ def candidates(study: Study, rung: Rung, design: Design) -> list[Candidate]:
         Candidate("best_layer", "weight", lambda site: z.every_layer[site - 1], lambda site: site - 1),
     ]
     if not z.predicted:
-        found.append(Candidate("handed", z.summary["method"], lambda _: z.basis, lambda _: z.summary["layer"]))
-    means = Candidate(
-        "answer_means", "answer_means", lambda site: swaps.answer_means(streams[:, :, site], numbers, k), lambda _: None
-    )
-    return [*found, means]
+        judged = "unseen" if z.fitted_answers else "test"
+        handed = Candidate("handed", z.summary["method"], lambda _: z.basis, lambda _: z.summary["layer"], judged)
+        found.append(handed)
+    if len(set(numbers)) > FEWEST:
+        means = lambda site: swaps.answer_means(streams[:, :, site], numbers, k)  # noqa: E731
+        found.append(Candidate("answer_means", "answer_means", means, lambda _: None))
+    return found
 
 
 @dataclass
@@ -393,6 +313,9 @@ class Measured:
     def test(self, candidate: Candidate) -> dict:
         """A subspace's profile and its null, or why there is none."""
         row = {"method": candidate.method, "judged_on": candidate.judged_on}
+        row["judged"] = len(self.design.part(candidate.judged_on))
+        if row["judged"] < FEWEST:
+            return row | {"unmeasured": "it was fitted on these answers"}
         site = self.best_site(candidate) if candidate.site is None else candidate.site
         if site is None:
             return row | {"unmeasured": "no joint carrier"}
@@ -407,7 +330,7 @@ class Measured:
         row |= self.profile(inside, outside, full, candidate.judged_on)
         row["full"] = {name: self.samples(full, candidate.judged_on, record=name) for name in ("t_same", "g")}
         row["seen"] = None
-        if candidate.judged_on == "test":
+        if candidate.judged_on != "all":
             seen = self.profile(inside, outside, full, "development")
             row["seen"] = {name: seen[name] for name in ("coverage", "d", "iia_cross")}
         return row | self.against_haar(row, inside, outside, full)
@@ -472,14 +395,16 @@ class Measured:
         """D and coverage beside Haar subspaces of the size, some recipients with few donors: the null, kappa and p."""
         half, coverage = row["judged_on"], row["coverage"]["value"]
         own = self.point_ratios(full, inside, outside, half, within(self.design, half, DRAWN))
-        draws = FULL_DRAWS if coverage is not None and coverage >= WORTH else DRAWS
-        haar = self.haar(row["site"], row["k"], half, draws)
-        null = statistics.null_record(haar["d"], float(own["d"][0])) if row["d"]["value"] is not None else None
-        gain = statistics.null_record(haar["iia_cross_gain"], float(own["iia_cross_gain"][0]))
-        mean = float(haar["coverage"].mean()) if coverage is not None else None
-        found = {"haar": null, "haar_iia_cross_gain": gain, "haar_coverage": mean}
-        found["kappa"] = transfer.kappa(coverage, haar["coverage"].tolist())
-        return found | {"p": null and null["p"], "p_holm": None}
+        own = {name: None if row["d"]["value"] is None else float(values[0]) for name, values in own.items()}
+        found = {"drawn": own, "haar": None, "haar_iia_cross_gain": None, "haar_coverage": None, "kappa": None}
+        found |= {"p": None, "p_holm": None}
+        if row["place"] != "joint" or row["d"]["value"] is None:
+            return found
+        haar = self.haar(row["site"], row["k"], half, FULL_DRAWS if coverage >= WORTH else DRAWS)
+        null = statistics.null_record(haar["d"], own["d"])
+        gain = statistics.null_record(haar["iia_cross_gain"], own["iia_cross_gain"])
+        found |= {"haar": null, "haar_iia_cross_gain": gain, "haar_coverage": float(haar["coverage"].mean())}
+        return found | {"kappa": transfer.kappa(own["coverage"], haar["coverage"].tolist()), "p": null["p"]}
 
     def haar(self, site: int, k: int, half: str, draws: int) -> dict[str, np.ndarray]:
         """Point estimates of Haar subspaces, shared by all subspaces of that size at that place."""
@@ -493,18 +418,18 @@ class Measured:
         return self.drawn[key]
 
 
-def problem_counts(row: dict, rung: Rung, design: Design) -> dict:
+def problem_counts(row: dict, rung: ladder.Rung, design: Design) -> dict:
     """How many problems there are, and how they are parted."""
     counts = {key: row[key] for key in ("asked", "solved", "everywhere", "left_out_as_fitted", "answers")}
     for half in HALVES:
-        fitted = set(design.fits)
-        mine = [problem for problem in rung.usable if (problem in fitted) == (half == "development")]
+        mine = [problem for problem in rung.usable if (problem in design.halved) == (half == "development")]
         counts[half] = {"problems": len(mine), "answers": len({rung.problems[problem].answer for problem in mine})}
         counts[half]["scored"] = len(design.part(half))
+    counts["fitted_answers"] = len({rung.problems[problem].answer for problem in design.fits})
     return {"problems": counts, "usable": rung.usable.tolist()}
 
 
-def described(design: Design, rung: Rung) -> dict:
+def described(design: Design, rung: ladder.Rung, mass: float) -> dict:
     """The orders of the scores' axes, and what a page says of the design."""
     known = design.known
     recipients = [
@@ -518,13 +443,13 @@ def described(design: Design, rung: Rung) -> dict:
         "blocks": [np.flatnonzero(row).tolist() for row in design.blocks],
         "answer_set": {"answers": [str(answer) for answer in known.answers], "languages": known.languages}
         | {"tokens": known.tokens}
-        | {"columns": len(known.tokens), "nodes": len(tree.depth), "mass": rung.mass},
+        | {"columns": len(known.tokens), "nodes": len(tree.depth), "mass": mass},
         "design": {"block": BLOCK, "few": FEW, "drawn": DRAWN, "resamples": RESAMPLES, "draws": DRAWS, "most": MOST}
         | {"full_draws": FULL_DRAWS, "worth": WORTH},
     }
 
 
-def prompts(study: Study, rung: Rung) -> list[dict]:
+def prompts(study: Study, rung: ladder.Rung) -> list[dict]:
     """Every prompt of the rung, for phase 3b."""
     return [
         {"language": language, "problem": place, "id": problem.id, "prompt": rung.prompt(study, language, place)}

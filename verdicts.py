@@ -256,6 +256,7 @@ WIDE_SHARE, WIDE_RATIO = (
 )  # of the width, and of the directions that streams use: beyond, it is no part of them
 # A phase has the first of these among its subspaces' verdicts, and of subspaces that share it the first here is named.
 RANKS = "double_dissociation language_removed partial inconclusive none answer_only language_only untestable".split()
+OPEN = ("inconclusive", "answer_only", "language_only", "untestable")  # verdicts that leave a claim open
 TESTED = ("weights", "weights_at_carrier", "best_layer", "handed", "answer_means")
 
 
@@ -265,17 +266,16 @@ def phase3(results: dict) -> dict:
     untestable: no rung is solved, or no site carries both answer and language. `decided_by`: the subspace it is about.
     """
     tested = {name: row | {"verdict": subspace(row, results)} for name, row in results["tested"].items()}
-    testable = bool(results["carriers"]["joint"])
     ranked = sorted(tested, key=lambda name: (RANKS.index(tested[name]["verdict"]), TESTED.index(name)))
-    decided = ranked[0] if testable else None
+    decided = ranked[0] if results["carriers"]["joint"] else None
     verdict = tested[decided]["verdict"] if decided else "untestable"
     tests = subspace_tests(tested[decided], results) if decided else {}
     holds = dict.fromkeys(("z", "z_perp", "weights"))
-    if testable:
-        both = [moves_both(row) for row in tested.values() if "p_holm" in row and row["place"] == "joint"]
-        holds["z"], holds["z_perp"] = (any(pair[half] for pair in both) if both else None for half in (0, 1))
-    if tested.get("weights", {}).get("place") == "joint":
-        holds["weights"] = tested["weights"]["verdict"] == "double_dissociation"
+    if verdict not in OPEN:
+        holds["z"], holds["z_perp"] = moves_both(tested[decided], results)
+    weights = tested.get("weights", {"verdict": "untestable"})["verdict"]
+    if weights not in OPEN:
+        holds["weights"] = weights == "double_dissociation"
     return {"verdict": verdict, "decided_by": decided, "tested": tested, "tests": tests, "holds": holds}
 
 
@@ -295,29 +295,29 @@ def subspace(row: dict, results: dict) -> str:
 
 def subspace_tests(row: dict, results: dict) -> dict[str, bool]:
     """What a double dissociation needs of a measured subspace; nothing where nothing was measured."""
-    if "unmeasured" in row or row["d"]["value"] is None:
+    if "unmeasured" in row or row["p_holm"] is None:
         return {}
+    language = row["complement_language"]
+    wide = max(WIDE_SHARE * results["width"], WIDE_RATIO * row["participation"])
     wins = (
         row["iia_cross"]["value"] >= MOVES * row["full_iia_same"]["value"] and row["haar_iia_cross_gain"]["p"] < LEVEL
     )
-    wide = max(WIDE_SHARE * results["width"], WIDE_RATIO * row["participation"])
-    moves, keeps = moves_both(row)
     return {
         "beats its nulls": row["p_holm"] < LEVEL,
         "is no larger than the streams' own size": row["k"] <= wide,
-        "moves the answer": moves,
+        "moves the answer": row["coverage"]["low"] >= MOVES,
         "wins with the donor's answer": wins,
         "leaves the language": row["leak"]["high"] < MOVES,
-        "its complement keeps the language": keeps,
+        "its complement keeps the language": language["value"] >= KEEPS and language["low"] >= KEEPS_SURELY,
     }
 
 
-def moves_both(row: dict) -> tuple[bool, bool]:
-    """Whether Z moves at least half of what the full swap moves of the answer, and its complement most of the language."""
-    if row["p_holm"] is None or row["p_holm"] >= LEVEL or row["d"]["value"] is None:
-        return False, False
-    language = row["complement_language"]
-    return row["coverage"]["low"] >= MOVES, language["value"] >= KEEPS and language["low"] >= KEEPS_SURELY
+def moves_both(row: dict, results: dict) -> tuple[bool, bool]:
+    """Whether Z moves the answer and not the language, and Z⊥ the language and not the answer, both beyond their nulls."""
+    tests = subspace_tests(row, results)
+    special = tests["beats its nulls"] and tests["is no larger than the streams' own size"]
+    z = special and tests["moves the answer"] and tests["leaves the language"]
+    return z, special and tests["its complement keeps the language"] and row["complement_transfer"]["high"] < MOVES
 
 
 OVERFIT = 0.1  # an in-sample R² this far above the held-out one is overfitting, whatever it is called

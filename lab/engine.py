@@ -381,7 +381,7 @@ def patched_prompts(
     A batch that does not fit into memory is halved. Under `accelerate launch` each process yields its share; what is made of
     them has to be `gathered`.
     """
-    shared, rows = beginnings.Beginnings(model), tokenizer(list(prompts))["input_ids"]
+    shared, rows = beginnings.Beginnings(model), tokenizer(list(prompts))["input_ids"] if prompts else []
     waiting = list(runs.own_turns(beginnings.batches(rows, batch)))[::-1]
     while waiting:
         chosen, length = waiting.pop()

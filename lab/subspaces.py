@@ -27,6 +27,8 @@ class HandedZ:
     site: int
     bottleneck: int
     fitted_on: set[str]  # hashes of the problems that the basis was fitted on; none if it comes from weights
+    fitted_answers: set[str]  # and their answers
+    languages: list[str]  # in which they were asked: a hash is of their texts
     summary: (
         dict  # method, layer, site, k, whether it passed when it was chosen, bottleneck, and the content of both arrays
     )
@@ -55,8 +57,9 @@ def load_z(out: Path, folder: checkpoints.ModelFolder) -> HandedZ:
     every_layer = runs.load_array(out, "phase2_layer_subspaces.npy", shape)
     summary = {key: z[key] for key in ("method", "layer", "site", "k", "passed")} | {"bottleneck": bottleneck}
     summary["content"] = runs.short_hash([runs.array_hash(basis), runs.array_hash(every_layer), sorted(z["fitted_on"])])
+    fitted = (set(z["fitted_on"]), set(z["fitted_answers"]), results["settings"]["languages"])
     bases = (torch.from_numpy(array).float() for array in (basis, every_layer))
-    return HandedZ(*bases, z["site"], bottleneck, set(z["fitted_on"]), summary, results["layer_chosen"])
+    return HandedZ(*bases, z["site"], bottleneck, *fitted, summary, results["layer_chosen"])
 
 
 def z_file(basis: np.ndarray, z: dict, model: dict) -> bytes:

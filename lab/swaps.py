@@ -29,7 +29,7 @@ class Patching:
         `groups` part the problems: those that are swapped without the others run without them.
         """
         self.languages, self.problems, self.columns = len(prompts), len(prompts[0]), len(answers)
-        self.engines, parts = [], {}
+        self.engines, parts, masses = [], {}, {}
         for group in groups:
             flat = [language * self.problems + int(problem) for language in range(self.languages) for problem in group]
             texts = [prompts[index // self.problems][index % self.problems] for index in flat]
@@ -37,8 +37,10 @@ class Patching:
             self.engines += [([flat[place] for place in chosen], patcher) for chosen, patcher in engines]
         for chosen, patcher in self.engines:
             parts |= dict(zip(chosen, patcher.streams.float().cpu()))
+            masses |= dict(zip(chosen, patcher.masses().tolist()))
         streams = torch.stack(list(runs.gathered(parts).values())).to(model.device)
         self.streams = streams.unflatten(0, (self.languages, self.problems))  # (languages, problems, L + 1, d)
+        self.mass = float(np.mean(list(runs.gathered(masses).values())))  # of the answer set, unpatched
 
     def scores(
         self, site: int, donors: np.ndarray, bases: torch.Tensor | None = None, outside: bool = False

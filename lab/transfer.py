@@ -306,7 +306,7 @@ def curve(samples: dict[int, dict]) -> list[dict]:
     """A row per site, in order: records of every measure, and of t_same and g as shares of their largest value over sites.
 
     samples: {site: `estimates` {name: (1 + draws,)}} under the same `resamples`, so that a share is one number in each draw:
-    what differs between problems alike at both sites widens no interval of it. All None where nothing is largest.
+    what differs between problems alike at both sites widens no interval of it. All None where the largest is no `usable` denominator.
     """
     rows = [
         {"site": site} | {name: record(values) for name, values in samples[site].items()} for site in sorted(samples)
@@ -314,9 +314,9 @@ def curve(samples: dict[int, dict]) -> list[dict]:
     for name in ("t_same", "g"):
         known = {row["site"]: row[name]["value"] for row in rows if row[name]["value"] is not None}
         best = max(known, key=known.get, default=None)
-        positive = best is not None and known[best] > 0
+        fits = best is not None and usable(samples[best][name], known[best])
         for row in rows:
-            own = _quotient(samples[row["site"]][name], samples[best][name]) if positive else None
+            own = _quotient(samples[row["site"]][name], samples[best][name]) if fits else None
             row[f"{name}_share"] = record(own)
     return rows
 

@@ -1,26 +1,26 @@
 """Phase 3's page: where answer and language arrive in the stream, what swapping each Z moves there, and what follows."""
 
 from collections.abc import Callable, Sequence
-from itertools import groupby
-
-import numpy as np
 
 from reports import page
+from reports.phase3_figures import MOVED, NAMES, SHARES, WINNERS, figure_depth, figure_profile, place, stretches
 
-SHOWN_ANSWERS, ENDS = 12, ("value", "low", "high")
-TESTED = {  # short name in tables and figures; what it is; what follows for the recipe where it dissociates
+SHOWN_ANSWERS = 12
+TESTED = {  # what it is; what follows for the recipe where it dissociates
     "weights": [
-        "weights, own place", "the weight-based Z of {layer} at the place that goes with it, {place}",
+        "the weight-based Z of {layer} at the place that goes with it, {place}",
         "its causal claim holds here, with subspace and place from weights alone"],
     "weights_at_carrier": [
-        "weights, best carrier", "the weight-based Z of {layer}, moved to {place}, its best place on development answers",
+        "the weight-based Z of {layer}, moved to {place}, its best place on development answers",
         "the weights give the subspace and not the place, which had to be found by swapping"],
     "best_layer": [
-        "best layer's weights", "the weight-based Z of layer {other} at its own output {place}, best on development answers",
+        "the weight-based Z of layer {other} at its own output {place}, best on development answers",
         "weights give the subspace, but not the layer, which had to be found by swapping"],
-    "handed": ["handed on by phase 2", "the Z that phase 2 hands on ({method}), at {place}", "weights alone do not give this Z"],
+    "handed": [
+        "the Z that phase 2 hands on ({method}), at {place}",
+        "weights alone do not give this Z"],
     "answer_means": [
-        "answer means", "the subspace of the development answers' mean streams, at {place}",
+        "the subspace of the development answers' mean streams, at {place}",
         "answers have a code that unseen ones share, but it was read from activations, not predicted from weights"],
 }  # fmt: skip
 INSIDE = "Giving a prompt the part of another prompt's stream that lies inside Z moves the answer"
@@ -37,14 +37,16 @@ VERDICTS = {  # what was swapped and what moved; what follows for the recipe, an
         f"{INSIDE}, but by directions that the model's own states do not use",
         "this is no Z: the swap works through a path that the model itself leaves idle (Makelov et al. 2023)"],
     "partial": [
-        f"{INSIDE} more than random subspaces of that size do, but this is no double dissociation",
+        "Swapping the part of one prompt's stream inside Z for another's parts the answer from the language more than random "
+        "subspaces of that size do, but this is no double dissociation",
         "its causal claim is not shown"],
     "inconclusive": [
         "Prompts were given the part of another's stream inside Z: that it moves the answer is neither shown nor excluded",
         "nothing follows yet, neither way; more solved problems would narrow the intervals"],
     "none": [
-        f"{INSIDE} no more than a random subspace of that size does, though the whole stream carries answer and language "
-        "at this place", "not there: the answer passes this place outside of the Zs that were tested"],
+        "Swapping the part of one prompt's stream inside Z for another's is not shown to part the answer from the language "
+        "beyond random subspaces, and surely moves less than half of the answer, though the whole stream carries both here",
+        "not there: the answer passes this place outside of the Zs that were tested"],
 }  # fmt: skip
 NOT_HERE = [
     "At this place even a swap of the whole stream is not shown to move both answer and language, so no part of it can be "
@@ -54,29 +56,13 @@ CARRIES = {  # what the full swap carries at a place
     "joint": "answer and language", "answer": "the answer and not the language",
     "language": "the language and not the answer", "none": "neither the answer nor the language",
 }  # fmt: skip
-SHARES = {  # the profile of a Z, and what each share is by the hypothesis
-    "coverage": ("coverage", 1), "leak": ("leak", 0),
-    "complement_transfer": ("complement's transfer", 0), "complement_language": ("complement's language", 1),
-}  # fmt: skip
-BLUE, SKY, GREEN, RED, ORANGE, PINK = "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00", "#CC79A7"  # Okabe and Ito
-MOVED = {
-    "t_same": ("T_same: answer,\ndonor asked in the same language", BLUE, "o"),
-    "t_cross": ("T_cross: answer,\ndonor asked in another language", SKY, "s"),
-    "g": ("G: language", RED, "^"),
-}
-WINNERS = {  # of donors asked in another language: whose answer wins, in whose language
-    "donor_recipient": ("donor's answer, recipient's language", GREEN, "s"),
-    "donor_donor": ("donor's answer, donor's language", RED, "^"),
-    "recipient_recipient": ("recipient's answer and language", "black", "v"),
-    "recipient_donor": ("recipient's answer, donor's language", PINK, "D"),
-}
 LATER = "What comes after an answer's first token reads the recipient's question again, so swaps seem to move less than they do."
 
 
 def summary(results: dict) -> str:
     """The deciding numbers, for the last line printed."""
     name, row = decided(results)
-    return f"{TESTED[name][0]}, {place(row['site'])}, k {row['k']}: {numbers(row)}" if row else untested(results)
+    return f"{NAMES[name]}, {place(row['site'])}, k {row['k']}: {numbers(row)}" if row else untested(results)
 
 
 def claims(results: dict) -> list[dict]:
@@ -84,7 +70,7 @@ def claims(results: dict) -> list[dict]:
     (name, row), own = decided(results), results["tested"].get("weights")
     inside = outside = predicted = (untested(results), "–")
     if row:
-        where, shares = f"{TESTED[name][0]}, {place(row['site'])}", {key: span(row[key]) for key in SHARES}
+        where, shares = f"{NAMES[name]}, {place(row['site'])}", {key: span(row[key]) for key in SHARES}
         inside = f"{where}: coverage {shares['coverage']}, leak {shares['leak']}", random(row)
         moved = f"{shares['complement_transfer']} of the answer, {shares['complement_language']} of the language"
         outside = f"{where}: its complement moves {moved}", random(row)
@@ -126,11 +112,6 @@ def numbers(row: dict) -> str:
     return f"coverage {span(row['coverage'])}, D {span(row['d'], decimal)}; {random(row)}"
 
 
-def place(site: int) -> str:
-    """A place in the stream, named by the layer that it leaves."""
-    return f"L{site - 1}.out" if site else "embeddings"
-
-
 def decimal(value: float | None) -> str:
     """A number at two decimals and three significant digits."""
     return page.show(None if value is None else round(value, 2) + 0.0, 3)
@@ -152,13 +133,6 @@ def listing(parts: Sequence[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def stretches(results: dict, kind: str) -> list[tuple[int, int]]:
-    """First and last site of every run of neighbours, among those that were measured, that carry something."""
-    found = groupby(results["curve"], key=lambda row: row["site"] in results["carriers"][kind])
-    spans = [[row["site"] for row in rows] for carried, rows in found if carried]
-    return [(sites[0], sites[-1]) for sites in spans]
-
-
 def carriers(results: dict, *kinds: str) -> str:
     """Where the full swap carries what: the answer, the language, both (joint)."""
     parts = []
@@ -173,7 +147,7 @@ def subject(name: str, row: dict, results: dict) -> str:
     """A tested Z in words."""
     inner = page.layer_name(results["weights"]["inner"], results["layer_chosen"])
     method = page.METHODS.get(row["method"], row["method"])
-    return TESTED[name][1].format(layer=inner, other=row["layer"], place=place(row["site"]), method=method)
+    return TESTED[name][0].format(layer=inner, other=row["layer"], place=place(row["site"]), method=method)
 
 
 def solved(row: dict) -> str:
@@ -213,7 +187,7 @@ def verdict_text(results: dict, width: int) -> str:
         """
     lead, meaning = VERDICTS[row["verdict"]]
     if not meaning:
-        meaning = TESTED[name][2]
+        meaning = TESTED[name][1]
         if name.startswith("weights") and results["layer_chosen"] in ("no_bottleneck", "given"):
             meaning += "; but the weights did not single out that layer, so this confirms no prediction"
     missed = [test.replace("_", " ") for test, passed in results["tests"].items() if passed is False]
@@ -223,17 +197,16 @@ def verdict_text(results: dict, width: int) -> str:
 
         This Z is {subject(name, row, results)}, with k = {row["k"]} of {width} dimensions: {numbers(row)}. Coverage is the
         share of the whole stream's effect on the answer, D is 2 by the hypothesis and about 0 by chance, with 95 % intervals
-        over {judged_on(row["judged_on"], results)}.{missed}
+        over {judged_on(row)}.{missed}
 
         For the recipe: {meaning}.{"" if name == "weights" else f" {weights_text(results)}"}
     """
 
 
-def judged_on(which: str, results: dict) -> str:
-    test, development = (results["problems"][half]["scored"] for half in ("test", "development"))
-    if which == "all":
-        return f"all {test + development} scored problems"
-    return f"{test} problems with answers on which nothing was fitted or chosen"
+def judged_on(row: dict) -> str:
+    if row["judged_on"] == "all":
+        return f"all {row['judged']} scored problems"
+    return f"{row['judged']} problems with answers on which nothing was fitted or chosen"
 
 
 def weights_text(results: dict) -> str:
@@ -294,7 +267,7 @@ def problems_section(results: dict) -> str:
         {found["answers"]} different answers.{fitted} What is fitted or chosen is so on the *development* half of the answers,
         {half.format(**found["development"])}, and judged on the *test* half, {half.format(**found["test"])}.
 
-        Each scored prompt gets the streams of up to {results["design"]["block"]} donors, problems of its half with other
+        Each scored prompt gets the streams of up to {max(map(len, results["blocks"]))} donors, problems of its half with other
         answers, asked in every language: {results["pairs"]:,} pairs of prompts per swap. {len(answers["answers"])} answers
         ({shown}) in {len(results["languages"])} languages compete, so that each of the {answers["columns"]} has a chance of
         {percent(1 / answers["columns"])}; unpatched they hold {percent(answers["mass"])} of the probability. {apart}
@@ -330,21 +303,27 @@ def depth_section(results: dict) -> str:
 
 
 def subspaces_section(results: dict, measured: dict, drawn: bool) -> str:
-    silent = [TESTED[name][0] for name in TESTED if name in results["tested"] and name not in measured]
+    unmeasured = {name: row["unmeasured"] for name, row in results["tested"].items() if name not in measured}
+    silent = [f"{NAMES[name]} ({unmeasured[name]})" for name in TESTED if name in unmeasured]
     draws = sorted({row["haar"]["draws"] for row in measured.values() if row["haar"]})
     least = "".join(f", not below {page.show(1 / (1 + count), 2)} with {count} draws" for count in draws)
-    silent = f"Not swapped, as the whole stream carries nothing there: {', '.join(silent)}." if silent else ""
+    silent = f"Not swapped: {', '.join(silent)}." if silent else ""
+    groups = {judged_on(row): [] for row in measured.values()}
+    for name, row in measured.items():
+        groups[judged_on(row)].append(NAMES[name])
+    groups = [f"{', '.join(names)}: {which}" for which, names in groups.items()]
     return page.prose(f"""
         ## 3 Subspaces tested
 
         {"![Profiles of the tested subspaces](phase3_profile.png)" if drawn else ""}
 
-        {chr(10).join(f"- {TESTED[name][0]}: {subject(name, row, results)}" for name, row in measured.items())}
+        {chr(10).join(f"- {NAMES[name]}: {subject(name, row, results)}" for name, row in measured.items())}
 
         Shares are of what the full swap F does to the same problems at the same place, 100, 0, 0 and 100 % by the hypothesis,
-        with 95 % intervals. The weights' Z at its own place is judged on {judged_on("all", results)}, the others on
-        {judged_on("test", results)}. p is that of D, one-sided, against Haar-random subspaces of that size{least}; Holm's is
-        over the Zs tested. {silent}
+        with 95 % intervals. Judged on {"; ".join(groups)}.
+        p is that of D, one-sided, against Haar-random subspaces of that size{least}; Holm's is
+        over the Zs tested. Draws are swapped for {results["design"]["drawn"]} recipients with {results["design"]["few"]} donors
+        each, and D of the same pairs is ranked among them. {silent}
 
         {profile_table(measured)}
 
@@ -355,11 +334,21 @@ def subspaces_section(results: dict, measured: dict, drawn: bool) -> str:
 
 
 def profile_table(rows: dict) -> str:
-    headers = ["Z", "place", "k", "coverage", "leak", "compl. transfer", "compl. language", "D; Haar's 95 %"]
+    headers = [
+        "Z",
+        "place",
+        "k",
+        "coverage",
+        "leak",
+        "compl. transfer",
+        "compl. language",
+        "D; of the draws' pairs; Haar's 95 %",
+    ]
     cells = []
     for name, row in rows.items():
-        line = [TESTED[name][0], place(row["site"]), row["k"], *(span(row[key]) for key in SHARES)]
-        line.append(f"{span(row['d'], decimal)}; {decimal(row['haar'] and row['haar']['high'])}")
+        line = [NAMES[name], place(row["site"]), row["k"], *(span(row[key]) for key in SHARES)]
+        drawn = (row["drawn"]["d"], row["haar"] and row["haar"]["high"])
+        line.append("; ".join([span(row["d"], decimal), *map(decimal, drawn)]))
         line += [beside_full(row, "iia_cross"), decimal(row["kappa"])]
         cells.append([*line, f"{page.show(row['p'], 2)} ({page.show(row['p_holm'], 2)})", f"`{row['verdict']}`"])
     return page.table([*headers, "IIA cross; F's", "κ", "p (Holm)", "verdict"], cells)
@@ -374,7 +363,7 @@ def beside_table(rows: dict) -> str:
     headers = ["Z", "place carries", "T_same of F, nats", "G of F, nats", "Haar's coverage", "T_cross/T_same; F's"]
     cells = []
     for name, row in rows.items():
-        line = [TESTED[name][0], CARRIES[row["place"]], *(span(row["full"][key], decimal) for key in ("t_same", "g"))]
+        line = [NAMES[name], CARRIES[row["place"]], *(span(row["full"][key], decimal) for key in ("t_same", "g"))]
         line += [percent(row["haar_coverage"]), beside_full(row, "agnosticity"), beside_full(row, "iia_same")]
         cells.append([*line, span(row["iia_cross_gain"]), percent(row["within_share"]), decimal(row["participation"])])
     return page.table([*headers, "IIA same; F's", "IIA cross above F's", "variance inside", "participation"], cells)
@@ -386,11 +375,12 @@ def seen_text(rows: dict, results: dict) -> str:
     for name, row in rows.items():
         if row["seen"]:
             pairs = [span(part[key], write) for key, write in measures.items() for part in (row["seen"], row)]
-            cells.append([TESTED[name][0], row["k"], *pairs])
+            cells.append([NAMES[name], row["k"], *pairs])
     headers = [f"{name}, {which}" for name in ("coverage", "IIA cross", "D") for which in ("seen", "unseen")]
+    fitted = results["problems"]["fitted_answers"]
     text = f"""*Seen* answers are those of the development half, which fitted a Z or chose its place; *unseen* ones are those of
-        the test half, which alone decide. There are {results["problems"]["development"]["answers"]} development answers: a
-        fitted Z of that many dimensions can hold each of them without any code that they share.
+        the test half, which alone decide. {fitted} development answers share no first token with one of these: only
+        they are fitted on, and a fitted Z of that many dimensions can hold each of them without any code that they share.
 
         {page.table(["Z", "k", *headers], cells)}"""
     return text if cells else ""
@@ -431,70 +421,3 @@ def limitations(results: dict) -> list[str]:
           the model uses from directions that only the swap uses.
     """)
     return lines.removeprefix("- ").split("\n- ")
-
-
-def figure_depth(results: dict) -> bytes:
-    """T and G, winners, and carriers along depth; the axis counts layers: n is Ln.out, -1 the embeddings."""
-    curve, layers = results["curve"], results["sites"] - 1
-    x, step = [row["site"] - 1 for row in curve], -(-layers // 18)
-    ticks = [-1, *range(step - 1, layers, step)]
-    measures = (*MOVED, "iia_same", *WINNERS)
-    points = {key: np.array([[row[key][end] for row in curve] for end in ENDS], float) for key in measures}
-    with page.figure(11.5, 8.5, 3, 1, sharex=True, height_ratios=(5, 5, 1.2)) as (figure, (moved, won, strip)):
-        for key, (label, color, marker) in MOVED.items():
-            moved.plot(x, points[key][0], color=color, marker=marker, markersize=5, label=label)
-            moved.fill_between(x, *points[key][1:], color=color, alpha=0.2, linewidth=0)
-        moved.plot([], [], " ", label="bands: 95 % intervals")
-        won.plot(x, 100 * points["iia_same"][0], "--", color=BLUE, label="donor's answer, asked in the same language")
-        won.plot([], [], " ", label="asked in another language:")
-        for key, (label, color, marker) in WINNERS.items():
-            won.plot(x, 100 * points[key][0], color=color, marker=marker, markersize=5, label=label)
-        for height, (kind, color) in enumerate((("joint", "gray"), ("language", RED), ("answer", BLUE))):
-            sites = np.array(results["carriers"][kind], float)
-            strip.plot(sites - 1, np.full(len(sites), height), "s", color=color)
-        mark_places((moved, won, strip), results)
-        title = f"{results['model']['name']}, {results['rung']}: swapping the whole stream"
-        moved.set(title=title, ylabel="answer (T), language (G), nats")
-        won.set(ylabel="most probable answer, % of swaps", ylim=(-4, 104))
-        strip.set(ylim=(-0.6, 2.6), xlim=(-1.6, layers - 0.4), xlabel="output of layer (emb.: embeddings)")
-        strip.set_yticks(range(3), ["carries both", "language", "answer"])
-        strip.set_xticks(ticks, ["emb." if tick < 0 else f"L{tick}" for tick in ticks], fontsize=9)
-        for panel in (moved, won):
-            panel.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1))
-    return page.png(figure)
-
-
-def mark_places(panels: Sequence, results: dict) -> None:
-    """Joint carriers shaded, and lines at the places that the weights point at; named in the first panel's legend."""
-    lowest, inner = results["weights"]["lowest"], results["weights"]["inner"]
-    lines = [(inner, "layer of the weights' Z", "--"), (lowest, "lowest rank of all", ":")][: 1 + (lowest is not None)]
-    for panel in panels:
-        hidden = "" if panel is panels[0] else "_"  # a label that begins so is left out of the legend
-        for index, (first, last) in enumerate(stretches(results, "joint")):
-            label = f"{hidden or '_' * bool(index)}carries both"
-            panel.axvspan(first - 1.5, last - 0.5, color="gray", alpha=0.18, label=label)
-        for layer, label, style in lines:
-            panel.axvline(layer, color="black", linestyle=style, linewidth=1.3, label=f"{hidden}{label}: L{layer}")
-
-
-def figure_profile(results: dict, rows: dict) -> bytes:
-    """The four shares of every measured Z, against the hypothesis and, of coverage, random subspaces."""
-    labels = [f"{TESTED[name][0]}\n{place(row['site'])}, k {row['k']}" for name, row in rows.items()]
-    y, rows = np.arange(len(rows)), list(rows.values())
-    haar = np.array([row["haar_coverage"] for row in rows], float)
-    seen = np.array([row["seen"]["coverage"]["value"] if row["seen"] else None for row in rows], float)
-    with page.figure(11, 2.2 + 0.6 * len(rows), 1, 4, sharey=True) as (figure, panels):
-        for panel, (key, (label, ideal)) in zip(panels, SHARES.items()):
-            point, low, high = 100 * np.array([[row[key][end] for row in rows] for end in ENDS], float)
-            panel.axvline(100 * ideal, color=GREEN, linestyle="--", label="hypothesis")
-            panel.hlines(y, low, high, color=BLUE, linewidth=2)
-            panel.plot(point, y, "o", color=BLUE, label="Z, with 95 % interval")
-            panel.set(title=label, xlabel="% of the full swap")
-            panel.set_xlim(np.nanmin([-10, *point - 5]), np.nanmax([110, *point + 5]))
-        panels[0].plot(100 * seen, y - 0.2, "o", color=BLUE, fillstyle="none", label="Z, seen answers")
-        panels[0].plot(100 * haar, y + 0.2, "D", color=ORANGE, label="Haar-random, same k")
-        panels[0].set_ylim(len(rows) - 0.5, -0.5)
-        panels[0].set_yticks(y, labels)
-        figure.suptitle(f"{results['model']['name']}: what swapping each Z moves")
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0), ncol=4)
-    return page.png(figure)

@@ -16,7 +16,7 @@ ROOMS = [
 ]
 PROJECT = [*SCRIPTS, *ROOMS]
 LONGEST_FILE, LONGEST_FUNCTION = 500, 60
-TO_BE_REBUILT = ("phase2_z_extraction.py", "phase3_patching.py")
+TO_BE_REBUILT = ("phase2_z_extraction.py",)
 
 
 def imports(name: str) -> set[str]:
@@ -47,7 +47,8 @@ def test_arrows_point_down_only():
         seen = imports(name)
         assert not seen & set(SCRIPTS), name
         if name.startswith("reports/") and name != "reports/page.py":
-            assert seen <= {"reports/page.py", "verdicts.py"}, name
+            own = f"{name.removesuffix('.py')}_figures.py"  # a large page has its figures beside it
+            assert seen <= {"reports/page.py", "verdicts.py", own}, name
         if name.startswith("lab/"):
             assert all(file == "utils.py" or file.startswith("lab/") for file in seen), name
 

@@ -11,7 +11,7 @@ from controls import BOTTLENECK, write_control
 
 import utils
 import verdicts
-from lab import checkpoints, models, questions, runs, statistics
+from lab import answers, checkpoints, ladder, models, questions, runs, statistics, transfer
 
 PATCHING = {"problems": 40, "noise": 0.5, "language_share": 0.1}  # of write_control
 RANK = 6
@@ -35,8 +35,22 @@ def hand_on(model, out, basis, *, site, method="weight", bottleneck=2, fitted_on
     """What phase 2 leaves behind for phase 3, with a Z of our own."""
     folder = checkpoints.find_model(str(model))
     k = len(basis)
-    z = {"method": method, "layer": site - 1, "site": site, "k": k, "passed": False, "fitted_on": list(fitted_on)}
-    results = {"script": "phase2", "model": folder.identity, "settings": {"layer": bottleneck}, "z": z, "tests": {}}
+    z = {
+        "method": method,
+        "layer": site - 1,
+        "site": site,
+        "k": k,
+        "passed": False,
+        "fitted_on": list(fitted_on),
+        "fitted_answers": [],
+    }
+    results = {
+        "script": "phase2",
+        "model": folder.identity,
+        "settings": {"layer": bottleneck, "languages": ["en", "zh"]},
+        "z": z,
+        "tests": {},
+    }
     results |= {"fingerprint": runs.short_hash(z), "z_dimensions": [1, k, k], "layer_chosen": "given"}
     if layers is None:
         layers = utils.random_subspaces(statistics.seeded(0, "layers"), folder.layers, k, folder.width)
@@ -278,13 +292,13 @@ def ladder_of(phase3, monkeypatch, outcomes: dict) -> tuple:
             column = 2 * rung.known.place(rung.problems[place])
             rung.found |= {(0, place): (column if right else -1, mass, None), (1, place): (column + 1, mass, None)}
 
-    monkeypatch.setattr(phase3, "ask", ask)
+    monkeypatch.setattr(ladder, "ask", ask)
     known = SimpleNamespace(left_out=[], languages=["en", "zh"], place=lambda problem: problem.answer)
-    monkeypatch.setattr(phase3.answers, "answer_set", lambda *_: known)
+    monkeypatch.setattr(answers, "answer_set", lambda *_: known)
     study = SimpleNamespace(
         tokenizer=None, languages={}, names=["en", "zh"], z=SimpleNamespace(fitted_on=set()), seed=0
     )
-    rung, tried = phase3.choose_rung(study, rungs)
+    rung, tried = ladder.choose_rung(study, rungs, phase3.NEEDED)
     return rung and rung.asked.files[0].stem, {row["rung"]: row for row in tried}, asked_for
 
 
@@ -307,6 +321,64 @@ def test_what_a_rung_needs(phase3, monkeypatch, rung, outcome):
     taken, tried, _ = ladder_of(phase3, monkeypatch, {"rung": rung})
     assert tried["rung"]["outcome"] == outcome
     assert (taken == "rung") is (outcome == "taken")
+
+
+@pytest.mark.parametrize("kept", [22, 0], ids=["as many as the precheck asks", "none that Z was not fitted on"])
+def test_files_of_few_problems_are_no_crash(script, planted, tmp_path, kept):
+    out = shutil.copytree(planted.out, tmp_path / "out")
+    phase2 = json.loads((out / "phase2_results.json").read_text())
+    problems = questions.load_problems([planted.model / "problems.jsonl"], ["en", "zh"])
+    phase2["z"] |= {"fitted_on": [questions.problem_hash(problem) for problem in problems[kept:]]}
+    (out / "phase2_results.json").write_text(json.dumps(phase2))
+    run(script, "phase3_patching.py", planted.model, out)
+    (row,) = read(out)["tried"]
+    assert (row["problems"], row["asked"], row["left_out_as_fitted"]) == (kept, kept, 40 - kept)
+    assert row["outcome"] == "too_few_solved"
+
+
+def test_answers_that_are_written_alike_in_both_languages_are_no_crash(script, planted, tmp_path):
+    out = shutil.copytree(planted.out, tmp_path / "out")
+    lines = [json.loads(line) for line in (planted.model / "problems.jsonl").read_text().splitlines()]
+    for line in lines:
+        for part in ("question", "answer_text"):
+            line[part]["de"] = line[part]["en"]
+    (tmp_path / "alike.jsonl").write_text("\n".join(map(json.dumps, lines[2:])))
+    (tmp_path / "shots.jsonl").write_text("\n".join(map(json.dumps, lines[:2])))
+    files = ("--problems", tmp_path / "alike.jsonl", "--exemplars", tmp_path / "shots.jsonl")
+    run(script, "phase3_patching.py", planted.model, out, *files, "--languages", "en", "de")
+    results = read(out)
+    assert results["tried"][0]["outcome"] == "answers_are_written_alike" and results["verdict"] == "untestable"
+
+
+def test_a_fitted_z_needs_the_languages_it_was_fitted_in(script, planted, tmp_path):
+    out = shutil.copytree(planted.out, tmp_path / "out")
+    phase2 = json.loads((out / "phase2_results.json").read_text())
+    phase2["z"] |= {"fitted_on": ["0"]}
+    phase2["settings"]["languages"] = ["en", "zh", "es"]
+    (out / "phase2_results.json").write_text(json.dumps(phase2))
+    with pytest.raises(runs.UserError, match="run both with the same --languages"):
+        run(script, "phase3_patching.py", planted.model, out)
+
+
+def test_fits_share_no_first_token_with_a_test_answer(phase3):
+    tokens = [(1,), (2,), (1, 5), (3,), (7,), (8,), (6, 1), (2, 4), (9,), (10,)]
+    known = answers.AnswerSet(list("abcde"), ["en", "es"], tokens, [])
+    problems = [SimpleNamespace(answer=answer) for answer in "abcde"]
+    rung = SimpleNamespace(known=known, problems=problems)
+    assert phase3.unshared(rung, np.array([1, 2, 3]), np.array([0])).tolist() == [2]
+    assert phase3.unshared(rung, np.array([1, 2, 3]), np.array([4])).tolist() == [1, 2, 3]
+
+
+def test_few_donors_have_different_answers(phase3):
+    places = np.array([0, 0, 0, 1, 1, 2, 3, 4])
+    blocks = transfer.donor_blocks(places, statistics.seeded(0, "blocks"))  # everybody with another answer
+    for seed in range(10):
+        few = phase3.few_donors(blocks, places, statistics.seeded(seed, "few"))
+        assert not (few & ~blocks).any()
+        for row in few:
+            given = places[row]
+            assert len(set(given)) == len(given) <= phase3.FEW
+        assert few.sum() >= 2 * len(places) - 2  # nobody gives twice in one round
 
 
 def test_rungs_come_from_data_unless_problems_are_named(script, phase3, small, tmp_path):
@@ -374,18 +446,33 @@ NOTHING = record(None)
         ({"place": "language"}, "language_only"),
         ({"place": "none", "unmeasured": "the full swap carries nothing here"}, "untestable"),
         ({"unmeasured": "no joint carrier", "place": "none"}, "untestable"),
-        ({"d": NOTHING, "leak": NOTHING, "complement_language": NOTHING}, "untestable"),
+        ({"d": NOTHING, "leak": NOTHING, "complement_language": NOTHING, "p_holm": None}, "untestable"),
     ],
 )
 def test_the_verdict_of_a_subspace(changes, verdict):
     results = {"tested": {"weights": PASSES | changes}, "width": 400, "carriers": {"joint": [5]}}
     judged = verdicts.phase3(results)
     assert judged["tested"]["weights"]["verdict"] == verdict == judged["verdict"]
-    assert judged["holds"]["weights"] is (
-        None
-        if PASSES | changes == PASSES | {"place": "none"}
-        else {"double_dissociation": True}.get(verdict, False if (PASSES | changes)["place"] == "joint" else None)
-    )
+    open_verdict = verdict in ("inconclusive", "answer_only", "language_only", "untestable")
+    assert judged["holds"]["weights"] is (None if open_verdict else verdict == "double_dissociation")
+
+
+@pytest.mark.parametrize(
+    "changes, z, z_perp",
+    [
+        ({}, True, True),
+        ({"leak": record(0.95)}, False, True),
+        ({"complement_transfer": record(0.95)}, True, False),
+        ({"coverage": record(0.4)}, False, True),
+        ({"complement_language": record(0.5)}, True, False),
+        ({"k": 399}, False, False),
+        ({"p_holm": 0.2, "coverage": record(0.1)}, False, False),
+        ({"p_holm": 0.2}, None, None),
+    ],
+)
+def test_each_half_of_the_claim_needs_what_moves_and_what_stays(changes, z, z_perp):
+    judged = verdicts.phase3({"tested": {"weights": PASSES | changes}, "width": 400, "carriers": {"joint": [5]}})
+    assert (judged["holds"]["z"], judged["holds"]["z_perp"]) == (z, z_perp)
 
 
 def test_the_phases_verdict_is_the_best_subspaces_and_none_without_a_joint_carrier():

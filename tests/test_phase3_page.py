@@ -52,6 +52,8 @@ def row(site: int, shares=(0.06, 0.01, 0.95, 0.97), p: float | None = 0.3, **mor
         "method": "weight",
         "layer": None,
     }
+    found["judged"] = 39 if more.get("judged_on") == "all" else 19
+    found["drawn"] = {"d": d, "coverage": 0.5, "iia_cross_gain": 0.1}
     return found | {"site": site, "k": 34, "place": "joint", "judged_on": "test", "verdict": "none"} | more
 
 
@@ -101,6 +103,7 @@ def results(decided_by="best_layer", verdict="double_dissociation", languages=("
     half = {"problems": 39, "answers": 37, "scored": 20}
     problems = {"asked": 92, "solved": {language: 85 - i for i, language in enumerate(languages)}, "everywhere": 77}
     problems |= {
+        "fitted_answers": 31,
         "answers": 73,
         "left_out_as_fitted": 0,
         "development": half,
@@ -112,8 +115,8 @@ def results(decided_by="best_layer", verdict="double_dissociation", languages=("
         "tried": [tried("words", "too_few_solved", 0, languages), tried("successor", "taken", 22, languages)],
         "needed": {"problems": 20, "answers": 16, "mass": 0.5, "precheck": 24}, "unsolved": None,
         "answer_set": {"answers": [*map(str, range(2, 42)), "a|b"], "columns": 82, "nodes": 7, "mass": 0.83, "tokens": []},
-        "recipients": [], "blocks": [], "sites": 25, "curve": curve(), "maxima": {"t_same": 7.09, "g": 6.1},
-        "design": {"block": 8, "curve_donors": 2, "resamples": 2000, "draws": 20, "most": 20},
+        "recipients": [], "blocks": [[1, 2, 3], [0, 2, 3, 4]], "sites": 25, "curve": curve(), "maxima": {"t_same": 7.09, "g": 6.1},
+        "design": {"block": 8, "few": 2, "drawn": 10, "resamples": 2000, "draws": 20, "most": 20},
         "carriers": {"answer": [17, 18, 20, 22, 24], "language": [18, 20, 22, 24], "joint": [18, 20, 22, 24]},
         "weights": {"inner": 11, "lowest": 0, "inner_chosen": "clear_bottleneck"}, "conditions": [], "tested": spaces(),
         "verdict": verdict, "decided_by": decided_by, "tests": {"beyond_haar": True, "leak": False},
@@ -336,15 +339,15 @@ def test_the_profile_is_shown_for_what_was_measured():
     text, files = rendered(CASES["positive"])
     (table,) = [block for block in tables(text) if " κ " in block[0]]
     rows = {line[0].strip(): [cell.strip() for cell in line[1:]] for line in table[2:]}
-    assert list(rows) == [labels[0] for labels in page.TESTED.values()]
+    assert list(rows) == list(page.NAMES.values())
     assert rows["best layer's weights"] == [
         "L19.out", "34", "95 % (90 to 100)", "3 % (-2 to 8)", "6 % (1 to 11)", "91 % (86 to 96)",
-        "1.77 (1.57 to 1.97); 0.05", "81 % (76 to 86); 2 %", "0.94", "0.0083 (0.033)", "`double_dissociation`",
+        "1.77 (1.57 to 1.97); 1.77; 0.05", "81 % (76 to 86); 2 %", "0.94", "0.0083 (0.033)", "`double_dissociation`",
     ]  # fmt: skip
     assert set(rows["weights, own place"][2:6]) == {"–"}
     text, files = rendered(CASES["no joint carrier"])
     assert "phase3_profile.png" not in files  # nothing has a share
-    assert "Not swapped, as the whole stream carries nothing there: weights, best carrier, best layer's" in text
+    assert "Not swapped: weights, best carrier (no joint carrier), best layer's" in text
 
 
 def test_seen_and_unseen_answers_stand_side_by_side():
@@ -353,7 +356,7 @@ def test_seen_and_unseen_answers_stand_side_by_side():
     rows = {line[0].strip(): [cell.strip() for cell in line[1:]] for line in table[2:]}
     assert rows["answer means"][:3] == ["33", "97 % (92 to 102)", "6 % (1 to 11)"]
     assert "weights, own place" not in rows
-    assert "There are 37 development answers" in text
+    assert "31 development answers share no first token with one of these" in text
     unseen = copy.deepcopy(CASES["positive"])
     for space in unseen["tested"].values():
         space["seen"] = None

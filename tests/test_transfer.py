@@ -479,7 +479,7 @@ def test_carriers_worked_by_hand():
 
 def test_the_curves_shares_are_paired_over_draws():
     """Problems that move alike at every site: the effects vary from draw to draw, their shares of the largest do not."""
-    draws = np.array([4.0, 2.0, 6.0, 8.0])
+    draws = np.array([4.0, 3.0, 5.0, 4.5])
     samples = {
         2: {"t_same": draws / 4, "g": -draws},
         7: {"t_same": draws, "g": -draws / 2},
@@ -490,7 +490,7 @@ def test_the_curves_shares_are_paired_over_draws():
     assert [row["t_same_share"] for row in rows] == [
         dict.fromkeys(("value", "low", "high"), share) for share in (0, 0.25, 1)
     ]
-    assert rows[2]["t_same"]["value"] == 4 and rows[2]["t_same"]["low"] < 3
+    assert rows[2]["t_same"]["value"] == 4 and rows[2]["t_same"]["low"] < 3.2
     assert all(row["g_share"]["value"] is None for row in rows)  # a largest value that is not positive is none
     assert transfer.curve({}) == []
 

@@ -1,0 +1,151 @@
+"""The ladder: kinds of problem from the hardest down, asked unpatched until one is solved often enough."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from lab import answers, engine, questions, runs
+
+
+@dataclass(frozen=True)
+class Needed:
+    """What a rung must bring."""
+
+    problems: int  # solved in every language
+    answers: int  # different ones among these
+    mass: float  # mean unpatched probability of the answer set
+    precheck: int  # problems that a rung is tried on before all of it is asked
+    least: float  # share of the solved problems needed that these must promise: a few could fail by chance
+
+
+@dataclass
+class Asker:
+    """A model, and the languages in which it is asked."""
+
+    model: object
+    tokenizer: object
+    languages: dict  # name -> template
+    batch: int
+
+    @property
+    def names(self) -> list[str]:
+        """The languages, in order."""
+        return list(self.languages)
+
+
+@dataclass
+class Rung:
+    """A kind of problem, asked unpatched."""
+
+    asked: questions.Asked
+    problems: list
+    known: answers.AnswerSet
+    left_out: int = 0  # problems of the file that are not asked
+    found: dict = field(default_factory=dict)  # (language, problem) -> most probable column, mass of the set, streams
+
+    @property
+    def places(self) -> list[int]:
+        """The problems asked so far."""
+        return sorted({problem for _, problem in self.found})
+
+    @property
+    def right(self) -> np.ndarray:
+        """(languages, problems asked) whether the right answer in the right language is the set's most probable."""
+        languages = range(len(self.known.languages))
+        wanted = {problem: self.known.place(self.problems[problem]) for problem in self.places}
+        columns = [[wanted[problem] * len(languages) + language for problem in self.places] for language in languages]
+        best = [[self.found[language, problem][0] for problem in self.places] for language in languages]
+        return (np.array(best) == columns) & (np.array(list(wanted.values())) >= 0)
+
+    @property
+    def usable(self) -> np.ndarray:
+        """Problems solved in every language."""
+        return np.array(self.places, int)[self.right.all(0)] if self.found else np.zeros(0, int)
+
+    @property
+    def mass(self) -> float | None:
+        """Mean probability of the answer set over all prompts asked."""
+        return float(np.mean([mass for _, mass, _ in self.found.values()])) if self.found else None
+
+    @property
+    def streams(self) -> torch.Tensor:
+        """(languages, problems asked, sites, d) float32 on the CPU, at the last prompt position."""
+        languages = range(len(self.known.languages))
+        rows = [torch.stack([self.found[language, problem][2] for problem in self.places]) for language in languages]
+        return torch.stack(rows)
+
+    def prompt(self, asker: Asker, language: str, problem: int) -> str:
+        return questions.prompt_text(self.problems[problem], language, asker.languages, self.asked.exemplars)
+
+
+def choose_rung(
+    asker: Asker, ladder: Sequence[questions.Asked], needed: Needed, left_out: set[str] = frozenset()
+) -> tuple[Rung | None, list[dict]]:
+    """The hardest rung that brings what is needed, asked in full; and what came of every rung tried, the last one's row last.
+
+    Problems whose hash is in `left_out` are not asked. A rung that promises too little on a few problems, evenly spaced, is
+    asked no further.
+    """
+    tried = []
+    for asked in ladder:
+        problems = [problem for problem in asked.problems if questions.problem_hash(problem) not in left_out]
+        known = answers.answer_set(asker.tokenizer, problems, asker.languages)
+        rung = Rung(asked, problems, known, len(asked.problems) - len(problems))
+        some = np.unique(np.linspace(0, len(problems) - 1, needed.precheck).round().astype(int)) if problems else []
+        ask(asker, rung, some)
+        if len(rung.usable) * len(problems) >= needed.least * needed.problems * len(some):
+            ask(asker, rung, range(len(problems)))
+        tried.append(row := came_of(rung, needed))
+        if row["outcome"] == "taken":
+            return rung, tried
+    return None, tried
+
+
+def came_of(rung: Rung, needed: Needed) -> dict:
+    """A rung's row: how many problems were asked and solved, and whether it brings what is needed or why not."""
+    names = rung.known.languages
+    right = rung.right.sum(1).tolist() if rung.found else [0] * len(names)
+    row = {
+        "rung": "+".join(file.stem for file in rung.asked.files),
+        "exemplars": len(rung.asked.exemplars),
+        "problems": len(rung.problems),
+        "left_out_as_fitted": rung.left_out,
+        "left_out": len(rung.known.left_out),
+        "asked": len(rung.places),
+        "solved": dict(zip(names, right)),
+        "everywhere": len(rung.usable),
+        "answers": len({rung.problems[place].answer for place in rung.usable}),
+        "mass": rung.mass,
+    }
+    return row | {"outcome": outcome(row, needed)}
+
+
+def outcome(row: dict, needed: Needed) -> str:
+    """taken, or the first thing that a rung lacks."""
+    if row["problems"] and not row["asked"]:
+        return "answers_are_written_alike"
+    if row["everywhere"] < needed.problems:
+        return "too_few_solved"
+    if row["answers"] < needed.answers:
+        return "too_few_answers"
+    return "taken" if row["mass"] >= needed.mass else "little_mass"
+
+
+def ask(asker: Asker, rung: Rung, some: Sequence[int]) -> None:
+    """Asks those of a rung's problems that were not asked yet, in every language, and notes what came of these."""
+    numbered = enumerate(asker.names)
+    prompts = [
+        (number, int(problem)) for number, _ in numbered for problem in some if (number, problem) not in rung.found
+    ]
+    if not prompts or not rung.known.tokens:
+        return
+    texts = [rung.prompt(asker, asker.names[language], problem) for language, problem in prompts]
+    found = {}
+    for chosen, patcher in engine.patched_prompts(asker.model, asker.tokenizer, texts, rung.known.tokens, asker.batch):
+        best = patcher.scores(len(patcher.layers), patcher.streams[:, -1:])[:, 0].argmax(-1)
+        found |= dict(zip(chosen, zip(best.tolist(), patcher.masses().tolist(), patcher.streams.float().cpu())))
+    rung.found |= {prompts[index]: row for index, row in runs.gathered(found).items()}
+    if not all(torch.isfinite(streams).all() for _, _, streams in rung.found.values()):
+        raise runs.UserError("activations are not finite: try --dtype float32")
