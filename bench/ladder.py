@@ -3,7 +3,8 @@
 Prompts are phase 3's: a rung's own exemplars, answers in words. *Most probable*: the right answer in the right language has the
 highest probability of all answers of the rung in all languages asked. *Generated*: the greedy continuation, up to the first
 complete answer as in phase 0 but 12 tokens at most, is right by phase 0's grading. A rung carries phase 3 with 20 problems
-solved in every language and 16 distinct answers among them.
+solved in every language, 16 distinct answers among them, and half of the probability (*mass*) on the answer set.
+
 Run        python -m bench.ladder --model MODEL [--languages en zh] [--rungs sums] [--limit 60] [--no-generation]
 """
 
@@ -13,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from lab import answers, checkpoints, engine, models, questions, runs
+from lab import answers, checkpoints, ladder, models, questions, runs
 
 RUNGS = ("words", "sums", "successor", "reasoning", "antonyms")  # the hardest first
-ENOUGH, ANSWERS = 20, 16
+ENOUGH, ANSWERS, MASS = 20, 16, 0.5
 MAX_NEW_TOKENS = 12
 
 
@@ -38,28 +39,25 @@ def main() -> None:
         print(f"{rung}: {climb(rung, model, tokenizer, arguments)}, {time.monotonic() - start:.0f} s", flush=True)
 
 
-def climb(rung: str, model, tokenizer, arguments) -> str:
+def climb(name: str, model, tokenizer, arguments) -> str:
     """How many problems of a rung are solved in each language, and whether the rung carries phase 3."""
     languages, data = questions.load_languages(arguments.languages), runs.ROOT / "data"
-    problems = read(data / f"{rung}.jsonl", languages)
-    asked = problems[: arguments.limit]
-    exemplars = read(data / f"{rung}_exemplars.jsonl", languages)
+    problems, exemplars = (read(data / f"{part}.jsonl", languages) for part in (name, f"{name}_exemplars"))
+    asked = questions.Asked(languages, [], problems[: arguments.limit], exemplars, {})
     known = answers.answer_set(tokenizer, problems, languages)
-    solved, shown = [], []
-    for number, language in enumerate(languages):
-        prompts = [questions.prompt_text(problem, language, languages, exemplars) for problem in asked]
-        best = most_probable(model, tokenizer, prompts, known, arguments.batch)
-        right = [known.place(problem) * len(languages) + number for problem in asked]
-        solved.append([found == wanted for found, wanted in zip(best, right)])
+    asker, rung = ladder.Asker(model, tokenizer, languages, arguments.batch), ladder.Rung(asked, asked.problems, known)
+    ladder.ask(asker, rung, range(len(asked.problems)))
+    shown = []
+    for language, solved in zip(languages, rung.right.sum(1)):
+        prompts = [rung.prompt(asker, language, place) for place in range(len(asked.problems))]
         right = "–"
         if not arguments.no_generation:
-            right = generated(model, tokenizer, prompts, asked, language, arguments.batch)
-        shown.append(f"{language} {sum(solved[-1])} / {right}")
-    everywhere = [problem for problem, own in zip(asked, zip(*solved)) if all(own)]
-    distinct = len({problem.answer for problem in everywhere})
-    carries = "carries phase 3" if len(everywhere) >= ENOUGH and distinct >= ANSWERS else "does not carry phase 3"
-    found = f"of {len(asked)} with {len(exemplars)} exemplars {', '.join(shown)}"
-    return f"{found}; all {len(everywhere)} with {distinct} answers: {carries}"
+            right = generated(model, tokenizer, prompts, asked.problems, language, arguments.batch)
+        shown.append(f"{language} {solved} / {right}")
+    distinct = len({rung.problems[place].answer for place in rung.usable})
+    carries = len(rung.usable) >= ENOUGH and distinct >= ANSWERS and rung.mass >= MASS
+    found = f"of {len(asked.problems)} with {len(exemplars)} exemplars {', '.join(shown)}; all {len(rung.usable)} with"
+    return f"{found} {distinct} answers, mass {rung.mass:.2f}: {'carries' if carries else 'does not carry'} phase 3"
 
 
 def generated(model, tokenizer, prompts, asked, language: str, batch: int) -> int:
@@ -74,15 +72,6 @@ def generated(model, tokenizer, prompts, asked, language: str, batch: int) -> in
 
 def read(file: Path, languages: dict) -> list[questions.Problem]:
     return questions.load_problems([file], list(languages))
-
-
-def most_probable(model, tokenizer, prompts, known, batch) -> list[int]:
-    """For every prompt the column of the most probable answer of the set."""
-    best = {}
-    for chosen, patcher in engine.patched_prompts(model, tokenizer, prompts, known.tokens, batch):
-        scores = patcher.scores(len(patcher.layers), patcher.streams[:, -1:])[:, 0]
-        best |= dict(zip(chosen, scores.argmax(-1).tolist()))
-    return [best[index] for index in range(len(prompts))]
 
 
 if __name__ == "__main__":
