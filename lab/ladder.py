@@ -91,7 +91,7 @@ def choose_rung(
     tried = []
     for asked in ladder:
         problems = [problem for problem in asked.problems if questions.problem_hash(problem) not in left_out]
-        known = answers.answer_set(asker.tokenizer, problems, asker.languages)
+        known = answers.answer_set(asker.tokenizer, asked.problems, asker.languages)
         rung = Rung(asked, problems, known, len(asked.problems) - len(problems))
         some = np.unique(np.linspace(0, len(problems) - 1, needed.precheck).round().astype(int)) if problems else []
         ask(asker, rung, some)

@@ -224,12 +224,13 @@ def write_phase2(path, out, basis: torch.Tensor, site: int, fitted_on: tuple = (
         "k": len(basis),
         "passed": True,
         "fitted_on": [*fitted_on],
+        "fitted_answers": [],
     }
     folder = checkpoints.find_model(str(path))
     results = {
         "script": "phase2",
         "model": folder.identity,
-        "settings": {"layer": site - 1},
+        "settings": {"layer": site - 1, "languages": ["en", "zh"]},
         "layer_chosen": "given",
         "z_dimensions": [len(basis)],
         "tests": {},
@@ -265,7 +266,7 @@ def test_the_planted_language_direction_is_found_behind_every_layer(ablation, pl
 
 def test_edits_lie_behind_the_middle_and_upper_layers(ablation):
     bases = utils.random_subspaces(torch.Generator().manual_seed(0), 10, 1, 12).float()
-    z = subspaces.HandedZ(bases[0], bases, 4, 3, set(), {})
+    z = subspaces.HandedZ(bases[0], bases, 4, 3, set(), set(), ["en", "zh"], {})
     spaces = ablation.Subspaces(z, bases, [3, 4, 5], [6, 7, 8])
     removed = spaces.edits(ablation.Setting("language", "all", 0.4))
     assert {site: edit.strength for site, edit in removed.items()} == {4: 0.4, 5: 0.4, 6: 0.4}

@@ -50,8 +50,8 @@ def hunt(script, out: Path, *flags) -> dict:
     return json.loads((out / "hunt_results.json").read_text())
 
 
-def control(path: Path, kind: str) -> Path:
-    return write_control(path, kind, noise=0.5, problems=40, language_share=0.1).path
+def control(path: Path, kind: str, problems: int = 40) -> Path:
+    return write_control(path, kind, noise=0.5, problems=problems, language_share=0.1).path
 
 
 def branches(results: dict) -> dict:
@@ -94,7 +94,7 @@ def test_a_planted_z_is_causal(script, tmp_path, in_process, monkeypatch):
 
 @pytest.mark.slow
 def test_a_decoy_is_refuted_and_the_contingency_named(script, tmp_path, in_process):
-    results = hunt(script, tmp_path / "out", "--model", control(tmp_path / "decoy", "decoy"))
+    results = hunt(script, tmp_path / "out", "--model", control(tmp_path / "decoy", "decoy", 60))
     assert results["weight_based"]["separates"] == "none"
     assert results["weight_based"]["causal"] != "double_dissociation"
     assert branches(results)["separation"] == "no"

@@ -43,7 +43,7 @@ def test_a_planted_z_is_clear_and_found(script, tmp_path):
     assert results["verdict"] == "clear"
     chosen = {"method": "weight", "layer": BOTTLENECK, "site": BOTTLENECK + 1, "k": 6, "holds": True}
     chosen |= {"passed": True, "stands_on": None}
-    assert results["z"] == chosen | {"fitted_on": [], "fitted_index": []}
+    assert results["z"] == chosen | {"fitted_on": [], "fitted_index": [], "fitted_answers": []}
     assert projector_distance(basis, control.answers) < 1e-3
     assert "contingencies" not in results
     holds = {row["id"]: row["holds"] for row in results["claims"]}
