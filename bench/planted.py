@@ -25,13 +25,14 @@ profile, as (coverage, leak, complement_transfer, complement_language), D, IIA o
                  start makes the same place a language carrier, and the verdict `language_only`.)
     answer_word  planted without translation, the unembedding reads `code`: (1, 0, 0, 1), 2, 1, 1; but code is the span of
                  the answers' unembedding rows, so outside of them a swap moves 0
-    illusion     P = (copy + unread)/sqrt 2, S = code + s copy, R = code + g unread, s = g = sqrt 2: P delta has s/2 dc in
-                 `copy` and in `unread`, which moves g s/2 = 1 of the full swap: (1, 0, 0, 1), 2, 1, 1. Its part among real
-                 streams moves 0, as filler words vary in `copy` alone and nothing varies in `unread`
+    illusion     P = (copy + unread)/sqrt 2, S = code + copy, R = code + 2 unread: P delta has dc/2 in `copy` and in
+                 `unread`, which moves 2/2 = 1 of the full swap: (1, 0, 0, 1), 2, 1, 1. Its part among real
+                 streams moves 0, as filler words vary in `copy` and not in `code`, and nothing varies in `unread`
     multi        planted; of 27 answers 6 share a first token with another in English, 6 have two tokens in Chinese, 3 in
                  both. Among answers that their first token tells apart (1, 0, 0, 1), 2, 1, 1
     random       initial weights: nothing is solved
-Variance within a language at the bottleneck's output: 1 in `code`, NUISANCE² = 1.56 less that of 54 draws' mean in `nuisance`.
+Variance within a language at the bottleneck's output: 1 in `code`, NUISANCE² = 1.56 in `nuisance`. Every answer has two
+questions in a file, of opposite nuisance, so that no answer's mean has any and nuisance is uncorrelated with the answer.
 
 Run        python -m bench.planted KIND FOLDER [--seed 0]        writes one, to run the scripts on
 """
@@ -49,16 +50,16 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qw
 import utils
 from lab import questions, statistics
 
-WIDTH, LAYERS, HEADS, GROUPS, HEAD_WIDTH, NEURONS = 128, 8, 8, 4, 16, 192
+WIDTH, LAYERS, HEADS, GROUPS, HEAD_WIDTH, NEURONS = 128, 8, 8, 4, 16, 256
 LANGUAGES = ("en", "zh")
 RANK, ANSWERS = 6, 27  # of the code: lines of a cubic surface
-PROBLEMS, OTHERS = 2 * ANSWERS, ANSWERS  # of problems.jsonl, and of reasoning.jsonl: other questions, the same answers
+PROBLEMS = OTHERS = 2 * ANSWERS  # of problems.jsonl, and of reasoning.jsonl: other questions, the same answers
 FILLERS, FILLERS_EACH = 30, 3
 BOTTLENECK = 3
 NUISANCE = 1.25  # length of a problem's nuisance; its code's is 1
+FILLING = 6.0  # of what tells filler words apart: where it lies in `copy`, that must vary apart from the code
 CONSTANT = 8.0  # in every token: 64 of a stream's square, which is about 68
 MARK = 4.0  # of an answer's last token, and of a first one that is not the last
-ROOT_2 = 2**0.5
 IDLE = 1e-3  # what layers without a task write, as a share of what initial weights would
 READS = 0.1  # the queries' share of initial weights where a head gathers: its bias decides
 SHARP = 20.0  # score of the question word there; all others have about 0
@@ -82,7 +83,7 @@ class Kind:
     translates: int | None = 5
     copied: float = 0.0  # s: length of the copy
     also_read: float = 0.0  # g: what the translation reads of `unread`
-    copy_in_fillers: bool = False  # filler words vary in `copy`
+    copy_in_fillers: bool = False  # filler words differ in `copy`, and not in a part of their own
     language_at_once: bool = True  # the last token carries its language, which else comes with the answer
     several_tokens: bool = False
     plants: bool = True
@@ -97,7 +98,7 @@ KINDS = {
     ),
     "answer_word": Kind(dict.fromkeys(PLACES, ("answer_word",)), translates=None),
     "illusion": Kind(
-        dict.fromkeys(PLACES, ("illusion",)), kernels="between", copied=ROOT_2, also_read=ROOT_2, copy_in_fillers=True
+        dict.fromkeys(PLACES, ("illusion",)), kernels="between", copied=1.0, also_read=2.0, copy_in_fillers=True
     ),
     "multi": Kind(several_tokens=True),
     "random": Kind({"weights": ("untestable",)}, plants=False),
@@ -154,7 +155,7 @@ def write_planted(path: Path, kind: str, seed: int = 0) -> Planted:
     kernels = {
         "code": parts["code"],
         "random": utils.random_subspaces(statistics.seeded(seed, "planted: decoy"), 1, RANK, WIDTH)[0],
-        "between": (parts["copy"] + parts["unread"]) / ROOT_2,
+        "between": (parts["copy"] + parts["unread"]) / 2**0.5,
     }[row.kernels]
     if row.plants:
         plant(model, tokenizer, row, vocabulary, parts, seed)
@@ -340,7 +341,8 @@ def plant(model, tokenizer, row: Kind, vocabulary: Vocabulary, parts: dict, seed
     """Everything but the bottleneck's kernels."""
     with torch.no_grad():
         tokens = {name: word_tokens(tokenizer, vocabulary, name) for name in LANGUAGES}
-        nuisances = unit_rows(PROBLEMS + OTHERS, RANK, statistics.seeded(seed, "planted: nuisance"))
+        drawn = unit_rows(2 * ANSWERS, RANK, statistics.seeded(seed, "planted: nuisance")).split(ANSWERS)
+        nuisances = NUISANCE * torch.cat([part for half in drawn for part in (half, -half)])
         questions_read = {name: unit_rows(PROBLEMS + OTHERS, SIZES["question"], statistics.seeded(seed, name))
                           for name in LANGUAGES}  # fmt: skip
         embed(model, tokenizer, row, tokens, questions_read, parts, seed)
@@ -348,7 +350,7 @@ def plant(model, tokenizer, row: Kind, vocabulary: Vocabulary, parts: dict, seed
         for layer in model.model.layers:
             layer.mlp.down_proj.weight.mul_(IDLE)
             layer.self_attn.o_proj.weight.mul_(IDLE)
-        look_up(model.model.layers[0].mlp, questions_read, nuisances, parts)
+        look_up(model.model.layers[0].mlp, row, questions_read, nuisances, parts)
         gather(model.model.layers[row.gathers].self_attn, row, parts)
         if row.translates is not None:
             translate(model.model.layers[row.translates].mlp, row, parts)
@@ -375,7 +377,7 @@ def embed(model, tokenizer, row: Kind, tokens: dict, read: dict, parts: dict, se
             owners.setdefault(token, set()).add(name)
     embedding = model.get_input_embeddings().weight
     embedding[:] = (CONSTANT * parts["constant"]).to(embedding)
-    varied = torch.cat([parts["filler"], parts["copy"]]) if row.copy_in_fillers else parts["filler"]
+    varied = FILLING * parts["copy" if row.copy_in_fillers else "filler"]
     for sign, name in ((1, "en"), (-1, "zh")):
         own, spoken = tokens[name], sign * parts["language"]
         ends = {answer_words(row, name, answer)[-1] for answer in range(ANSWERS)}
@@ -416,12 +418,12 @@ def unembed(model, tokenizer, row: Kind, tokens: dict, parts: dict, seed: int) -
 QUESTION_SQUARE = CONSTANT**2 + 3  # with language, flag and name; code and nuisance come in layer 0
 
 
-def look_up(mlp, read: dict, nuisances: torch.Tensor, parts: dict) -> None:
+def look_up(mlp, row: Kind, read: dict, nuisances: torch.Tensor, parts: dict) -> None:
     """A neuron for every question word writes its answer's code and its problem's nuisance."""
     names = torch.cat([read[name] for name in LANGUAGES])  # (2 n, 48)
     count, norm = len(names), scale(QUESTION_SQUARE)
-    codes = answer_codes()[torch.arange(len(nuisances)) % ANSWERS]
-    written = (codes @ parts["code"] + NUISANCE * nuisances @ parts["nuisance"]).repeat(len(LANGUAGES), 1)
+    codes = answer_codes()[torch.arange(len(nuisances)) % ANSWERS] @ (parts["code"] + row.copied * parts["copy"])
+    written = (codes + nuisances @ parts["nuisance"]).repeat(len(LANGUAGES), 1)
     threshold = NEAR / CONSTANT * parts["constant"]
     opened = torch.nn.functional.silu(torch.tensor(STEEP * norm * (1 - NEAR))) * norm
     mlp.gate_proj.weight[:count] = (STEEP * (names @ parts["question"] - threshold)).float()
@@ -434,7 +436,7 @@ def gather(attention, row: Kind, parts: dict) -> None:
 
     The bias asks, in the coordinate that the rotary embedding hardly turns; so the kernel stays of the rank of initial ones.
     """
-    norm = scale(QUESTION_SQUARE + 1 + NUISANCE**2)
+    norm = scale(QUESTION_SQUARE + 1 + row.copied**2 + NUISANCE**2)
     attention.q_proj.weight[:HEAD_WIDTH].mul_(READS)
     attention.q_proj.bias[HEAD_WIDTH - 1] = SHARP * HEAD_WIDTH**0.5 / norm
     attention.k_proj.weight[HEAD_WIDTH - 1] = parts["flag"][0].float()
