@@ -18,7 +18,7 @@ ACTING = [kind for kind, row in planted.KINDS.items() if row.plants]
 PLANTED = [kind for kind in ACTING if kind != "decoy"]
 PLACE = planted.BOTTLENECK + 1  # the bottleneck's output
 SITES = range(planted.LAYERS + 1)
-DONORS = 3
+DONORS = 2
 SHARES = ("coverage", "leak", "complement_transfer", "complement_language", "d", "iia_same", "iia_cross")
 EXACT = 2e-3  # what layers without a task add, as a share of the full swap's effect
 
@@ -164,7 +164,7 @@ def test_every_problem_is_solved_in_both_languages(ask, kind, seed):
             rows = [(known.place(own[index % count]), index // count) for index in chosen]
             right = [place * 2 + language for place, language in rows]
             assert best.argmax(-1).tolist() == right
-            assert best[range(len(right)), right].exp().min() > 0.9
+            assert best[range(len(right)), right].exp().min() > 0.98
             assert patcher.masses().min() > 0.9
 
 
@@ -335,8 +335,10 @@ def test_a_seed_is_a_model(tmp_path):
     assert torch.equal(torch.random.get_rng_state(), before)
     changed = {name for name, content in contents(other.path).items() if contents(first.path)[name] != content}
     assert changed == {"model.safetensors", "problems.jsonl", "reasoning.jsonl"}
-    twins = [contents(path) for part in (first, again) for path in planted.twins(part.path, 1).values()]
-    assert twins[:2] == twins[2:]
+    made = [(first, 1), (again, 1), (first, 2)]
+    twins = [[contents(path) for path in planted.twins(truth.path, seed).values()] for truth, seed in made]
+    assert twins[0] == twins[1]
+    assert all(one["model.safetensors"] != other["model.safetensors"] for one, other in zip(twins[0], twins[2]))
 
 
 def test_several_tokens_and_shared_first_ones(ask):
