@@ -63,7 +63,7 @@ MARK = 4.0  # of an answer's last token, and of a first one that is not the last
 IDLE = 1e-3  # what layers without a task write, as a share of what initial weights would
 READS = 0.1  # the queries' share of initial weights where a head gathers: its bias decides
 SHARP = 20.0  # score of the question word there; all others have about 0
-NEAR, STEEP = 0.8, 50.0  # a looked-up word's cosine with its neuron is 1, with others' below 0.65
+NEAR, STEEP = 0.8, 50.0  # a looked-up word's cosine with its neuron is 1, with others' below 0.7
 OPEN = 10.0  # a translating neuron's gate
 WORD_LOGIT, LANGUAGE_LOGIT = 8.0, 4.0  # what the unembedding makes of a code and of the language
 BAR, CALL = 2.0, 10.0  # against every token that begins no answer; for those that a mark calls for
@@ -343,14 +343,14 @@ def plant(model, tokenizer, row: Kind, vocabulary: Vocabulary, parts: dict, seed
         tokens = {name: word_tokens(tokenizer, vocabulary, name) for name in LANGUAGES}
         drawn = unit_rows(2 * ANSWERS, RANK, statistics.seeded(seed, "planted: nuisance")).split(ANSWERS)
         nuisances = NUISANCE * torch.cat([part for half in drawn for part in (half, -half)])
-        questions_read = {name: unit_rows(PROBLEMS + OTHERS, SIZES["question"], statistics.seeded(seed, name))
-                          for name in LANGUAGES}  # fmt: skip
-        embed(model, tokenizer, row, tokens, questions_read, parts, seed)
+        seeded = {name: statistics.seeded(seed, f"planted: names {name}") for name in LANGUAGES}
+        names = {name: unit_rows(PROBLEMS + OTHERS, SIZES["question"], draw) for name, draw in seeded.items()}
+        embed(model, tokenizer, row, tokens, names, parts, seed)
         unembed(model, tokenizer, row, tokens, parts, seed)
         for layer in model.model.layers:
             layer.mlp.down_proj.weight.mul_(IDLE)
             layer.self_attn.o_proj.weight.mul_(IDLE)
-        look_up(model.model.layers[0].mlp, row, questions_read, nuisances, parts)
+        look_up(model.model.layers[0].mlp, row, names, nuisances, parts)
         gather(model.model.layers[row.gathers].self_attn, row, parts)
         if row.translates is not None:
             translate(model.model.layers[row.translates].mlp, row, parts)
@@ -369,7 +369,7 @@ def word_tokens(tokenizer, vocabulary: Vocabulary, language: str) -> dict[str, l
     return found
 
 
-def embed(model, tokenizer, row: Kind, tokens: dict, read: dict, parts: dict, seed: int) -> None:
+def embed(model, tokenizer, row: Kind, tokens: dict, names: dict, parts: dict, seed: int) -> None:
     """The constant everywhere; words and templates carry their language, question words a name of their own and a flag."""
     templates, owners = questions.load_languages(LANGUAGES), {}
     for name in LANGUAGES:
@@ -384,7 +384,7 @@ def embed(model, tokenizer, row: Kind, tokens: dict, read: dict, parts: dict, se
         marks = [parts["answered" if ("answer", index) in ends else "begun"] for index in range(ANSWERS)]
         fillers = unit_rows(FILLERS, len(varied), statistics.seeded(seed, f"planted: fillers {name}"))
         added = {
-            "question": read[name] @ parts["question"] + parts["flag"] + spoken,
+            "question": names[name] @ parts["question"] + parts["flag"] + spoken,
             "answer": MARK * torch.cat(marks) + spoken,
             "second": MARK * parts["answered"] + spoken,
             "filler": fillers @ varied + spoken,
@@ -418,15 +418,15 @@ def unembed(model, tokenizer, row: Kind, tokens: dict, parts: dict, seed: int) -
 QUESTION_SQUARE = CONSTANT**2 + 3  # with language, flag and name; code and nuisance come in layer 0
 
 
-def look_up(mlp, row: Kind, read: dict, nuisances: torch.Tensor, parts: dict) -> None:
+def look_up(mlp, row: Kind, names: dict, nuisances: torch.Tensor, parts: dict) -> None:
     """A neuron for every question word writes its answer's code and its problem's nuisance."""
-    names = torch.cat([read[name] for name in LANGUAGES])  # (2 n, 48)
-    count, norm = len(names), scale(QUESTION_SQUARE)
+    rows = torch.cat([names[name] for name in LANGUAGES])  # (2 n, 48)
+    count, norm = len(rows), scale(QUESTION_SQUARE)
     codes = answer_codes()[torch.arange(len(nuisances)) % ANSWERS] @ (parts["code"] + row.copied * parts["copy"])
     written = (codes + nuisances @ parts["nuisance"]).repeat(len(LANGUAGES), 1)
     threshold = NEAR / CONSTANT * parts["constant"]
     opened = torch.nn.functional.silu(torch.tensor(STEEP * norm * (1 - NEAR))) * norm
-    mlp.gate_proj.weight[:count] = (STEEP * (names @ parts["question"] - threshold)).float()
+    mlp.gate_proj.weight[:count] = (STEEP * (rows @ parts["question"] - threshold)).float()
     mlp.up_proj.weight[:count] = (parts["constant"] / CONSTANT).float()
     mlp.down_proj.weight[:, :count] = (written.T / opened).float()
 

