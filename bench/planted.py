@@ -178,7 +178,7 @@ def twins(path: Path, seed: int = 0) -> dict[str, Path]:
     for name in ("reinitialised", "permuted"):
         found[name] = path.with_name(f"{path.name}-{name}-{seed}")
         shutil.copytree(path, found[name], ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True)
-    seeded_model(model.config, seed).save_pretrained(found["reinitialised"])
+    seeded_model(model.config, statistics.seeded(seed, "twin: initial weights")).save_pretrained(found["reinitialised"])
     for name, tensor in model.model.layers.named_parameters():
         order = torch.randperm(tensor.numel(), generator=statistics.seeded(seed, f"twin: {name}"))
         tensor.data = tensor.data.flatten()[order].view_as(tensor)
@@ -296,13 +296,13 @@ def initial_model(tokenizer, seed: int) -> Qwen2ForCausalLM:
         pad_token_id=tokenizer.pad_token_id,
         initializer_range=WIDTH**-0.5,
     )
-    return seeded_model(config, seed)
+    return seeded_model(config, statistics.seeded(seed, "planted: initial weights"))
 
 
-def seeded_model(config, seed: int) -> Qwen2ForCausalLM:
+def seeded_model(config, generator: torch.Generator) -> Qwen2ForCausalLM:
     """Initial weights, which transformers draws from torch's own generator; its state stays as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(generator.initial_seed())
         return Qwen2ForCausalLM(config)
 
 

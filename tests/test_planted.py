@@ -311,7 +311,7 @@ def test_random_models_and_twins_solve_nothing(ask, tmp_path):
     truth = planted.write_planted(tmp_path / "random", "random", 0)
     assert truth.arrives is None and not truth.profile and solved(truth.path) < 0.15
     original = planted.write_planted(tmp_path / "model", "planted", 0)
-    found = planted.twins(original.path, 1)
+    found = planted.twins(original.path, 0)
     assert set(found) == {"reinitialised", "permuted"}
     weights = {name: models.load_weights(checkpoints.find_model(str(path)), torch.float32, {}).state_dict()
                for name, path in (found | {"model": original.path}).items()}  # fmt: skip
