@@ -52,6 +52,8 @@ def load_z(out: Path, folder: checkpoints.ModelFolder) -> HandedZ:
     """Phase 2's Z; UserError if it is missing, another model's, or of the wrong shape."""
     results = runs.load_results(out, "phase2", folder.identity)
     z, bottleneck = results["z"], results["settings"]["layer"]
+    if "fitted_answers" not in z:
+        raise runs.UserError(f"{out / 'phase2_results.json'}: an older edition wrote it: run phase 2 again")
     basis = runs.load_array(out, "phase2_z_basis.npy", (z["k"], folder.width))
     shape = (folder.layers, results["z_dimensions"][-1], folder.width)
     every_layer = runs.load_array(out, "phase2_layer_subspaces.npy", shape)

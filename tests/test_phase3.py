@@ -538,6 +538,14 @@ def test_phase2_missing_damaged_misshapen_or_foreign(script, small, families, tm
     assert "--out" in message
 
 
+def test_results_of_an_older_phase_2_are_refused(script, small, tmp_path):
+    hand_on(small, tmp_path / "out", random_basis(4, 48), site=2)
+    results = json.loads((tmp_path / "out" / "phase2_results.json").read_text())
+    del results["z"]["fitted_answers"]
+    (tmp_path / "out" / "phase2_results.json").write_text(json.dumps(results))
+    assert "an older edition wrote it: run phase 2 again" in refused(script, small, tmp_path / "out")
+
+
 def test_an_exemplar_must_not_be_a_problem(script, small, tmp_path):
     hand_on(small, tmp_path / "out", random_basis(4, 48), site=2)
     message = refused(script, small, tmp_path / "out", "--exemplars", small / "problems.jsonl")
