@@ -16,6 +16,7 @@ import torch
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
+from bench.planted import syllables
 from lab import runs
 
 WIDTH, LAYERS, HEADS, GROUPS, HEAD_WIDTH = 64, 6, 4, 2, 16
@@ -84,16 +85,6 @@ def write_control(
         plant_kernels(model.model.layers[BOTTLENECK].self_attn, kernels, generator)
     model.save_pretrained(path)
     return Control(path, answers.double(), language.double())
-
-
-def syllables(index: int) -> str:
-    """A word of letters for every index, none a prefix of another."""
-    consonants, vowels = "bdfghklmnprstvz", "aeiou"
-    text = ""
-    for _ in range(3):
-        index, rest = divmod(index, len(consonants) * len(vowels))
-        text += consonants[rest // len(vowels)] + vowels[rest % len(vowels)]
-    return text
 
 
 def word_tokenizer(words: dict) -> Qwen2Tokenizer:
