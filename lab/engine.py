@@ -374,15 +374,16 @@ def check_length(config, length: int) -> None:
 
 
 def patched_prompts(
-    model, tokenizer, prompts: Sequence[str], answers: Sequence[Sequence[int]], batch: int
+    model, tokenizer, prompts: Sequence[str], answers: Sequence[Sequence[int]], batch: int, everyone: bool = False
 ) -> Iterator[tuple[list[int], PatchedPrompts]]:
     """(indices of a batch's prompts, their engine); prompts that begin alike come together, and their beginning runs once.
 
-    A batch that does not fit into memory is halved. Under `accelerate launch` each process yields its share; what is made of
-    them has to be `gathered`.
+    A batch that does not fit into memory is halved. Under `accelerate launch` each process yields its share, unless everyone
+    runs all of them; what is made of shares has to be `gathered`.
     """
     shared, rows = beginnings.Beginnings(model), tokenizer(list(prompts))["input_ids"] if prompts else []
-    waiting = list(runs.own_turns(beginnings.batches(rows, batch)))[::-1]
+    batches = beginnings.batches(rows, batch)
+    waiting = (batches if everyone else list(runs.own_turns(batches)))[::-1]
     while waiting:
         chosen, length = waiting.pop()
         texts = [prompts[index] for index in chosen]

@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -208,6 +209,24 @@ def find_ladder(arguments, folder: checkpoints.ModelFolder, rungs: Sequence[str]
     return [
         replace(asked, problems=asked.problems[:limit], settings=asked.settings | {"limit": limit}) for asked in ladder
     ]
+
+
+def find_others(
+    arguments, folder: checkpoints.ModelFolder, rungs: Sequence[str], ladder: Sequence[Asked]
+) -> list[Asked]:
+    """Problems beside the ladder's own: the model folder's other ones, or else data/'s rungs.
+
+    Only files that are written in all languages asked.
+    """
+    own = [folder.path / name for name in ("problems.jsonl", "reasoning.jsonl")]
+    files = own if own[0].exists() else [runs.ROOT / "data" / f"{rung}.jsonl" for rung in rungs]
+    taken, found = {runs.file_hash(file) for asked in ladder for file in asked.files}, []
+    for file in files:
+        if file.exists() and runs.file_hash(file) not in taken:
+            given = argparse.Namespace(**vars(arguments) | {"problems": [file], "exemplars": None})
+            with suppress(runs.UserError):
+                found.append(find_asked(given, folder, file.name, in_words=True))
+    return found
 
 
 def grade(problem: Problem, output: str, language: str | None = None) -> tuple[str | None, bool]:

@@ -77,6 +77,18 @@ def null_record(draws: np.ndarray, observed: float, low_counts: bool = False) ->
     return {"draws": len(draws), "low": low, "middle": middle, "high": high, "p": permutation_p(reached, len(draws))}
 
 
+def outlier_p(value: float, others: Sequence[float]) -> float | None:
+    """One-sided p that one more member of a normal population is as high as `value`, its mean and variance seen in `others`.
+
+    Student's prediction interval: (x - mean)/(s sqrt(1 + 1/n)) with n - 1 degrees of freedom. None for fewer than three.
+    """
+    others = np.asarray(others, float)
+    if len(others) < 3:
+        return None
+    spread = max(others.std(ddof=1) * (1 + 1 / len(others)) ** 0.5, 1e-300)
+    return float(stats.t.sf((value - others.mean()) / spread, len(others) - 1))
+
+
 def holm(ps: Sequence[float]) -> list[float]:
     """Holm-adjusted p values, in the order given."""
     order = np.argsort(ps, kind="stable")

@@ -43,13 +43,18 @@ class Patching:
         self.mass = float(np.mean(list(runs.gathered(masses).values())))  # of the answer set, unpatched
 
     def scores(
-        self, site: int, donors: np.ndarray, bases: torch.Tensor | None = None, outside: bool = False
+        self,
+        site: int,
+        donors: np.ndarray,
+        bases: torch.Tensor | None = None,
+        outside: bool = False,
+        onto: torch.Tensor | None = None,
     ) -> np.ndarray:
         """Log-probabilities of the answer set with donors' parts inside (or outside of) every subspace, or their whole streams.
 
         donors (recipients, donors) bool; bases (m, k, d) orthonormal rows -> (m, b, R, a, N, answers x languages) float32,
-        recipient r asked in language b, donor i in language a; without bases (1, ...) of the full swap. NaN where there is no
-        donor.
+        recipient r asked in language b, donor i in language a; without bases (1, ...) of the full swap. `onto` (c, d): of
+        what a swap would change only the part in that subspace is changed. NaN where there is no donor.
         """
         count = 1 if bases is None else len(bases)
         shape = (self.languages, self.problems, count, self.languages, self.problems, self.columns)
@@ -62,7 +67,7 @@ class Patching:
             own = patcher.streams[:, site].float()
             filled = torch.tensor([[*row, *[0] * (most - len(row))] for row in given], device=own.device)
             sent = self.streams[:, filled, site].transpose(0, 1)  # (rows, languages, most, d)
-            changed = changes(own[:, None, None], sent, bases, outside)  # (rows, m, languages, most, d)
+            changed = changes(own[:, None, None], sent, bases, outside, onto)  # (rows, m, languages, most, d)
             scores = patcher.scores(site, changed.flatten(1, 3)).unflatten(1, changed.shape[1:4])
             parts |= {index: scores[row, :, :, : len(given[row])].numpy() for row, index in enumerate(chosen)}
         for index, scores in runs.gathered(parts).items():
@@ -71,16 +76,24 @@ class Patching:
         return found.transpose(2, 0, 1, 3, 4, 5)
 
 
-def changes(own: torch.Tensor, sent: torch.Tensor, bases: torch.Tensor | None, outside: bool) -> torch.Tensor:
+def changes(
+    own: torch.Tensor,
+    sent: torch.Tensor,
+    bases: torch.Tensor | None,
+    outside: bool = False,
+    onto: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Recipients' streams with the donors' parts: own (rows, 1, 1, d), sent (rows, a, i, d) -> (rows, m, a, i, d)
 
     Without bases what was sent itself, so that a donor's own stream changes no bit.
     """
-    if bases is None:
+    if bases is None and onto is None:
         return sent[:, None]
-    difference, bases = (sent - own)[:, None], bases.to(sent)
-    parts = utils.project(difference.flatten(2, 3), bases).unflatten(2, sent.shape[1:3])
-    return own[:, None] + (difference - parts if outside else parts)
+    change = (sent - own)[:, None]
+    if bases is not None:
+        parts = utils.project(change.flatten(2, 3), bases.to(sent)).unflatten(2, sent.shape[1:3])
+        change = change - parts if outside else parts
+    return own[:, None] + (change if onto is None else utils.project(change, onto.to(sent)))
 
 
 def within_languages(streams: torch.Tensor) -> torch.Tensor:

@@ -129,7 +129,7 @@ def swapped(row: dict) -> tuple[str, str]:
 
 def haar(row: dict) -> str:
     """The Haar subspaces' D, and p of the Z's."""
-    null = row["haar"]
+    null = (row["nulls"] or {}).get("haar")
     return f"Haar's D {show(null['middle'], 2)} (p {show(row['p'], 2)})" if null else "no null drawn"
 
 
@@ -336,7 +336,7 @@ def tested_table(tasks: dict[str, dict]) -> str:
     headers += ["Haar's D, 5 % to 95 %", "p (Holm)", "IIA across languages (full swap's)", "verdict"]
     rows = []
     for task, row in ((task, row) for task, found in tasks.items() for row in found["tested"]):
-        layer, null = "" if row["layer"] is None else f", L{row['layer']}", row["haar"]
+        layer, null = "" if row["layer"] is None else f", L{row['layer']}", (row["nulls"] or {}).get("haar")
         rows.append([task, TESTED[row["name"]], f"{SOURCES[row['method']]}{layer} (k {row['k'] or '–'})"])
         rows[-1] += [place(row["site"]), CARRIES.get(row["place"], "–"), interval(row["coverage"]), interval(row["d"])]
         rows[-1] += [f"{show(null['low'], 2)} to {show(null['high'], 2)}" if null else "–"]

@@ -1,9 +1,21 @@
 """Phase 3's page: where answer and language arrive in the stream, what swapping each Z moves there, and what follows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from reports import page
 from reports.phase3_figures import MOVED, NAMES, SHARES, WINNERS, figure_depth, figure_profile, place, stretches
+from reports.phase3_tables import (
+    CARRIES,
+    TOLD,
+    beside_table,
+    decimal,
+    gates_table,
+    nulls_table,
+    percent,
+    profile_table,
+    span,
+    told,
+)
 
 SHOWN_ANSWERS = 12
 TESTED = {  # what it is; what follows for the recipe where it dissociates
@@ -22,6 +34,9 @@ TESTED = {  # what it is; what follows for the recipe where it dissociates
     "answer_means": [
         "the subspace of the development answers' mean streams, at {place}",
         "answers have a code that unseen ones share, but it was read from activations, not predicted from weights"],
+    "learned": [
+        "the subspace learned by gradients on development answers, at {place}",
+        "answers have a code that unseen ones share, but it was learned for its effect, not predicted from weights"],
 }  # fmt: skip
 INSIDE = "Giving a prompt the part of another prompt's stream that lies inside Z moves the answer"
 VERDICTS = {  # what was swapped and what moved; what follows for the recipe, and of a dissociation TESTED says it
@@ -52,10 +67,6 @@ NOT_HERE = [
     "At this place even a swap of the whole stream is not shown to move both answer and language, so no part of it can be "
     "shown to hold one without the other", "not at this place; nothing follows for Z elsewhere"]  # fmt: skip
 VERDICTS |= dict.fromkeys(("answer_only", "language_only", "untestable"), NOT_HERE)
-CARRIES = {  # what the full swap carries at a place
-    "joint": "answer and language", "answer": "the answer and not the language",
-    "language": "the language and not the answer", "none": "neither the answer nor the language",
-}  # fmt: skip
 LATER = "What comes after an answer's first token reads the recipient's question again, so swaps seem to move less than they do."
 
 
@@ -99,8 +110,9 @@ def untested(results: dict) -> str:
 
 def random(row: dict) -> str:
     """What random subspaces of the same size do."""
-    middle, high = (decimal(row["haar"] and row["haar"][point]) for point in ("middle", "high"))
-    text = f"Haar-random subspaces, same k: coverage {percent(row['haar_coverage'])}, D {middle}, 95 % point {high}"
+    null = row["nulls"].get("haar", dict.fromkeys(("coverage", "middle", "high")))
+    middle, high = (decimal(null[point]) for point in ("middle", "high"))
+    text = f"Haar-random subspaces, same k: coverage {percent(null['coverage'])}, D {middle}, 95 % point {high}"
     p, holm = (page.show(row[key], 2) for key in ("p", "p_holm"))
     return text if row["p"] is None else f"{text}; one-sided p {p}, with Holm {holm}"
 
@@ -110,21 +122,6 @@ def numbers(row: dict) -> str:
     if row["coverage"]["value"] is None:
         return "coverage is not defined because the full swap moves too little"
     return f"coverage {span(row['coverage'])}, D {span(row['d'], decimal)}; {random(row)}"
-
-
-def decimal(value: float | None) -> str:
-    """A number at two decimals and three significant digits."""
-    return page.show(None if value is None else round(value, 2) + 0.0, 3)
-
-
-def percent(value: float | None) -> str:
-    return "–" if value is None else f"{page.show(round(100 * value, 1) + 0.0, 3)} %"
-
-
-def span(record: dict, write: Callable = percent) -> str:
-    """A measured value with its interval."""
-    value, low, high = (write(record[end]) for end in ("value", "low", "high"))
-    return value if record["low"] is None else f"{value} ({low.removesuffix(' %')} to {high.removesuffix(' %')})"
 
 
 def listing(parts: Sequence[str]) -> str:
@@ -197,10 +194,25 @@ def verdict_text(results: dict, width: int) -> str:
 
         This Z is {subject(name, row, results)}, with k = {row["k"]} of {width} dimensions: {numbers(row)}. Coverage is the
         share of the whole stream's effect on the answer, D is 2 by the hypothesis and about 0 by chance, with 95 % intervals
-        over {judged_on(row)}.{missed}
+        over {judged_on(row)}.{missed} {gates_text(row)}
 
         For the recipe: {meaning}.{"" if name == "weights" else f" {weights_text(results)}"}
     """
+
+
+def gates_text(row: dict) -> str:
+    """What else could explain a Z's effect, in words."""
+    if not row.get("gates"):
+        return ""
+    word, states = row["gates"]["word"], row["gates"]["manifold"]
+    text = f"""Outside of the code of the answers' words, {word["dimensions"]} dimensions, the whole stream keeps
+        {span(word["full"])} of its effect and Z {span(word["z"])} of that."""
+    if states is None:
+        return f"{text} There were no other problems to tell which states the model itself visits."
+    text += f""" Among states that the model visits on other problems ({states["components"]} dimensions of
+        {states["states"]:,} states) the whole stream keeps {span(states["full"])} of its effect, and Z as much of its own
+        times {span(states["h"], decimal)} (h)."""
+    return f"{text} {TOLD[told(states)]}"
 
 
 def judged_on(row: dict) -> str:
@@ -305,7 +317,7 @@ def depth_section(results: dict) -> str:
 def subspaces_section(results: dict, measured: dict, drawn: bool) -> str:
     unmeasured = {name: row["unmeasured"] for name, row in results["tested"].items() if name not in measured}
     silent = [f"{NAMES[name]} ({unmeasured[name]})" for name in TESTED if name in unmeasured]
-    draws = sorted({row["haar"]["draws"] for row in measured.values() if row["haar"]})
+    draws = sorted({row["nulls"]["haar"]["draws"] for row in measured.values() if row["nulls"]})
     least = "".join(f", not below {page.show(1 / (1 + count), 2)} with {count} draws" for count in draws)
     silent = f"Not swapped: {', '.join(silent)}." if silent else ""
     groups = {judged_on(row): [] for row in measured.values()}
@@ -329,44 +341,12 @@ def subspaces_section(results: dict, measured: dict, drawn: bool) -> str:
 
         {beside_table(measured)}
 
+        {nulls_table(measured)}
+
+        {gates_table(measured)}
+
         {seen_text(measured, results)}
     """)
-
-
-def profile_table(rows: dict) -> str:
-    headers = [
-        "Z",
-        "place",
-        "k",
-        "coverage",
-        "leak",
-        "compl. transfer",
-        "compl. language",
-        "D; of the draws' pairs; Haar's 95 %",
-    ]
-    cells = []
-    for name, row in rows.items():
-        line = [NAMES[name], place(row["site"]), row["k"], *(span(row[key]) for key in SHARES)]
-        drawn = (row["drawn"]["d"], row["haar"] and row["haar"]["high"])
-        line.append("; ".join([span(row["d"], decimal), *map(decimal, drawn)]))
-        line += [beside_full(row, "iia_cross"), decimal(row["kappa"])]
-        cells.append([*line, f"{page.show(row['p'], 2)} ({page.show(row['p_holm'], 2)})", f"`{row['verdict']}`"])
-    return page.table([*headers, "IIA cross; F's", "κ", "p (Holm)", "verdict"], cells)
-
-
-def beside_full(row: dict, key: str) -> str:
-    return f"{span(row[key])}; {percent(row[f'full_{key}']['value'])}"
-
-
-def beside_table(rows: dict) -> str:
-    """What stands beside a profile and decides nothing: what there was to move, how the Z compares with the full swap."""
-    headers = ["Z", "place carries", "T_same of F, nats", "G of F, nats", "Haar's coverage", "T_cross/T_same; F's"]
-    cells = []
-    for name, row in rows.items():
-        line = [NAMES[name], CARRIES[row["place"]], *(span(row["full"][key], decimal) for key in ("t_same", "g"))]
-        line += [percent(row["haar_coverage"]), beside_full(row, "agnosticity"), beside_full(row, "iia_same")]
-        cells.append([*line, span(row["iia_cross_gain"]), percent(row["within_share"]), decimal(row["participation"])])
-    return page.table([*headers, "IIA same; F's", "IIA cross above F's", "variance inside", "participation"], cells)
 
 
 def seen_text(rows: dict, results: dict) -> str:
@@ -402,6 +382,9 @@ def reading_section(results: dict) -> str:
           D = coverage − leak − transfer + language, 2 by the hypothesis, about 0 for what is blind to the difference.
           κ: coverage above that of random subspaces, 0 chance, 1 everything. –: the full swap moves too little to divide by.
         - Variance inside: of the streams' variance within a language. Participation: in how many dimensions they vary.
+        - Nulls: Haar-random subspaces; draws that hold as much of the streams' variance within a language and of the
+          language's offset as Z (*matched*, no null for a Z that holds more than half of the variance, since such draws hold
+          what acts); the same construction from other layers, for a Z from weights.
         - Three kinds of no: *not there* (`none`), *not at this place* (`answer_only`, `language_only`, `untestable` of one
           Z), *cannot be tested* with this model and these problems (`untestable` as a whole). `inconclusive` is no no.
         - Intervals: {results["design"]["resamples"]:,} resamples of problems, as recipients and as donors at once; too wide
@@ -417,7 +400,8 @@ def limitations(results: dict) -> list[str]:
         - Carriers and places were chosen on {results["problems"]["development"]["scored"]} development problems; places that
           are not in section 2's table were not looked at.
         - A swap joins parts of two streams; the result may be a state that the model never visits.
-        - A swap that moves the answer does not tell a code of reasoning from that of the word to come, nor directions that
-          the model uses from directions that only the swap uses.
+        - Outside of the output word's code is not yet reasoning: only an answer in another form (digits, a yes or no) would
+          tell a code of the result from one of its word in earlier layers.
+        - The states that the model visits are a sample; an honest code and a perfect copy of it that nothing reads give h = ½.
     """)
     return lines.removeprefix("- ").split("\n- ")

@@ -14,6 +14,7 @@ NAMES = {  # of the subspaces tested, in tables and figures
     "best_layer": "best layer's weights",
     "handed": "handed on by phase 2",
     "answer_means": "answer means",
+    "learned": "learned",
 }
 SHARES = {  # the profile of a Z, and what each share is by the hypothesis
     "coverage": ("coverage", 1), "leak": ("leak", 0),
@@ -93,7 +94,7 @@ def figure_profile(results: dict, rows: dict) -> bytes:
     """The four shares of every measured Z, against the hypothesis and, of coverage, random subspaces."""
     labels = [f"{NAMES[name]}\n{place(row['site'])}, k {row['k']}" for name, row in rows.items()]
     y, rows = np.arange(len(rows)), list(rows.values())
-    haar = np.array([row["haar_coverage"] for row in rows], float)
+    haar = np.array([row["nulls"]["haar"]["coverage"] if row["nulls"] else None for row in rows], float)
     seen = np.array([row["seen"]["coverage"]["value"] if row["seen"] else None for row in rows], float)
     with page.figure(11, 2.2 + 0.6 * len(rows), 1, 4, sharey=True) as (figure, panels):
         for panel, (key, (label, ideal)) in zip(panels, SHARES.items()):

@@ -15,7 +15,7 @@ from lab import runs
 @pytest.fixture
 def copy(tmp_path) -> Path:
     """The project's code in a folder of its own, to be changed."""
-    for path in [*ROOT.glob("*.py"), ROOT / "lab", ROOT / "reports", ROOT / "data", ROOT / "tiny"]:
+    for path in [*ROOT.glob("*.py"), ROOT / "lab", ROOT / "reports", ROOT / "verdicts", ROOT / "data", ROOT / "tiny"]:
         target = tmp_path / "copy" / path.name
         target.parent.mkdir(exist_ok=True)
         shutil.copytree(path, target) if path.is_dir() else shutil.copy(path, target)
@@ -42,7 +42,7 @@ def test_words_and_thresholds_cost_no_measurement_and_instruments_do(copy):
     printed, before, _ = run(copy)
     assert "there already" not in printed
     change(copy / "reports" / "one.py", "Effective rank of", "The effective rank of")
-    change(copy / "verdicts.py", "LEVEL = 0.05", "LEVEL = 1.1  # everything is significant")
+    change(copy / "verdicts" / "__init__.py", "LEVEL = 0.05", "LEVEL = 1.1  # everything is significant")
     change(copy / "1.py", '"""Effective rank', '"""The effective rank')
     change(copy / "lab" / "statistics.py", "    return (1 +", "    # never zero\n    return (1 +")
     for flags in ([], ["--report-only"]):
@@ -63,5 +63,5 @@ def test_the_closure_holds_what_measures_and_nothing_else():
     names = [path.name for path in runs.import_closure(ROOT / "phase3_patching.py")]
     assert names[0] == "phase3_patching.py"
     assert {"utils.py", "runs.py", "engine.py", "questions.py", "numerals.py", "subspaces.py"} <= set(names)
-    assert not {"verdicts.py", "page.py", "phase3.py"} & set(names)
+    assert not {"verdicts", "reports"} & {path.parent.name for path in runs.import_closure(ROOT / "phase3_patching.py")}
     assert "questions.py" not in [path.name for path in runs.import_closure(ROOT / "1.py")]

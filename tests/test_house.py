@@ -11,8 +11,7 @@ from lab import runs
 SCRIPTS = list(runs.SCRIPTS.values())
 ROOMS = [
     "utils.py",
-    "verdicts.py",
-    *(f"{room}/{path.name}" for room in ("lab", "reports") for path in (ROOT / room).glob("*.py")),
+    *(f"{room}/{path.name}" for room in ("verdicts", "lab", "reports") for path in (ROOT / room).glob("*.py")),
 ]
 PROJECT = [*SCRIPTS, *ROOMS]
 LONGEST_FILE, LONGEST_FUNCTION = 500, 60
@@ -21,8 +20,11 @@ TO_BE_REBUILT = ("phase2_z_extraction.py",)
 
 def imports(name: str) -> set[str]:
     """The project's files that a file imports, anywhere in it."""
-    files = {f"{module.replace('.', '/')}.py" for module in runs.imported_names(ROOT / name)}
-    return {file for file in files if (ROOT / file).is_file()}
+    modules = [module.replace(".", "/") for module in runs.imported_names(ROOT / name)]
+    files = {
+        file for module in modules for file in (f"{module}.py", f"{module}/__init__.py") if (ROOT / file).is_file()
+    }
+    return files - {"lab/__init__.py", "reports/__init__.py"}
 
 
 def functions(name: str) -> list:
@@ -33,22 +35,23 @@ def functions(name: str) -> list:
 @pytest.mark.parametrize("stem", runs.SCRIPTS)
 def test_a_script_sees_its_page_the_rules_and_the_instruments(stem):
     seen = imports(runs.SCRIPTS[stem])
-    assert {"verdicts.py", f"reports/{stem}.py", "lab/runs.py"} <= seen
-    assert all(file in ("verdicts.py", "utils.py", f"reports/{stem}.py") or file.startswith("lab/") for file in seen), (
-        seen
-    )
+    above = {"verdicts/__init__.py", f"reports/{stem}.py"}
+    assert above | {"lab/runs.py"} <= seen
+    assert all(file in above | {"utils.py"} or file.startswith("lab/") for file in seen), seen
 
 
 def test_arrows_point_down_only():
     assert not imports("utils.py")
-    assert not imports("verdicts.py")
+    assert all(file.startswith("verdicts/") for name in ROOMS if name.startswith("verdicts/") for file in imports(name))
     assert not imports("reports/page.py")
     for name in ROOMS:
         seen = imports(name)
         assert not seen & set(SCRIPTS), name
         if name.startswith("reports/") and name != "reports/page.py":
-            own = f"{name.removesuffix('.py')}_figures.py"  # a large page has its figures beside it
-            assert seen <= {"reports/page.py", "verdicts.py", own}, name
+            own = {
+                f"{name.split('_')[0].removesuffix('.py')}_{part}.py" for part in ("figures", "tables")
+            }  # of a large page
+            assert seen <= {"reports/page.py", "verdicts/__init__.py", *own}, name
         if name.startswith("lab/"):
             assert all(file == "utils.py" or file.startswith("lab/") for file in seen), name
 

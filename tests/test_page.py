@@ -50,12 +50,13 @@ def test_a_figure_has_the_same_bytes_each_time():
 
 
 def test_the_readme_names_verdicts_that_exist():
-    """Every name in the README's table of verdicts is one that verdicts.py can give."""
+    """Every name in the README's table of verdicts is one that verdicts/ can give."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = [line for line in text.split("| verdict of")[1].splitlines()[2:] if line.startswith("|")]
     named = {name for row in rows for name in re.findall(r"`([a-z0-9_]+)`", row.split("|", 2)[2])}
-    tree = ast.parse((ROOT / "verdicts.py").read_text(encoding="utf-8"))
-    given = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "verdicts").glob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    given = {node.value for node in nodes if isinstance(node.value, str)}
     assert len(named) > 15
     unknown = {name for name in named - given if not name.endswith("_advantage")}  # made from the languages' names
     assert not unknown

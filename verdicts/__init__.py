@@ -5,6 +5,10 @@ where a claim cannot be tested here. It is called when results are saved and aga
 threshold costs no measurement. Constants that choose what is measured stand in the scripts; those that only judge, here.
 """
 
+from verdicts.dissociation import HALF_REACHED, HONEST, ILLUSORY, OPEN, REACHED, TESTED, beats_layers, phase3, subspace
+
+__all__ = ["HALF_REACHED", "HONEST", "ILLUSORY", "OPEN", "REACHED", "TESTED", "beats_layers", "phase3", "subspace"]
+
 LEVEL = 0.05
 RECIPE = {  # what the recipe recorded on Qwen2.5-3B, and asks for
     "layers": 36,
@@ -246,78 +250,6 @@ def multi_at_least(grid: list[dict], chosen) -> list[bool]:
     heads = {tuple(row[key] for key in place): row["contrast"] for row in grid if row["mask"] == "head0"}
     rows = [row for row in grid if row["mask"] == "multi" and chosen(row)]
     return [row["contrast"] <= heads[tuple(row[key] for key in place)] for row in rows]
-
-
-MOVES = 0.5  # of the full swap's effect: what a dissociation surely moves, and what is excluded where it is absent
-KEEPS, KEEPS_SURELY = 0.8, 0.6  # of the full swap's language: what the complement keeps, and its lower bound
-WIDE_SHARE, WIDE_RATIO = (
-    1 / 8,
-    1.5,
-)  # of the width, and of the directions that streams use: beyond, it is no part of them
-# A phase has the first of these among its subspaces' verdicts, and of subspaces that share it the first here is named.
-RANKS = "double_dissociation language_removed partial inconclusive none answer_only language_only untestable".split()
-OPEN = ("inconclusive", "answer_only", "language_only", "untestable")  # verdicts that leave a claim open
-TESTED = ("weights", "weights_at_carrier", "best_layer", "handed", "answer_means")
-
-
-def phase3(results: dict) -> dict:
-    """The verdict of every tested subspace, in `tested`, and of the phase: the one that ranks first among them (RANKS).
-
-    untestable: no rung is solved, or no site carries both answer and language. `decided_by`: the subspace it is about.
-    """
-    tested = {name: row | {"verdict": subspace(row, results)} for name, row in results["tested"].items()}
-    ranked = sorted(tested, key=lambda name: (RANKS.index(tested[name]["verdict"]), TESTED.index(name)))
-    decided = ranked[0] if results["carriers"]["joint"] else None
-    verdict = tested[decided]["verdict"] if decided else "untestable"
-    tests = subspace_tests(tested[decided], results) if decided else {}
-    holds = dict.fromkeys(("z", "z_perp", "weights"))
-    if verdict not in OPEN:
-        holds["z"], holds["z_perp"] = moves_both(tested[decided], results)
-    weights = tested.get("weights", {"verdict": "untestable"})["verdict"]
-    if weights not in OPEN:
-        holds["weights"] = weights == "double_dissociation"
-    return {"verdict": verdict, "decided_by": decided, "tested": tested, "tests": tests, "holds": holds}
-
-
-def subspace(row: dict, results: dict) -> str:
-    """A tested subspace's verdict, by the first rule that applies."""
-    if row.get("place", "none") != "joint" or "unmeasured" in row:
-        return {"answer": "answer_only", "language": "language_only"}.get(row.get("place"), "untestable")
-    if row["d"]["value"] is None:
-        return "untestable"
-    tests = subspace_tests(row, results)
-    if not tests["beats its nulls"]:
-        return "none" if row["coverage"]["high"] < MOVES else "inconclusive"
-    if not tests["is no larger than the streams' own size"]:
-        return "language_removed"
-    return "double_dissociation" if all(tests.values()) else "partial"
-
-
-def subspace_tests(row: dict, results: dict) -> dict[str, bool]:
-    """What a double dissociation needs of a measured subspace; nothing where nothing was measured."""
-    if "unmeasured" in row or row["p_holm"] is None:
-        return {}
-    language = row["complement_language"]
-    wide = max(WIDE_SHARE * results["width"], WIDE_RATIO * row["participation"])
-    wins = (
-        row["iia_cross"]["value"] >= MOVES * row["full_iia_same"]["value"] and row["haar_iia_cross_gain"]["p"] < LEVEL
-    )
-    return {
-        "beats its nulls": row["p_holm"] < LEVEL,
-        "is no larger than the streams' own size": row["k"] <= wide,
-        "moves the answer": row["coverage"]["low"] >= MOVES,
-        "wins with the donor's answer": wins,
-        "leaves the language": row["leak"]["high"] < MOVES,
-        "its complement keeps the language": language["value"] >= KEEPS and language["low"] >= KEEPS_SURELY,
-    }
-
-
-def moves_both(row: dict, results: dict) -> tuple[bool, bool]:
-    """Whether Z moves the answer and not the language, and Z⊥ the language and not the answer, both beyond their nulls."""
-    tests = subspace_tests(row, results)
-    special = tests["beats its nulls"] and tests["is no larger than the streams' own size"]
-    z = special and tests["moves the answer"] and tests["leaves the language"]
-    return z, special and tests["its complement keeps the language"] and row["complement_transfer"]["high"] < MOVES
 
 
 OVERFIT = 0.1  # an in-sample R² this far above the held-out one is overfitting, whatever it is called

@@ -1,0 +1,132 @@
+"""Phase 3's verdict: whether a tested subspace moves the answer and leaves the language, and what else could explain it."""
+
+import verdicts
+
+MOVES = 0.5  # of the full swap's effect: what a dissociation surely moves, and what is excluded where it is absent
+KEEPS, KEEPS_SURELY = 0.8, 0.6  # of the full swap's language: what the complement keeps, and its lower bound
+WIDE_SHARE = 1 / 8  # of the width, and
+WIDE_RATIO = 1.5  # of the directions that the streams use: a subspace beyond both is no part of them
+ONLY_WORD = 0.1  # T(F')/T(F), F' the swap outside of the output word's code: below, that code is all that acts
+BESIDE_WORD = (
+    0.5  # T(Z')/T(F'): what Z keeps of that; and below that part of Z's own coverage the word's code explains it
+)
+HONEST, ILLUSORY = 0.8, 0.4  # h: among the model's own states Z keeps as much as the full swap does, or much less
+REACHED, HALF_REACHED = 0.9, 0.5  # T(P_B F)/T(F): those states hold what acts; below, a small h says nothing
+# A phase has the first of these among its subspaces' verdicts, and of subspaces that share it the first here is named.
+RANKS = "double_dissociation answer_word illusion language_removed partial inconclusive none".split()
+RANKS += "answer_only language_only untestable".split()
+OPEN = ("inconclusive", "answer_only", "language_only", "untestable")  # verdicts that leave a claim open
+TESTED = ("weights", "weights_at_carrier", "best_layer", "handed", "answer_means", "learned")
+
+
+def phase3(results: dict) -> dict:
+    """The verdict of every tested subspace, in `tested`, and of the phase: the one that ranks first among them (RANKS).
+
+    untestable: no rung is solved, or no site carries both answer and language. `decided_by`: the subspace it is about.
+    """
+    tested = {name: row | {"verdict": subspace(row, results)} for name, row in results["tested"].items()}
+    ranked = sorted(tested, key=lambda name: (RANKS.index(tested[name]["verdict"]), TESTED.index(name)))
+    decided = ranked[0] if results["carriers"]["joint"] else None
+    verdict = tested[decided]["verdict"] if decided else "untestable"
+    tests = subspace_tests(tested[decided], results) if decided else {}
+    holds = dict.fromkeys(("z", "z_perp", "weights"))
+    if verdict not in OPEN:
+        holds["z"], holds["z_perp"] = moves_both(tested[decided], results)
+    weights = tested.get("weights", {"verdict": "untestable"})["verdict"]
+    if weights not in OPEN:
+        holds["weights"] = weights == "double_dissociation"
+    return {"verdict": verdict, "decided_by": decided, "tested": tested, "tests": tests, "holds": holds}
+
+
+def subspace(row: dict, results: dict) -> str:
+    """A tested subspace's verdict, by the first rule that applies."""
+    if row.get("place", "none") != "joint" or "unmeasured" in row:
+        return {"answer": "answer_only", "language": "language_only"}.get(row.get("place"), "untestable")
+    if row["d"]["value"] is None:
+        return "untestable"
+    tests = subspace_tests(row, results)
+    if not beats_nulls(row):
+        return "none" if row["coverage"]["high"] < MOVES else "inconclusive"
+    if not tests["is no larger than the streams' own size"]:
+        return "language_removed"
+    return explained(row) or ("double_dissociation" if all(tests.values()) else "partial")
+
+
+def explained(row: dict) -> str | None:
+    """answer_word | illusion | None: what explains the effect of a subspace that beats its nulls, in this order."""
+    gates = row.get("gates")
+    if gates is None:
+        return None
+    rest, beside = gates["word"]["full"]["value"], gates["word"]["z"]["value"]
+    covered = min(1.0, row["coverage"]["value"])  # a Z of little effect keeps little, of whatever kind it is
+    if rest is not None and (rest < ONLY_WORD or (beside is not None and beside < BESIDE_WORD * covered)):
+        return "answer_word"
+    reached, h = manifold(row)
+    if reached is not None and h is not None and reached >= REACHED and h <= ILLUSORY:
+        return "illusion"
+    return None
+
+
+def manifold(row: dict) -> tuple[float | None, float | None]:
+    """T(P_B F)/T(F), and h; None where the model's own states could not be told."""
+    found = (row.get("gates") or {}).get("manifold")
+    return (found["full"]["value"], found["h"]["value"]) if found else (None, None)
+
+
+def subspace_tests(row: dict, results: dict) -> dict[str, bool]:
+    """What a double dissociation needs of a measured subspace; nothing where nothing was measured."""
+    if "unmeasured" in row or row["p_holm"] is None:
+        return {}
+    language = row["complement_language"]
+    wide = max(WIDE_SHARE * results["width"], WIDE_RATIO * row["participation"])
+    gains = [null["iia_cross_gain"]["p"] for name, null in row["nulls"].items() if null["gates"] and name != "layers"]
+    wins = row["iia_cross"]["value"] >= MOVES * row["full_iia_same"]["value"]
+    tests = {
+        "beats random subspaces": row["p_holm"] < verdicts.LEVEL,
+        "is no larger than the streams' own size": row["k"] <= wide,
+        "moves the answer": row["coverage"]["low"] >= MOVES,
+        "wins with the donor's answer": wins and max(gains) < verdicts.LEVEL,
+        "leaves the language": row["leak"]["high"] < MOVES,
+        "its complement keeps the language": language["value"] >= KEEPS and language["low"] >= KEEPS_SURELY,
+        "is not the output word's code": holds_beside_word(row),
+        "acts among the model's own states": holds_among_states(row),
+    }
+    if "layers" in row["nulls"]:
+        tests["beats other layers' weights"] = beats_layers(row["nulls"]["layers"])
+    if "control" in row:
+        tests["beats a search for other answers"] = row["control"]["d_gain"]["low"] > 0
+    return tests
+
+
+def beats_nulls(row: dict) -> bool:
+    """Whether D is beyond every null that gates."""
+    layers = row["nulls"].get("layers")
+    searched = "control" not in row or row["control"]["d_gain"]["low"] > 0
+    return row["p_holm"] < verdicts.LEVEL and searched and (layers is None or beats_layers(layers))
+
+
+def beats_layers(null: dict) -> bool:
+    """Whether a layer's D is above all others' (or all but few), and lies apart: in eight layers one always comes first."""
+    ranked = null["p"] < verdicts.LEVEL or null["p"] * (1 + null["draws"]) < 1.5
+    return ranked and (null["outlier_p"] is None or null["outlier_p"] < verdicts.LEVEL)
+
+
+def holds_beside_word(row: dict) -> bool:
+    """Whether Z keeps half of what the stream moves outside of the output word's code, where that is not nothing."""
+    word = (row.get("gates") or {}).get("word")
+    known = word is not None and word["full"]["value"] is not None and word["z"]["value"] is not None
+    return known and word["full"]["value"] >= ONLY_WORD and word["z"]["value"] >= BESIDE_WORD
+
+
+def holds_among_states(row: dict) -> bool:
+    """Whether Z's effect lies among the states that the model visits as much as the full swap's does."""
+    reached, h = manifold(row)
+    return reached is not None and h is not None and reached >= HALF_REACHED and h >= HONEST
+
+
+def moves_both(row: dict, results: dict) -> tuple[bool, bool]:
+    """Whether Z moves the answer and not the language, and Z⊥ the language and not the answer, neither explained otherwise."""
+    tests = subspace_tests(row, results)
+    special = beats_nulls(row) and tests["is no larger than the streams' own size"] and not explained(row)
+    z = special and tests["moves the answer"] and tests["leaves the language"]
+    return z, special and tests["its complement keeps the language"] and row["complement_transfer"]["high"] < MOVES
