@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: hunt test lint clean
+.PHONY: hunt test controls lint clean
 
 hunt: $(VENV)/ready
 	$(BIN)/python hunt.py --model tiny --out output/tiny
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -n 2
+
+controls: $(VENV)/ready
+	$(BIN)/python -m bench.controls
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -28,7 +28,7 @@ from reports import page
 
 SCRIPTS = ("1", "phase2_z_extraction", "phase3_patching")
 NONE = {"Haar": 3, "other layer": 3, "decoy": 2, "other positions": 2}  # of each seed: subspaces that are no Z
-CALIBRATED = {"Haar": 20, "other layer": 7, "decoy": 10}  # of each seed, of both sources
+CALIBRATED = {"Haar": 15, "other layer": 7, "decoy": 8}  # of each seed, of both sources
 SOURCES = ("planted", "decoy")  # kinds in which nulls are calibrated: a layer stands out, or none does
 MATCHED = 40  # draws matched on each of these: 1 or 0 above it in 41 are p < .05
 AT_MOST = 0.08  # of subspaces that are none, that may pass a null

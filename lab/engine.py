@@ -67,7 +67,7 @@ class PatchedPrompts:
         """The unpatched residual stream at the last position, (b, L + 1, d), in the model's dtype."""
         return self.node_streams[:, :, 0]
 
-    def final_states(self, site: int, patched: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:
+    def final_states(self, site: int, patched: torch.Tensor, rows: slice | list[int] = slice(None)) -> torch.Tensor:
         """Normed final stream of every node under every condition. patched (b, c, d) -> (b, c, m, d)"""
         nodes = self.node_streams[rows, site]
         hidden = nodes[:, None].repeat(1, patched.shape[1], 1, 1)
@@ -97,7 +97,7 @@ class PatchedPrompts:
                 hook.remove()
         return torch.stack([streams[site].to(self.model.device) for site in sorted(streams)], 1)
 
-    def masks(self, rows: slice, copies: int) -> dict[int | None, torch.Tensor]:
+    def masks(self, rows: slice | list[int], copies: int) -> dict[int | None, torch.Tensor]:
         """What nodes under every condition see, by the layer's window: (b, 1, c * m, T - 1 + c * m) to add to attention."""
         dtype, device = self.model.dtype, self.positions.device
         apart = torch.eye(copies, dtype=torch.bool, device=device)[:, None, :, None]
@@ -113,7 +113,7 @@ class PatchedPrompts:
             masks[window] = mask.masked_fill_(hidden_from, torch.finfo(dtype).min)
         return masks
 
-    def run(self, rows: slice, site: int, hidden: torch.Tensor) -> torch.Tensor:
+    def run(self, rows: slice | list[int], site: int, hidden: torch.Tensor) -> torch.Tensor:
         """Nodes under conditions, (b, c, m, d), through the layers above the site."""
         copies, nodes = hidden.shape[1:3]
         cache = PrefixCache([(keys[rows], values[rows]) for keys, values in self.cache])
@@ -138,23 +138,27 @@ class PatchedPrompts:
             hidden = hidden[0] if isinstance(hidden, tuple) else hidden
         return hidden.to(self.model.device).unflatten(1, (copies, nodes))
 
-    def scores(self, site: int, patched: torch.Tensor) -> torch.Tensor:
+    def scores(self, site: int, patched: torch.Tensor, rows: Sequence[int] | None = None) -> torch.Tensor:
         """Log-probability of every answer within the answer set, the last position's stream at the site replaced.
 
-        patched (b, c, d) -> (b, c, answers) float32 on the CPU, with gradients where `patched` wants them. At every node of
-        the tree the probability is shared among the tokens that go on with an answer of the set, so that an answer's is 1
-        with no other beside it. Conditions are passed in pieces; a piece that does not fit into memory is halved, down to
-        one condition of one prompt.
+        patched (b, c, d), of all prompts or of those in `rows` -> (b, c, answers) float32 on the CPU, with gradients where
+        `patched` wants them. At every node of the tree the probability is shared among the tokens that go on with an answer
+        of the set, so that an answer's is 1 with no other beside it. Conditions are passed in pieces; a piece that does not
+        fit into memory is halved, down to one condition of one prompt.
         """
         size = max(1, QUERIES_AT_ONCE // self.positions.shape[1])
+        rows = list(range(len(patched))) if rows is None else list(rows)
         with torch.set_grad_enabled(patched.requires_grad):
-            pieces = [self.scores_that_fit(slice(0, len(patched)), site, piece) for piece in patched.split(size, 1)]
+            pieces = [self.scores_that_fit(rows, site, piece) for piece in patched.split(size, 1)]
             return torch.cat(pieces, 1)
 
-    def scores_that_fit(self, rows: slice, site: int, patched: torch.Tensor) -> torch.Tensor:
+    def scores_that_fit(self, rows: list[int], site: int, patched: torch.Tensor) -> torch.Tensor:
         """`scores` of some prompts, in halves where memory does not suffice."""
+        chosen = (
+            slice(rows[0], rows[-1] + 1) if rows[-1] - rows[0] == len(rows) - 1 else rows
+        )  # neighbours need no copy
         result = unless_out_of_memory(
-            lambda: self.answer_scores(self.final_states(site, patched, rows)).cpu(),
+            lambda: self.answer_scores(self.final_states(site, patched, chosen)).cpu(),
             last=patched.shape[:2] == (1, 1),
         )
         if result is not None:
@@ -163,9 +167,8 @@ class PatchedPrompts:
             half = patched.shape[1] // 2
             parts = [self.scores_that_fit(rows, site, part) for part in (patched[:, :half], patched[:, half:])]
             return torch.cat(parts, 1)
-        middle = (rows.start + rows.stop) // 2
-        parts = [(slice(rows.start, middle), patched[: middle - rows.start])]
-        parts += [(slice(middle, rows.stop), patched[middle - rows.start :])]
+        middle = len(rows) // 2
+        parts = [(rows[:middle], patched[:middle]), (rows[middle:], patched[middle:])]
         return torch.cat([self.scores_that_fit(half, site, part) for half, part in parts])
 
     def answer_scores(self, states: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ Bases and null draws for the gates of phase 3; all of them orthonormal rows.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -166,25 +166,46 @@ class Matched:
         outside = utils.outside(gaussian, torch.cat([self.components, self.offsets]))
         for power in POWERS:
             inside = turn * (self.variances / self.variances[0]) ** (power / 2) @ self.components
-            if self.share(inside, outside, LEAST_ANGLE, offset) >= within:
+            share = self.share_by_angle(inside, outside, offset)
+            if share(LEAST_ANGLE) >= within:
                 break
         else:
             inside = torch.nn.functional.pad(
                 self.components[: self.k], (0, 0, 0, max(0, self.k - len(self.components)))
             )
+            share = self.share_by_angle(inside, outside, offset)
         low, high = LEAST_ANGLE, math.pi / 2  # the share falls with the angle
         for _ in range(STEPS):
             middle = (low * high) ** 0.5
-            low, high = (middle, high) if self.share(inside, outside, middle, offset) > within else (low, middle)
-        return self.rows(inside, outside, low, offset)
+            low, high = (middle, high) if share(middle) > within else (low, middle)
+        triangle = cholesky(inside @ inside.T, outside @ outside.T, low)
+        rows = torch.linalg.solve_triangular(triangle, mixed(inside, outside, low), upper=False)
+        return self.turned(rows.T, self.offsets.T, offset).T
 
-    def rows(self, inside: torch.Tensor, outside: torch.Tensor, angle: float, offset: float) -> torch.Tensor:
-        """Both parts of the rows at an angle, orthonormal, the first ones turned to the offset."""
-        found, count = math.cos(angle) * inside + math.sin(angle) * outside, len(self.offsets)
-        found = torch.linalg.qr(found.mT)[0].mT
-        found[:count] = (1 - offset) ** 0.5 * found[:count] + offset**0.5 * self.offsets
-        return found
+    def share_by_angle(self, inside: torch.Tensor, outside: torch.Tensor, offset: float) -> Callable[[float], float]:
+        """Of the variance within languages, what orthonormal rows with both parts hold; from products of a small side k."""
+        grams = inside @ inside.T, outside @ outside.T
+        products, total = (self.centred @ inside.T, self.centred @ outside.T), self.centred.square().sum()
+        along = self.centred @ self.offsets.T
 
-    def share(self, *parts) -> float:
-        """Of the variance within languages, of `rows`."""
-        return float((self.centred @ self.rows(*parts).T).square().sum() / self.centred.square().sum())
+        def share(angle: float) -> float:
+            found = torch.linalg.solve_triangular(cholesky(*grams, angle), mixed(*products, angle).T, upper=False)
+            return float(self.turned(found.T, along, offset).square().sum() / total)
+
+        return share
+
+    def turned(self, columns: torch.Tensor, offsets: torch.Tensor, offset: float) -> torch.Tensor:
+        """The first columns turned to the offset, by which these hold its share. (n, k), (n, m)"""
+        count = offsets.shape[1]
+        first = (1 - offset) ** 0.5 * columns[:, :count] + offset**0.5 * offsets
+        return torch.cat([first, columns[:, count:]], 1)
+
+
+def mixed(inside: torch.Tensor, outside: torch.Tensor, angle: float) -> torch.Tensor:
+    """cosθ inside + sinθ outside"""
+    return math.cos(angle) * inside + math.sin(angle) * outside
+
+
+def cholesky(inside: torch.Tensor, outside: torch.Tensor, angle: float) -> torch.Tensor:
+    """Of the Gram matrix of `mixed` rows, whose two parts are orthogonal: inside, outside are the parts' own. (k, k)"""
+    return torch.linalg.cholesky(math.cos(angle) ** 2 * inside + math.sin(angle) ** 2 * outside)

@@ -61,14 +61,15 @@ class Patching:
         found, parts = np.full(shape, np.nan, np.float32), {}
         for chosen, patcher in self.engines:
             given = [np.flatnonzero(donors[index % self.problems]).tolist() for index in chosen]
-            most = max(map(len, given))
-            if not most:
+            rows = [row for row, own in enumerate(given) if own]
+            if not rows:
                 continue
-            own = patcher.streams[:, site].float()
+            chosen, given = [chosen[row] for row in rows], [given[row] for row in rows]
+            most, own = max(map(len, given)), patcher.streams[rows, site].float()
             filled = torch.tensor([[*row, *[0] * (most - len(row))] for row in given], device=own.device)
             sent = self.streams[:, filled, site].transpose(0, 1)  # (rows, languages, most, d)
             changed = changes(own[:, None, None], sent, bases, outside, onto)  # (rows, m, languages, most, d)
-            scores = patcher.scores(site, changed.flatten(1, 3)).unflatten(1, changed.shape[1:4])
+            scores = patcher.scores(site, changed.flatten(1, 3), rows).unflatten(1, changed.shape[1:4])
             parts |= {index: scores[row, :, :, : len(given[row])].numpy() for row, index in enumerate(chosen)}
         for index, scores in runs.gathered(parts).items():
             language, problem = divmod(index, self.problems)
