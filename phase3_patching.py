@@ -156,8 +156,9 @@ def tested(
         sought = rows["answer_means"].get("site")
     sites = {row["site"] for row in rows.values() if dissociation.worth_it(row)} | {sought} - {None}
     manifolds = broad_manifolds(study, rung, measured.design, asked, sorted(sites))
-    if sought is not None and manifolds[sought] is not None:
-        candidate, control = learned_candidates(study, measured, rung, sought, manifolds[sought])
+    scored_fits = measured.design.places[np.isin(measured.design.scored, measured.design.fits)]
+    if sought is not None and manifolds[sought] is not None and len(set(scored_fits)) > dissociation.FEWEST:
+        candidate, control = learned_candidates(study, measured, sought, manifolds[sought])
         rows[candidate.name] = measured.test(candidate) | measured.beyond(candidate, control)
         found.append(candidate)
     for candidate in found:
@@ -202,11 +203,13 @@ def candidates(study: Study, rung: ladder.Rung, design: designs.Design) -> list[
 
 
 def broad_manifolds(study: Study, rung: ladder.Rung, design: designs.Design, asked: list, sites: list[int]) -> dict:
-    """The states that the model visits on other problems, of every kind as many, by site."""
-    patched = {questions.problem_hash(rung.problems[problem]) for problem in design.scored}
+    """The states that the model visits on other problems, of every kind as many, by site; none with a test answer."""
+    tested = {rung.problems[problem].answer for problem in design.scored[~design.development]}
+    left_out = {questions.problem_hash(rung.problems[problem]) for problem in design.scored}
+    left_out |= {questions.problem_hash(problem) for problem in rung.problems if problem.answer in tested}
     prompts, each = {name: [] for name in study.names}, -(-BROAD // len(asked))
     for kind in asked:
-        rest = [problem for problem in kind.problems if questions.problem_hash(problem) not in patched]
+        rest = [problem for problem in kind.problems if questions.problem_hash(problem) not in left_out]
         for place in np.unique(np.linspace(0, len(rest) - 1, min(each, len(rest))).round().astype(int)):
             for name in study.names:
                 prompts[name].append(questions.prompt_text(rest[place], name, study.languages, kind.exemplars))
@@ -217,7 +220,7 @@ def broad_manifolds(study: Study, rung: ladder.Rung, design: designs.Design, ask
 
 
 def learned_candidates(
-    study: Study, measured: dissociation.Measured, rung: ladder.Rung, site: int, manifold: gates.Manifold
+    study: Study, measured: dissociation.Measured, site: int, manifold: gates.Manifold
 ) -> tuple[dissociation.Candidate, dissociation.Candidate]:
     """Learned on development answers, among states that the model visits; and its control, on answers that nobody gave."""
     design, k = measured.design, study.z.every_layer.shape[1]
@@ -234,7 +237,11 @@ def learned_candidates(
     found = []
     for name, target in targets.items():
         basis = search.subspace(site, k, manifold.components, target, study.seeded(f"search {name}"))
-        found.append(dissociation.Candidate(name, "learned", lambda _, basis=basis: basis, lambda _: None, site=site))
+        found.append(
+            dissociation.Candidate(
+                name, "learned", lambda _, basis=basis: basis, lambda _: None, site=site, among_states=True
+            )
+        )
     return tuple(found)
 
 

@@ -26,7 +26,7 @@ class Design:
     places: np.ndarray  # (scored,) each problem's answer in `known`
     prompts: list[list[str]]  # (languages, scored)
     blocks: np.ndarray  # (scored, scored) bool: a recipient's donors, of its half
-    few: np.ndarray  # FEW of them, with different answers
+    few: np.ndarray  # FEW of them, with different answers; an unseen problem's are unseen
     unseen: np.ndarray  # (scored,) bool: test problems with answers on which the Z handed on was not fitted
 
     def part(self, half: str) -> np.ndarray:
@@ -39,6 +39,12 @@ class Design:
         part = self.part(half)
         chosen = part if most is None else part[np.unique(np.linspace(0, len(part) - 1, most).round().astype(int))]
         return self.few & np.isin(np.arange(len(self.few)), chosen)[:, None]
+
+    def judges(self, half: str) -> int:
+        """How many recipients of a part have two donors of it, with different answers: a contrast to be judged by."""
+        part = self.part(half)
+        given = [set(self.places[part[donors]]) for donors in self.few[np.ix_(part, part)]]
+        return sum(len(answers) > 1 for answers in given)
 
     def effects(self, scores: np.ndarray, half: str, donors: np.ndarray) -> transfer.Effects:
         """The part of the scores (m, b, R, a, N, columns) that a half's recipients and donors have; donors are contrasts."""
@@ -55,7 +61,9 @@ def make_design(
     fitted_answers: set[str],
     seeded: Callable[[str], torch.Generator],
 ) -> Design:
-    """Halves by answer; of each the first MOST problems are patched, every one with a block of donors of its half.
+    """Halves by answer; of each MOST problems, evenly spaced, are patched, every one with a block of donors of its half.
+
+    Problems with answers that the Z handed on has not seen get donors of this kind alone, as far as there are enough.
 
     Patched are answers that their first token tells apart, where enough are: later tokens of an answer read the recipient's
     question again, which no swap at the last position changes. Fits use all answers.
@@ -69,7 +77,7 @@ def make_design(
     for part, label in ((at_once, "halves"), (~at_once, "halves of the others")):
         development[part] = swaps.halves(numbers[part].tolist(), seeded(label))
     halves = (at_once & development, at_once & ~development)
-    chosen = np.sort(np.concatenate([np.flatnonzero(half)[:MOST] for half in halves]))
+    chosen = np.sort(np.concatenate([spread(np.flatnonzero(half)) for half in halves]))
     problems = [rung.problems[problem] for problem in solved[chosen]]
     known = answers.answer_set(asker.tokenizer, problems, asker.languages)
     places = np.array([known.place(problem) for problem in problems])
@@ -80,11 +88,20 @@ def make_design(
     texts = [[rung.prompt(asker, language, problem) for problem in solved[chosen]] for language in asker.names]
     seen = np.array([str(problem.answer) in fitted_answers for problem in problems])
     unseen = ~development[chosen] & ~seen
+    if len(set(places[unseen])) > FEW:
+        own = transfer.donor_blocks(places[unseen], seeded("donors of unseen answers"), BLOCK)
+        blocks[unseen] = False
+        blocks[np.ix_(unseen, unseen)] = own
     fits = unshared(rung, solved[development], solved[chosen][~development[chosen]])
     few = few_donors(blocks, places, seeded("few donors"))
     return Design(
         solved[chosen], development[chosen], solved[development], fits, known, places, texts, blocks, few, unseen
     )
+
+
+def spread(places: np.ndarray) -> np.ndarray:
+    """MOST of them, evenly spaced: a file may list one kind of problem after the other."""
+    return places[np.unique(np.linspace(0, len(places) - 1, min(MOST, len(places))).round().astype(int))]
 
 
 def unshared(rung: ladder.Rung, fits: np.ndarray, test: np.ndarray) -> np.ndarray:

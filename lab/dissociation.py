@@ -31,6 +31,7 @@ class Candidate:
     judged_on: str = "test"
     site: int | None = None
     others: Callable[[int], torch.Tensor] | None = None  # (n, k, d) the same construction from other layers, for a site
+    among_states: bool = False  # whether it was sought among the states that the model visits
 
 
 def site_curve(
@@ -87,7 +88,7 @@ class Measured:
         """A subspace's profile and its nulls, or why there are none."""
         row = {"method": candidate.method, "judged_on": candidate.judged_on}
         row["judged"] = len(self.design.part(candidate.judged_on))
-        if row["judged"] < FEWEST:
+        if self.design.judges(candidate.judged_on) < FEWEST:
             return row | {"unmeasured": "it was fitted on these answers"}
         site = self.best_site(candidate) if candidate.site is None else candidate.site
         if site is None:
@@ -133,12 +134,14 @@ class Measured:
         """Scores of a condition on all scored problems, of whole blocks or of some donors; noted with what rests on it."""
         for condition, scores in zip(self.conditions, self.scores):
             if swap in SHARED and (condition["swap"], condition["site"]) == (swap, site):
-                condition["tested"].append(name)
+                condition["tested"] += [name] if name not in condition["tested"] else []
                 return scores
         bases = None if basis is None else basis.float()[None]
+        self.conditions.append(
+            {"swap": swap, "tested": [name], "site": site, "donors": "blocks" if donors is None else "few"}
+        )
         donors = self.design.blocks if donors is None else donors
         self.scores.append(self.patching.scores(site, donors, bases, swap in OUTSIDE, onto))
-        self.conditions.append({"swap": swap, "tested": [name], "site": site})
         return self.scores[-1]
 
     def samples(self, scores: np.ndarray, half: str, donors=None, record: str | None = None) -> dict:
@@ -180,9 +183,10 @@ class Measured:
         half, site, k = row["judged_on"], row["site"], row["k"]
         donors = self.design.within(half, DRAWN)
         own = self.point_ratios(*scores, half, donors)
-        own = {name: None if row["d"]["value"] is None else float(values[0]) for name, values in own.items()}
+        known = row["d"]["value"] is not None and bool(np.isfinite(own["d"][0]))
+        own = {name: float(values[0]) if known else None for name, values in own.items()}
         found = {"drawn": own, "nulls": {}, "kappa": None, "p": None, "p_holm": None}
-        if row["place"] != "joint" or row["d"]["value"] is None:
+        if row["place"] != "joint" or not known:
             return found
         haar = self.haar(site, k, half, FULL_DRAWS if worth_it(row) else DRAWS)
         found["nulls"]["haar"] = null_row(haar, own, gates=True)
@@ -196,7 +200,7 @@ class Measured:
                 found["nulls"]["matched"]["within_share"] = float(
                     np.median([gates.shares(one, streams)[0] for one in bases])
                 )
-            if candidate.others is not None:
+            if candidate.others is not None and len(candidate.others(site)):
                 drawn = self.points(site, candidate.others(site), half, donors)
                 outlier = statistics.outlier_p(own["d"], drawn["d"])
                 found["nulls"]["layers"] = null_row(drawn, own, gates=True) | {"outlier_p": outlier}
@@ -232,7 +236,8 @@ class Measured:
         if manifold is not None:
             onto = manifold.components.float()
             swapped["broad"] = self.keep("broad", name, site, onto=onto, donors=few)
-            swapped["z_in_broad"] = self.keep("z_in_broad", name, site, basis, onto, donors=few)
+            if not candidate.among_states:
+                swapped["z_in_broad"] = self.keep("z_in_broad", name, site, basis, onto, donors=few)
         moved = {swap: self.samples(scores, half, few)["t_same"] for swap, scores in swapped.items()}
         best = self.maxima["t_same"]
 
@@ -244,10 +249,11 @@ class Measured:
         word |= {"z": transfer.record(share("z_without_word", "without_word"))}
         if manifold is None:
             return {"word": word, "manifold": None}
-        reach, inside = share("broad", "full"), share("z_in_broad", "z")
+        reach, inside = share("broad", "full"), None if candidate.among_states else share("z_in_broad", "z")
         h = inside / reach if inside is not None and transfer.usable(moved["broad"], best) else None
         sizes = {"states": manifold.states, "components": len(onto), "variance": manifold.share}
-        return {"word": word, "manifold": sizes | {"full": transfer.record(reach), "h": transfer.record(h)}}
+        sizes |= {"full": transfer.record(reach), "h": transfer.record(h), "by_construction": candidate.among_states}
+        return {"word": word, "manifold": sizes}
 
     def beyond(self, candidate: Candidate, control: Candidate) -> dict:
         """A subspace's `control`: the same search's for other answers, judged on the true ones; and D less the control's."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lab import checkpoints, models, numerals, runs, words
-from lab.problems import Problem, load_problems, plain, read_problems
+from lab.problems import NoTexts, Problem, load_problems, plain, read_problems
 
 DEFAULT_EXEMPLARS = runs.ROOT / "data" / "exemplars.jsonl"
 TEMPLATE = {"name": "", "prompt": "{question}", "answer": "{answer}", "separator": "", "script": ""}  # a row's parts
@@ -224,7 +224,7 @@ def find_others(
     for file in files:
         if file.exists() and runs.file_hash(file) not in taken:
             given = argparse.Namespace(**vars(arguments) | {"problems": [file], "exemplars": None})
-            with suppress(runs.UserError):
+            with suppress(NoWords, NoTexts):
                 found.append(find_asked(given, folder, file.name, in_words=True))
     return found
 

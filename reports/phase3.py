@@ -6,6 +6,8 @@ from reports import page
 from reports.phase3_figures import MOVED, NAMES, SHARES, WINNERS, figure_depth, figure_profile, place, stretches
 from reports.phase3_tables import (
     CARRIES,
+    DECIDING,
+    NULLS,
     TOLD,
     beside_table,
     decimal,
@@ -114,7 +116,14 @@ def random(row: dict) -> str:
     middle, high = (decimal(null[point]) for point in ("middle", "high"))
     text = f"Haar-random subspaces, same k: coverage {percent(null['coverage'])}, D {middle}, 95 % point {high}"
     p, holm = (page.show(row[key], 2) for key in ("p", "p_holm"))
-    return text if row["p"] is None else f"{text}; one-sided p {p}, with Holm {holm}"
+    harder = max(DECIDING, key=lambda name: row["nulls"].get(name, {"p": 0, "gates": False})["p"] * decides(row, name))
+    against = "" if harder == "haar" else f" against {NULLS[harder]}"
+    return text if row["p"] is None else f"{text}; one-sided p{against} {p}, with Holm {holm}"
+
+
+def decides(row: dict, name: str) -> bool:
+    """Whether a null decides on p for a Z: of matched draws only where Z holds little of the variance."""
+    return row["nulls"].get(name, {"gates": False})["gates"]
 
 
 def numbers(row: dict) -> str:
@@ -189,6 +198,8 @@ def verdict_text(results: dict, width: int) -> str:
             meaning += "; but the weights did not single out that layer, so this confirms no prediction"
     missed = [test.replace("_", " ") for test, passed in results["tests"].items() if passed is False]
     missed = f" Tests not passed: {listing(missed)}." if missed and row["verdict"] == "partial" else ""
+    open_tests = [test for test, passed in results["tests"].items() if passed is None]
+    missed += f" Could not be tested: {listing(open_tests)}." if open_tests and row["verdict"] == "partial" else ""
     return f"""
         {lead} (`{row["verdict"]}`).
 
@@ -333,9 +344,9 @@ def subspaces_section(results: dict, measured: dict, drawn: bool) -> str:
 
         Shares are of what the full swap F does to the same problems at the same place, 100, 0, 0 and 100 % by the hypothesis,
         with 95 % intervals. Judged on {"; ".join(groups)}.
-        p is that of D, one-sided, against Haar-random subspaces of that size{least}; Holm's is
-        over the Zs tested. Draws are swapped for {results["design"]["drawn"]} recipients with {results["design"]["few"]} donors
-        each, and D of the same pairs is ranked among them. {silent}
+        p is that of D, one-sided: against Haar-random subspaces of that size{least} or, if larger, against matched
+        draws where these decide; Holm's is over the Zs tested. Draws are swapped for {results["design"]["drawn"]}
+        recipients with {results["design"]["few"]} donors each, and D of the same pairs is ranked among them. {silent}
 
         {profile_table(measured)}
 

@@ -6,6 +6,7 @@ from reports import page
 from reports.phase3_figures import NAMES, SHARES, place
 from verdicts import HALF_REACHED, HONEST, ILLUSORY, REACHED
 
+DECIDING = ("haar", "matched")  # nulls of which p is the largest
 NULLS = {"haar": "Haar", "matched": "matched draws", "layers": "other layers' weights"}
 CARRIES = {  # what the full swap carries at a place
     "joint": "answer and language", "answer": "the answer and not the language",
@@ -125,14 +126,16 @@ def shuffled_text(control: dict) -> str:
 
 
 TOLD = {  # what h and the states' share say
-    "honest": "", "illusion": "",
+    "honest": "", "illusion": "", "by construction": "It was sought among these states, so h says nothing of it.",
     "between": "So it is a copy of what acts or an illusion, which cannot be told apart here.",
     "poor": "Those states hold too little of what acts to tell an illusion.",
 }  # fmt: skip
 
 
 def told(states: dict) -> str:
-    """honest | illusion | between | poor: what the model's own states say of a Z."""
+    """honest | illusion | between | poor | by construction: what the model's own states say of a Z."""
+    if states["by_construction"]:
+        return "by construction"
     if (h := states["h"]["value"]) is None or states["full"]["value"] < HALF_REACHED:
         return "poor"
     if h >= HONEST:

@@ -45,7 +45,7 @@ def subspace(row: dict, results: dict) -> str:
     if row["d"]["value"] is None:
         return "untestable"
     tests = subspace_tests(row, results)
-    if not beats_nulls(row):
+    if not tests["beats random subspaces"]:
         return "none" if row["coverage"]["high"] < MOVES else "inconclusive"
     if not tests["is no larger than the streams' own size"]:
         return "language_removed"
@@ -73,8 +73,8 @@ def manifold(row: dict) -> tuple[float | None, float | None]:
     return (found["full"]["value"], found["h"]["value"]) if found else (None, None)
 
 
-def subspace_tests(row: dict, results: dict) -> dict[str, bool]:
-    """What a double dissociation needs of a measured subspace; nothing where nothing was measured."""
+def subspace_tests(row: dict, results: dict) -> dict[str, bool | None]:
+    """What a double dissociation needs of a measured subspace, None where it was not asked; nothing where nothing was."""
     if "unmeasured" in row or row["p_holm"] is None:
         return {}
     language = row["complement_language"]
@@ -87,46 +87,48 @@ def subspace_tests(row: dict, results: dict) -> dict[str, bool]:
         "moves the answer": row["coverage"]["low"] >= MOVES,
         "wins with the donor's answer": wins and max(gains) < verdicts.LEVEL,
         "leaves the language": row["leak"]["high"] < MOVES,
+        "its complement leaves the answer": row["complement_transfer"]["high"] < MOVES,
         "its complement keeps the language": language["value"] >= KEEPS and language["low"] >= KEEPS_SURELY,
         "is not the output word's code": holds_beside_word(row),
         "acts among the model's own states": holds_among_states(row),
     }
-    if "layers" in row["nulls"]:
-        tests["beats other layers' weights"] = beats_layers(row["nulls"]["layers"])
+    if row["method"] == "weight" or "layers" in row["nulls"]:
+        tests["beats other layers' weights"] = (
+            beats_layers(row["nulls"]["layers"]) if "layers" in row["nulls"] else None
+        )
     if "control" in row:
-        tests["beats a search for other answers"] = row["control"]["d_gain"]["low"] > 0
+        tests["beats a search for other answers"] = (row["control"]["d_gain"]["low"] or 0.0) > 0
     return tests
-
-
-def beats_nulls(row: dict) -> bool:
-    """Whether D is beyond every null that gates."""
-    layers = row["nulls"].get("layers")
-    searched = "control" not in row or row["control"]["d_gain"]["low"] > 0
-    return row["p_holm"] < verdicts.LEVEL and searched and (layers is None or beats_layers(layers))
 
 
 def beats_layers(null: dict) -> bool:
     """Whether a layer's D is above all others' (or all but few), and lies apart: in eight layers one always comes first."""
     ranked = null["p"] < verdicts.LEVEL or null["p"] * (1 + null["draws"]) < 1.5
-    return ranked and (null["outlier_p"] is None or null["outlier_p"] < verdicts.LEVEL)
+    return ranked and null["outlier_p"] is not None and null["outlier_p"] < verdicts.LEVEL
 
 
-def holds_beside_word(row: dict) -> bool:
+def holds_beside_word(row: dict) -> bool | None:
     """Whether Z keeps half of what the stream moves outside of the output word's code, where that is not nothing."""
-    word = (row.get("gates") or {}).get("word")
-    known = word is not None and word["full"]["value"] is not None and word["z"]["value"] is not None
-    return known and word["full"]["value"] >= ONLY_WORD and word["z"]["value"] >= BESIDE_WORD
+    if not row.get("gates"):
+        return None
+    rest, beside = (row["gates"]["word"][name]["value"] for name in ("full", "z"))
+    return rest is not None and rest >= ONLY_WORD and beside is not None and beside >= BESIDE_WORD
 
 
-def holds_among_states(row: dict) -> bool:
+def holds_among_states(row: dict) -> bool | None:
     """Whether Z's effect lies among the states that the model visits as much as the full swap's does."""
     reached, h = manifold(row)
-    return reached is not None and h is not None and reached >= HALF_REACHED and h >= HONEST
+    if reached is None or reached < HALF_REACHED:
+        return None
+    sought = row["gates"]["manifold"]["by_construction"]
+    return True if sought else None if h is None or (h < HONEST and reached < REACHED) else h >= HONEST
 
 
 def moves_both(row: dict, results: dict) -> tuple[bool, bool]:
     """Whether Z moves the answer and not the language, and Z⊥ the language and not the answer, neither explained otherwise."""
     tests = subspace_tests(row, results)
-    special = beats_nulls(row) and tests["is no larger than the streams' own size"] and not explained(row)
+    special = (
+        tests["beats random subspaces"] and tests["is no larger than the streams' own size"] and not explained(row)
+    )
     z = special and tests["moves the answer"] and tests["leaves the language"]
     return z, special and tests["its complement keeps the language"] and row["complement_transfer"]["high"] < MOVES
