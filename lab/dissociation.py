@@ -15,7 +15,7 @@ COARSE = 2  # the curve's step, refined where it crosses what a carrier needs
 RESAMPLES = 2000
 DRAWS, FULL_DRAWS = 20, 120  # Haar subspaces: for every Z; and every null's for a Z that is worth it (6/121 < .05)
 WORTH = 0.25  # coverage from which on: half of what a dissociation asks for
-CHUNK = 10  # drawn subspaces in memory at once
+CHUNK = 40  # drawn subspaces in memory at once
 TIE = 0.01  # of D: a code that is passed on unchanged scores alike at every site that it passes
 EVEN = 0.5  # of the variance within languages: draws that match a larger share hold what acts, as Z does (DESIGN 5)
 
