@@ -250,7 +250,8 @@ class Measured:
         if manifold is None:
             return {"word": word, "manifold": None}
         reach, inside = share("broad", "full"), None if candidate.among_states else share("z_in_broad", "z")
-        h = inside / reach if inside is not None and transfer.usable(moved["broad"], best) else None
+        known = inside is not None and reach is not None and transfer.usable(moved["broad"], best)
+        h = inside / reach if known else None
         sizes = {"states": manifold.states, "components": len(onto), "variance": manifold.share}
         sizes |= {"full": transfer.record(reach), "h": transfer.record(h), "by_construction": candidate.among_states}
         return {"word": word, "manifold": sizes}

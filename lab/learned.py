@@ -46,10 +46,11 @@ class Search:
         should bring.
         """
         k, inside = min(k, len(inside)), inside.to(self.streams)
-        frame = torch.nn.Linear(len(inside), k, bias=False)
-        with torch.no_grad():
-            frame.weight.copy_(torch.linalg.qr(torch.randn(len(inside), k, generator=generator))[0].T)
-        frame = torch.nn.utils.parametrizations.orthogonal(frame).to(inside.device)
+        with torch.random.fork_rng(devices=[]):  # the parametrisation draws from torch's own generator
+            torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+            frame = torch.nn.utils.parametrizations.orthogonal(torch.nn.Linear(len(inside), k, bias=False))
+            frame.weight = torch.linalg.qr(torch.randn(len(inside), k))[0].T
+        frame = frame.to(inside.device)
         adam = torch.optim.Adam(frame.parameters(), RATE)
         for _ in range(STEPS):
             loss = self.loss(site, frame.weight @ inside, target, generator)
