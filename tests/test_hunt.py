@@ -16,7 +16,7 @@ import torch
 from conftest import ROOT, interruptible, random_model
 
 import verdicts
-from bench.planted import BOTTLENECK, write_planted
+from bench.planted import BOTTLENECK, KINDS, write_planted
 from lab import checkpoints, runs
 from reports import hunt as page
 from verdicts.dissociation import RANKS
@@ -96,13 +96,14 @@ def test_a_decoy_is_refuted_and_the_contingency_named(script, tmp_path, in_proce
     assert results["weight_based"]["causal"] != "double_dissociation"
     assert branches(results)["separation"] == "no"
     assert "centroid" in held(results)
-    assert results["verdict"] == "causal_z"  # by the rule, of the Z that the contingency found
-    assert results["z"]["found_by"] == "activations"
+    assert results["verdict"] == "answer_word"  # what activations find best lies where the word is already there
+    assert (results["z"]["found_by"], results["z"]["name"]) == (None, "answer_means")
+    assert results["z"]["site"] > KINDS["decoy"].translates
     text = (tmp_path / "out" / "hunt_output.md").read_text()
-    assert "not predicted by the weights" in text.splitlines()[2]
+    assert "what moves the answer is the output word's code" in text.splitlines()[2]
     assert "does not separate them" in text.splitlines()[2]
     holds = {row["id"]: row["holds"] for row in results["claims"]}
-    assert not holds["separation"] and not holds["comparison"]
+    assert not holds["separation"] and not holds["comparison"] and holds["causal"] is False
 
 
 @pytest.mark.slow
