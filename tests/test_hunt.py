@@ -107,6 +107,19 @@ def test_a_decoy_is_refuted_and_the_contingency_named(script, tmp_path, in_proce
 
 
 @pytest.mark.slow
+def test_an_illusion_is_refuted_and_what_activations_hold_is_causal(script, tmp_path, in_process):
+    results = hunt(script, tmp_path / "out", "--model", write_planted(tmp_path / "illusion", "illusion").path)
+    assert results["weight_based"]["causal"] == "illusion"
+    assert results["verdict"] == "causal_z"  # by the rule, of the Z that activations hold
+    assert (results["z"]["found_by"], results["z"]["name"]) == ("activations", "answer_means")
+    text = (tmp_path / "out" / "hunt_output.md").read_text()
+    assert "not predicted by the weights" in text.splitlines()[2]
+    assert "moves the answer by an illusion" in text.splitlines()[2]
+    holds = {row["id"]: row["holds"] for row in results["claims"]}
+    assert holds["causal"] and not holds["universal"]
+
+
+@pytest.mark.slow
 def test_random_weights_have_no_z(script, tmp_path, in_process):
     results = hunt(script, tmp_path / "out", "--model", write_planted(tmp_path / "random", "random").path)
     assert results["verdict"] == "untestable"  # it solves nothing, so that no rung can be patched
