@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, interruptible, random_model
-from controls import BOTTLENECK, write_control
 
 import verdicts
+from bench.planted import BOTTLENECK, KINDS, write_planted
 from lab import checkpoints, runs
 from reports import hunt as page
+from verdicts.dissociation import RANKS
 
 
 @pytest.fixture
@@ -50,10 +51,6 @@ def hunt(script, out: Path, *flags) -> dict:
     return json.loads((out / "hunt_results.json").read_text())
 
 
-def control(path: Path, kind: str, problems: int = 40) -> Path:
-    return write_control(path, kind, noise=0.5, problems=problems, language_share=0.1).path
-
-
 def branches(results: dict) -> dict:
     return {node["node"]: node["taken"] for node in results["path"]}
 
@@ -66,7 +63,7 @@ def held(results: dict) -> list[str]:
 
 @pytest.mark.slow
 def test_a_planted_z_is_causal(script, tmp_path, in_process, monkeypatch):
-    results = hunt(script, tmp_path / "out", "--model", control(tmp_path / "planted", "planted"))
+    results = hunt(script, tmp_path / "out", "--model", write_planted(tmp_path / "planted", "planted").path)
     assert results["verdict"] == "causal_z"
     assert list(branches(results)) == ["behaviour", "separation", "patching", "end"]
     assert branches(results)["separation"] == "yes"
@@ -94,23 +91,37 @@ def test_a_planted_z_is_causal(script, tmp_path, in_process, monkeypatch):
 
 @pytest.mark.slow
 def test_a_decoy_is_refuted_and_the_contingency_named(script, tmp_path, in_process):
-    results = hunt(script, tmp_path / "out", "--model", control(tmp_path / "decoy", "decoy", 60))
+    results = hunt(script, tmp_path / "out", "--model", write_planted(tmp_path / "decoy", "decoy").path)
     assert results["weight_based"]["separates"] == "none"
     assert results["weight_based"]["causal"] != "double_dissociation"
     assert branches(results)["separation"] == "no"
     assert "centroid" in held(results)
-    assert results["verdict"] == "causal_z"  # by the rule, of the Z that the contingency found
-    assert results["z"]["found_by"] == "activations"
+    assert results["verdict"] == "answer_word"  # what activations find best lies where the word is already there
+    assert (results["z"]["found_by"], results["z"]["name"]) == (None, "answer_means")
+    assert results["z"]["site"] > KINDS["decoy"].translates
     text = (tmp_path / "out" / "hunt_output.md").read_text()
-    assert "not predicted by the weights" in text.splitlines()[2]
+    assert "what moves the answer is the output word's code" in text.splitlines()[2]
     assert "does not separate them" in text.splitlines()[2]
     holds = {row["id"]: row["holds"] for row in results["claims"]}
-    assert not holds["separation"] and not holds["comparison"]
+    assert not holds["separation"] and not holds["comparison"] and holds["causal"] is False
+
+
+@pytest.mark.slow
+def test_an_illusion_is_refuted_and_what_activations_hold_is_causal(script, tmp_path, in_process):
+    results = hunt(script, tmp_path / "out", "--model", write_planted(tmp_path / "illusion", "illusion").path)
+    assert results["weight_based"]["causal"] == "illusion"
+    assert results["verdict"] == "causal_z"  # by the rule, of the Z that activations hold
+    assert (results["z"]["found_by"], results["z"]["name"]) == ("activations", "answer_means")
+    text = (tmp_path / "out" / "hunt_output.md").read_text()
+    assert "not predicted by the weights" in text.splitlines()[2]
+    assert "moves the answer by an illusion" in text.splitlines()[2]
+    holds = {row["id"]: row["holds"] for row in results["claims"]}
+    assert holds["causal"] and not holds["universal"]
 
 
 @pytest.mark.slow
 def test_random_weights_have_no_z(script, tmp_path, in_process):
-    results = hunt(script, tmp_path / "out", "--model", control(tmp_path / "random", "random"))
+    results = hunt(script, tmp_path / "out", "--model", write_planted(tmp_path / "random", "random").path)
     assert results["verdict"] == "untestable"  # it solves nothing, so that no rung can be patched
     assert results["tasks"]["math"]["untested"] == "no_rung"
     assert branches(results)["contingencies"] == "no"
@@ -147,10 +158,6 @@ def test_every_family_runs_end_to_end_and_is_compared(script, families, tmp_path
     assert (tmp_path / "out" / "hunt_output.md").read_text() == before
 
 
-RANK = """double_dissociation language_removed answer_word illusion partial inconclusive none answer_only language_only
-    untestable""".split()
-
-
 def record(value: float | None, spread: float = 0.1) -> dict:
     """A measure as phase 3 saves it."""
     ends = (None, None) if value is None else (round(value - spread, 4), round(value + spread, 4))
@@ -161,7 +168,8 @@ def swapped(verdict: str = "none", method: str = "weight", layer: int | None = 1
     """A Z that phase 3 tested."""
     row = {"method": method, "layer": layer, "site": site, "k": 3, "place": "joint", "judged_on": "test"}
     row |= {"coverage": record(0.8), "d": record(1.6), "iia_cross": record(0.7), "full_iia_cross": record(0.75)}
-    row |= {"haar": {"draws": 120, "low": -0.1, "middle": 0.02, "high": 0.1, "p": 0.0083}, "p": 0.0083, "p_holm": 0.02}
+    haar = {"draws": 120, "low": -0.1, "middle": 0.02, "high": 0.1, "p": 0.0083, "coverage": 0.05, "gates": True}
+    row |= {"nulls": {"haar": haar}, "p": 0.0083, "p_holm": 0.02}
     return row | {"verdict": verdict} | changes
 
 
@@ -182,7 +190,7 @@ def patched(rung: str | None = "words", joint: tuple = (2, 3), **tested: dict) -
         keys = ("method", "layer", "site", "k", "place")
         tested = {name: {key: row[key] for key in keys} for name, row in tested.items()}
         tested = {name: row | {"unmeasured": unmeasured.get(name, "")} for name, row in tested.items()}
-    decided = min(tested, key=lambda name: RANK.index(tested[name].get("verdict", "untestable")))
+    decided = min(tested, key=lambda name: RANKS.index(tested[name].get("verdict", "untestable")))
     return {
         "verdict": tested[decided].get("verdict", "untestable"),
         "decided_by": decided if joint else None,
@@ -521,7 +529,7 @@ def test_every_contingency_that_holds_is_patched_before_the_hunt_says_no(script)
     candidates["ard_mmd"] = candidates["centroid"]
     candidates["sweep"] = candidates["centroid"] | {"holds": False}
     assert module.untried(given) == ["ard_mmd"]
-    for verdict in RANK[1:]:
+    for verdict in RANKS[1:]:
         assert module.untried(given | {"phase3": phase3_of("centroid", verdict)}) == ["ard_mmd"]
     assert module.untried(given | {"phase3": phase3_of("centroid", "double_dissociation")}) == []
     assert module.untried(given | {"phase3": phase3_of("centroid", best_layer=DISSOCIATES)}) == []
@@ -723,7 +731,7 @@ def snapshot(out: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 def test_an_interrupted_hunt_goes_on_and_ends_with_the_same_bytes(script, tmp_path, in_process):
     """Processes of their own, stopped by Ctrl-C and killed in the middle; bench/interruptions.py does it 20 times."""
-    path = control(tmp_path / "planted", "planted")
+    path = write_planted(tmp_path / "planted", "planted").path
     hunt(script, tmp_path / "whole", "--model", path)
     out = tmp_path / "out"
     command = [sys.executable, str(ROOT / "hunt.py"), "--model", str(path), "--out", str(out), "--device", "cpu"]

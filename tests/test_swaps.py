@@ -33,9 +33,17 @@ def bases() -> torch.Tensor:
 DONORS = np.array([[False, True, True], [True, False, False], [False, False, False]])
 
 
-@pytest.mark.parametrize("outside", [False, True])
-def test_every_cell_is_the_swap_of_its_recipient_donor_languages_and_subspace(loaded, patching, bases, outside):
-    found = patching.scores(SITE, DONORS, bases, outside)
+@pytest.fixture(scope="module")
+def onto() -> torch.Tensor:
+    return utils.random_subspaces(statistics.seeded(0, "onto"), 1, 20, 48)[0].float()
+
+
+@pytest.mark.parametrize("among", [False, True], ids=["anywhere", "among some directions"])
+@pytest.mark.parametrize("outside", [False, True], ids=["inside", "outside"])
+def test_every_cell_is_the_swap_of_its_recipient_donor_languages_and_subspace(
+    loaded, patching, bases, onto, outside, among
+):
+    found = patching.scores(SITE, DONORS, bases, outside, onto if among else None)
     assert found.shape == (3, 2, 3, 2, 3, 6) and found.dtype == np.float32
     for b, r, a, i in np.ndindex(2, 3, 2, 3):
         if not DONORS[r, i]:
@@ -48,9 +56,48 @@ def test_every_cell_is_the_swap_of_its_recipient_donor_languages_and_subspace(lo
         own = recipient.streams[0, SITE]
         for place, basis in enumerate(bases):
             part = (donor.streams[0, SITE] - own) @ basis.T @ basis
-            moved = donor.streams[0, SITE] - part if outside else own + part
+            change = donor.streams[0, SITE] - own - part if outside else part
+            moved = own + (change @ onto.T @ onto if among else change)
             expected = recipient.scores(SITE, moved[None, None])[0, 0]
             np.testing.assert_allclose(found[place, b, r, a, i], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("outside", [False, True], ids=["inside", "outside"])
+def test_a_swap_onto_a_subspace_is_a_product_of_projectors(bases, onto, outside):
+    """Of P the projector inside or outside and Q the one onto: own + (sent - own) P Q, by dense matrices in float64."""
+    own, sent = torch.randn(2, 1, 1, 48), torch.randn(2, 2, 4, 48)
+    found = swaps.changes(own, sent, bases, outside, onto)
+    assert found.shape == (2, 3, 2, 4, 48)
+    target = onto.T.double() @ onto.double()
+    for place, basis in enumerate(bases.double()):
+        inside = basis.T @ basis
+        through = (torch.eye(48) - inside if outside else inside) @ target
+        expected = own.double() + (sent - own).double() @ through
+        torch.testing.assert_close(found[:, place].double(), expected, atol=1e-4, rtol=0)
+
+
+def test_the_full_swap_onto_a_subspace_changes_that_part_alone(loaded, patching, onto):
+    own, sent = torch.randn(2, 1, 1, 48), torch.randn(2, 2, 4, 48)
+    found = swaps.changes(own, sent, None, onto=onto)
+    assert found.shape == (2, 1, 2, 4, 48)
+    expected = own.double() + (sent - own).double() @ onto.T.double() @ onto.double()
+    torch.testing.assert_close(found[:, 0].double(), expected, atol=1e-4, rtol=0)
+    everything, nothing = torch.eye(48), torch.zeros(0, 48)
+    torch.testing.assert_close(swaps.changes(own, sent, None, onto=everything)[:, 0], sent, atol=1e-5, rtol=0)
+    assert torch.equal(swaps.changes(own, sent, None, onto=nothing)[:, 0], own.expand_as(sent))
+    np.testing.assert_allclose(
+        patching.scores(SITE, DONORS, onto=onto), patching.scores(SITE, DONORS, onto[None]), atol=1e-4, equal_nan=True
+    )
+
+
+def test_onto_keeps_what_lies_in_it_and_nothing_else(onto):
+    own, sent = torch.randn(2, 1, 1, 48), torch.randn(2, 2, 4, 48)
+    among, beyond = onto[None, :5], torch.linalg.svd(onto)[2][None, 20:27]
+    torch.testing.assert_close(
+        swaps.changes(own, sent, among, onto=onto), swaps.changes(own, sent, among), atol=1e-5, rtol=0
+    )
+    still = swaps.changes(own, sent, beyond, onto=onto)
+    torch.testing.assert_close(still, own[:, None].expand_as(still), atol=1e-5, rtol=0)
 
 
 def test_the_full_swap_is_the_donors_stream_and_the_identity_changes_no_bit(loaded, patching):
