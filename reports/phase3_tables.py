@@ -60,11 +60,7 @@ def beside_table(rows: dict) -> str:
     cells = []
     for name, row in rows.items():
         line = [NAMES[name], CARRIES[row["place"]], *(span(row["full"][key], decimal) for key in ("t_same", "g"))]
-        line += [
-            percent(row["nulls"]["haar"]["coverage"] if row["nulls"] else None),
-            beside_full(row, "agnosticity"),
-            beside_full(row, "iia_same"),
-        ]
+        line += [beside_full(row, "agnosticity"), beside_full(row, "iia_same")]
         cells.append([*line, span(row["iia_cross_gain"]), percent(row["within_share"]), decimal(row["participation"])])
     return page.table([*headers, "IIA same; F's", "IIA cross above F's", "variance inside", "participation"], cells)
 
@@ -82,7 +78,7 @@ def nulls_table(rows: dict) -> str:
             )
             cells.append([*line, ("yes" if null["gates"] else "no, a rival") + apart])
     headers = ["Z", "null", "draws", "their coverage", "D; theirs, 5 % to 95 %", "p of D", "p of IIA cross", "decides"]
-    return page.table(headers, cells)
+    return page.table(headers, cells) if cells else ""
 
 
 def gates_table(rows: dict) -> str:
@@ -107,16 +103,16 @@ def gates_table(rows: dict) -> str:
         "h",
     ]
     table = page.table([*headers, "so it is"], cells)
+    shuffled = " ".join(shuffled_text(row["control"]) for row in rows.values() if "control" in row)
     if not gated:
-        return ""
-    shuffled = [shuffled_text(row["control"]) for row in rows.values() if "control" in row]
+        return shuffled
     return f"""F' is the full swap outside of the answers' word code and Z' what is left of Z there. P_B projects on the states
         that the model visits on other problems; h = [T(P_B Z)/T(Z)]/[T(P_B F)/T(F)] is 1 for what the model uses as it uses
         the whole stream, and 0 for an illusion.
 
         {table}
 
-        {" ".join(shuffled)}"""
+        {shuffled}"""
 
 
 def shuffled_text(control: dict) -> str:

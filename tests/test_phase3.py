@@ -10,6 +10,7 @@ import torch
 
 import utils
 import verdicts
+from bench import controls
 from bench.planted import ANSWERS, BOTTLENECK, LAYERS, PROBLEMS, RANK, WIDTH, Planted, write_planted
 from lab import (
     answers,
@@ -297,20 +298,11 @@ def test_the_gates_follow_from_the_saved_scores(planted):
     assert [record["value"] for record in measured] == pytest.approx(expected, abs=1e-3)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="`Measured.keep` notes a subspace again each time it asks for a shared condition"
-)
 def test_a_condition_names_what_rests_on_it_once(planted):
     for condition in planted.results["conditions"]:
         assert len(set(condition["tested"])) == len(condition["tested"])
 
 
-UNSEEDED = pytest.mark.xfail(
-    strict=True, reason="torch's orthogonal parametrization completes the frame of a search from torch's own generator"
-)
-
-
-@UNSEEDED
 def test_a_fresh_run_writes_the_same_bytes(script, planted, tmp_path):
     """Also of what is learned: a search is drawn from the seed alone."""
     out = shutil.copytree(planted.out, tmp_path / "out")
@@ -473,7 +465,6 @@ def test_a_search_finds_what_acts(planted, parts, least):
     assert utils.grassmann_similarity(basis, truth.answers) >= least
 
 
-@UNSEEDED
 def test_a_search_is_drawn_from_its_seed(planted):
     first, second = searched(planted.truth, torch.cat([planted.truth.parts[name] for name in ("code", "nuisance")]), 2)
     assert torch.equal(first, second)
@@ -584,6 +575,30 @@ def test_fits_share_no_first_token_with_a_test_answer():
     assert designs.unshared(rung, np.array([1, 2, 3]), np.array([4])).tolist() == [1, 2, 3]
 
 
+@pytest.mark.parametrize("seen", [4, 8, 11])
+def test_unseen_answers_are_judged_by_donors_of_their_kind(phase3, planted, seen):
+    """A contrast with an answer that a Z was fitted on would be none, and few donors are soon none at all."""
+    study, rung, measured, _ = controls.prepared(planted.model, planted.out, 0)
+    test = sorted({rung.problems[problem].answer for problem in measured.design.scored[~measured.design.development]})
+    fitted = {str(answer) for answer in test[:seen]}
+    design = designs.make_design(study, rung, phase3.NEEDED, fitted, study.seeded)
+    known = np.array([str(rung.problems[problem].answer) in fitted for problem in design.scored])
+    assert (design.unseen == ~design.development & ~known).all()
+    unseen = design.unseen
+    if len(set(design.places[unseen])) > designs.FEW:
+        assert not (design.blocks[unseen][:, ~unseen]).any() and not (design.few[unseen][:, ~unseen]).any()
+        assert design.judges("unseen") >= unseen.sum() - 2
+    assert design.judges("test") >= (~design.development).sum() - 2
+    assert design.judges("all") == design.judges("development") + design.judges("test")
+
+
+def test_problems_are_taken_from_all_of_a_file():
+    assert designs.spread(np.arange(7)).tolist() == list(range(7))
+    found = designs.spread(np.arange(100, 200))
+    assert len(found) == designs.MOST and (found[0], found[-1]) == (100, 199)
+    assert set(np.diff(found)) <= {5, 6}
+
+
 def test_few_donors_have_different_answers():
     places = np.array([0, 0, 0, 1, 1, 2, 3, 4])
     blocks = transfer.donor_blocks(places, statistics.seeded(0, "blocks"))  # everybody with another answer
@@ -638,13 +653,14 @@ def null(p: float, gain: float = 0.01, gates: bool = True, **more) -> dict:
     return {"draws": 120, "p": p, "iia_cross_gain": {"p": gain}, "gates": gates} | more
 
 
-def gates(word=(1.0, 1.0), states=(1.0, 1.0)) -> dict:
+def gates(word=(1.0, 1.0), states=(1.0, 1.0), by_construction: bool = False) -> dict:
     """T(F')/T(F) and T(Z')/T(F'); T(P_B F)/T(F) and h, or no manifold."""
-    told = None if states is None else dict(zip(("full", "h"), map(record, states)))
+    told = states and dict(zip(("full", "h"), map(record, states))) | {"by_construction": by_construction}
     return {"word": dict(zip(("full", "z"), map(record, word))), "manifold": told}
 
 
 PASSES = {
+    "method": "answer_means",
     "place": "joint", "k": 30, "participation": 30.0, "p": 0.01, "p_holm": 0.04, "coverage": record(0.9), "leak": record(0.1),
     "complement_transfer": record(0.1), "complement_language": record(0.9), "d": record(1.6), "iia_cross": record(0.9),
     "full_iia_same": record(1.0), "nulls": {"haar": null(0.01)}, "gates": gates(),
@@ -680,6 +696,9 @@ def judged(changes: dict) -> dict:
         ({"complement_language": record(0.8, 0.6, 0.9)}, "double_dissociation"),
         ({"complement_language": record(0.79, 0.7, 0.9)}, "partial"),
         ({"complement_language": record(0.9, 0.59, 1.0)}, "partial"),
+        ({"complement_transfer": record(0.4, 0.3, 0.49)}, "double_dissociation"),
+        ({"complement_transfer": record(0.4, 0.3, 0.5)}, "partial"),
+        ({"method": "weight"}, "partial"),  # other layers were not asked
         ({"p_holm": 0.05, "coverage": record(0.1, 0.0, 0.49)}, "none"),
         ({"p_holm": 0.05, "coverage": record(0.4, 0.2, 0.5)}, "inconclusive"),
         ({"place": "answer"}, "answer_only"),
@@ -745,9 +764,19 @@ def test_the_gate_of_the_output_word(word, coverage, verdict):
 def test_the_gate_of_the_models_own_states(states, verdict):
     found = judged({"gates": gates(states=states)})
     assert found["verdict"] == verdict
-    assert found["tests"]["acts among the model's own states"] is (verdict == "double_dissociation")
+    told = {"double_dissociation": True, "illusion": False}.get(verdict)
+    if told is None and states and None not in states and states[0] >= 0.9:
+        told = False
+    assert found["tests"]["acts among the model's own states"] is told
     explained = verdict == "illusion"
     assert (found["holds"]["z"], found["holds"]["z_perp"]) == (not explained, not explained)
+
+
+@pytest.mark.parametrize("reached, verdict", [(0.5, "double_dissociation"), (0.49, "partial"), (None, "partial")])
+def test_what_was_sought_among_the_models_own_states_has_no_h(reached, verdict):
+    found = judged({"gates": gates(states=(reached, None), by_construction=True)})
+    assert found["verdict"] == verdict
+    assert found["tests"]["acts among the model's own states"] is (True if verdict != "partial" else None)
 
 
 @pytest.mark.parametrize("missing", [None, "nothing"])
@@ -784,7 +813,7 @@ def test_the_first_explanation_that_applies_is_the_verdict():
         (with_null("layers", 1 / 8, draws=7, outlier_p=0.049), True),
         (with_null("layers", 1 / 8, draws=7, outlier_p=0.05), False),
         (with_null("layers", 1 / 8, draws=7, outlier_p=0.2), False),
-        (with_null("layers", 1 / 8, draws=7, outlier_p=None), True),
+        (with_null("layers", 1 / 3, draws=2, outlier_p=None), False),  # too few others to lie apart from
         (with_null("layers", 2 / 8, draws=7, outlier_p=0.001), False),
         (with_null("layers", 1 / 36, draws=35, outlier_p=0.01), True),
         (with_null("layers", 1 / 36, draws=35, outlier_p=0.2), False),
@@ -793,11 +822,11 @@ def test_the_first_explanation_that_applies_is_the_verdict():
         (with_null("layers", 1 / 8, 0.9, draws=7, outlier_p=0.01), True),  # too few for a p of who wins
     ],
 )
-@pytest.mark.parametrize("coverage, refuted", [((0.45, 0.4, 0.49), "none"), ((0.6, 0.5, 0.7), "inconclusive")])
-def test_a_z_from_weights_must_stand_out_among_layers(changes, passes, coverage, refuted):
-    found = judged(changes | {"coverage": record(*coverage)})
-    passed = "partial" if refuted == "none" else "double_dissociation"
-    assert found["verdict"] == (passed if passes else refuted)
+def test_a_z_from_weights_must_stand_out_among_layers(changes, passes):
+    """It moves the answer all the same, so what is refuted is that these weights are special."""
+    found = judged(changes)
+    assert found["verdict"] == ("double_dissociation" if passes else "partial")
+    assert (found["holds"]["z"], found["holds"]["weights"]) == (True, passes)
     assert found["tests"]["beats other layers' weights"] is passes
     assert "beats other layers' weights" not in judged({})["tests"]
 
@@ -810,13 +839,13 @@ def test_the_matched_null_decides_who_wins_only_where_it_gates():
 
 
 @pytest.mark.parametrize(
-    "low, verdict", [(0.001, "double_dissociation"), (0.0, "inconclusive"), (-0.2, "inconclusive")]
+    "low, verdict", [(0.001, "double_dissociation"), (0.0, "partial"), (-0.2, "partial"), (None, "partial")]
 )
 def test_a_learned_z_must_beat_its_control(low, verdict):
-    row = PASSES | {"control": {"d_gain": record(0.5, low, 1.0)}}
+    row = PASSES | {"control": {"d_gain": {"value": 0.5, "low": low, "high": 1.0}}}
     found = verdicts.phase3({"tested": {"learned": row}, "width": 400, "carriers": {"joint": [5]}})
     assert (found["verdict"], found["decided_by"]) == (verdict, "learned")
-    assert found["tests"]["beats a search for other answers"] is (low > 0)
+    assert found["tests"]["beats a search for other answers"] is ((low or 0) > 0)
     assert "beats a search for other answers" not in judged({})["tests"]
 
 
@@ -835,7 +864,7 @@ def test_a_learned_z_must_beat_its_control(low, verdict):
         ({"gates": gates(states=(1.0, 0.2))}, False, False),
         ({"gates": gates(states=(1.0, 0.6))}, True, True),
         ({"gates": None}, True, True),
-        (with_null("layers", 2 / 8, draws=7, outlier_p=0.2) | {"coverage": record(0.1)}, False, False),
+        (with_null("layers", 2 / 8, draws=7, outlier_p=0.2) | {"coverage": record(0.1)}, False, True),
     ],
 )
 def test_each_half_of_the_claim_needs_what_moves_and_what_stays(changes, z, z_perp):
