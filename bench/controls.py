@@ -9,37 +9,25 @@ Run        python -m bench.controls [--seeds 20] [--jobs 2] [--out output/contro
 """
 
 import argparse
-import contextlib
-import importlib
-import io
 import multiprocessing
 import sys
-import tempfile
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
 import torch
 
-import phase3_patching as phase3
-import utils
 import verdicts
 from bench import planted
-from lab import checkpoints, dissociation, gates, ladder, models, questions, runs, statistics, subspaces
+from bench.control_runs import CALIBRATED, MATCHED, MODELS, NONE, REMOVED, SOURCES, code_of_everything, run
+from lab import dissociation, runs, statistics
 from reports import page
 
-SCRIPTS = ("1", "phase2_z_extraction", "phase3_patching")
-NONE = {"Haar": 3, "other layer": 3, "decoy": 2, "other positions": 2}  # of each seed: subspaces that are no Z
-CALIBRATED = {"Haar": 15, "other layer": 7, "decoy": 8}  # of each seed, of both sources
-SOURCES = ("planted", "decoy")  # kinds in which nulls are calibrated: a layer stands out, or none does
-MATCHED = 40  # draws matched on each of these: 1 or 0 above it in 41 are p < .05
 AT_MOST = 0.08  # of subspaces that are none, that may pass a null
 MOST_FALSE = 2  # dissociations among 200 subspaces that are none
 NEEDED, SEEDS = 0.95, 20  # right of all seeds, and the fewest of these
 LEAST = {"coverage": 0.9, "complement_language": 0.9, "d": 1.8, "iia_same": 0.9, "iia_cross": 0.9}  # of what is planted
 MOST = {"leak": 0.1, "complement_transfer": 0.1}
-REMOVED = "all but the language"
 SHOWN = ("coverage", "leak", "complement_transfer", "complement_language", "d", "iia_cross")
 CLAIMS = ("double_dissociation", "language_removed", "answer_word", "illusion", "partial")
 WEIGHTS = ("weights", "weights_at_carrier", "best_layer")
@@ -72,126 +60,6 @@ def main() -> None:
     sys.exit(missed > 0)
 
 
-def code_of_everything() -> str:
-    """Hash of the code that measures: the scripts', the planted models' and this file's."""
-    files = [*(runs.ROOT / f"{script}.py" for script in SCRIPTS), Path(__file__)]
-    return runs.short_hash([runs.code_hash(file) for file in files])
-
-
-def run(case: str, seed: int) -> dict:
-    """One model of a case, through the scripts: what phase 3 measured, and on some what subspaces that are none give."""
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        path, out = Path(folder) / "model", Path(folder) / "out"
-        kind, twin = CASES[case]["model"]
-        truth = planted.write_planted(path, kind, seed)
-        path = planted.twins(path, seed)[twin] if twin else path
-        for script in SCRIPTS:
-            flags = ["--model", str(path), "--out", str(out), "--seed", str(seed), "--device", "cpu"]
-            flags += ["--learned"] if case == "planted" and script == SCRIPTS[-1] else []
-            module = importlib.import_module(script)
-            with mock.patch.object(module.page, "render", lambda *_: {}):  # a fifth of the time
-                module.main(flags)
-        results = runs.read_json(out / "phase3_results.json")
-        row = {key: results[key] for key in ("width", "carriers", "tested", "rung")} | {"seed": seed, "case": case}
-        row |= {"paper": {} if twin else truth.profile, "tried": [tried["outcome"] for tried in results["tried"]]}
-        for tested in row["tested"].values():
-            tested.pop("seen", None)
-        if case in SOURCES:
-            row |= among_none(truth, path, out, seed)
-    return runs.significant(row)
-
-
-def among_none(truth: planted.Planted, path: Path, out: Path, seed: int) -> dict:
-    """Subspaces that are none at the bottleneck's output, tested in full; and how each null ranks more of them."""
-    study, rung, measured, asked = prepared(path, out, seed)
-    site, names = truth.bottleneck + 1, list(CALIBRATED)
-    found = {kind: no_subspaces(kind, truth, study, measured, seed) for kind in {*NONE, *names}}
-    manifold = phase3.broad_manifolds(study, rung, measured.design, asked, [site])[site]
-    tests = [(kind, number, basis) for kind, count in NONE.items() for number, basis in enumerate(found[kind][:count])]
-    removed = torch.linalg.svd(truth.language[None])[2][1:]
-    tests.append((REMOVED, 0, removed))
-    none = []
-    for kind, number, basis in tests:
-        others = (lambda _, b=basis: other_layers(truth, study, b)) if kind == "other layer" else None
-        name = f"{kind} {number}"
-        candidate = dissociation.Candidate(name, kind, lambda _, b=basis: b, lambda _: None, "all", site, others=others)
-        row = measured.test(candidate)
-        if dissociation.worth_it(row):
-            row["gates"] = measured.gates(candidate, row, manifold)
-        row["p_holm"] = row.get("p")
-        none.append(row)
-    ranks = [
-        {"subspace": kind} | ranked(measured, other_layers(truth, study, basis), site, basis, seed)
-        for kind in names
-        for basis in found[kind][: CALIBRATED[kind]]
-    ]
-    return {"none": none, "ranks": ranks}
-
-
-def prepared(path: Path, out: Path, seed: int) -> tuple:
-    """Phase 3's instruments on a model that its script has run on."""
-    parser = runs.command_line(phase3.__doc__, asks_problems=True)
-    arguments = parser.parse_args(["--model", str(path), "--out", str(out), "--device", "cpu"])
-    folder = checkpoints.find_model(str(path))
-    model, tokenizer = models.load_model(folder, torch.device("cpu"), torch.float32)
-    z, languages = subspaces.load_z(out, folder), questions.load_languages(planted.LANGUAGES)
-    study = phase3.Study(model, tokenizer, languages, arguments.batch, z, [z.bottleneck], seed)
-    rungs = questions.find_ladder(arguments, folder, phase3.RUNGS)
-    rung, _ = ladder.choose_rung(study, rungs, phase3.NEEDED, z.fitted_on)
-    others = questions.find_others(arguments, folder, phase3.RUNGS, rungs)
-    return study, rung, phase3.measure(study, rung), [*rungs, *others]
-
-
-def no_subspaces(kind: str, truth: planted.Planted, study, measured, seed: int) -> list[torch.Tensor]:
-    """Subspaces (k, d) that are no Z.
-
-    Decoys vary and say nothing: two to four directions of a problem's nuisance, which holds more of the variance at the last
-    position than the answer does, the others of filler and question words, which hold none there; the last one is the
-    nuisance itself. Other positions': principal components of states that are no last positions; these hold the code of the
-    answer too, beside more else.
-    """
-    draw, k = statistics.seeded(seed, f"controls: {kind}"), planted.RANK
-    count = max(NONE.get(kind, 0), CALIBRATED.get(kind, 0))
-    if kind == "Haar":
-        return list(utils.random_subspaces(draw, count, k, planted.WIDTH))
-    if kind == "other layer":
-        return [basis for layer, basis in enumerate(study.z.every_layer) if layer != truth.bottleneck]
-    if kind == "decoy":
-        varies, idle = truth.parts["nuisance"], torch.cat([truth.parts[name] for name in ("filler", "question")])
-        sizes = [2 + number % 3 for number in range(count - 1)]
-        parts = [[(varies, size), (idle, k - size)] for size in sizes]
-        frames = [[utils.random_subspaces(draw, 1, size, len(of))[0] @ of for of, size in pair] for pair in parts]
-        return [torch.cat(pair) for pair in frames] + [varies]
-    prompts = measured.design.prompts[0]
-    _, others = gates.broad_states(study.model, study.tokenizer, prompts, [truth.bottleneck + 1], study.batch, draw)
-    components = torch.linalg.svd(others[0] - others[0].mean(0), full_matrices=False)[2]
-    return [components[number * k : (number + 1) * k].double() for number in range(count)]
-
-
-def ranked(measured: dissociation.Measured, others: torch.Tensor, site: int, basis: torch.Tensor, seed: int) -> dict:
-    """p of a subspace's D against each null, and what `verdicts` asks of other layers."""
-    donors, streams = measured.design.within("all", dissociation.DRAWN), measured.fitted[:, :, site]
-    own = {name: float(values[0]) for name, values in measured.points(site, basis[None], "all", donors).items()}
-    haar = measured.haar(site, len(basis), "all", dissociation.FULL_DRAWS)
-    draw = statistics.seeded(seed, f"controls: matched {runs.array_hash(basis.numpy())}")
-    matched = measured.points(site, gates.matched_draws(draw, MATCHED, basis, streams), "all", donors)
-    layers = measured.points(site, others, "all", donors)
-    found = {name: statistics.null_record(null["d"], own["d"]) for name, null in (("haar", haar), ("matched", matched))}
-    found["layers"] = statistics.null_record(layers["d"], own["d"])
-    found["layers"] |= {"outlier_p": statistics.outlier_p(own["d"], layers["d"])}
-    return found | {"within_share": gates.shares(basis, streams)[0]}
-
-
-def other_layers(truth: planted.Planted, study, basis: torch.Tensor) -> torch.Tensor:
-    """The weight-based subspaces of all layers but the one that this one comes from, if it does. (n, k, d)
-
-    Without the layer in which the answer's code is planted: nothing would ever be above that one.
-    """
-    other = (study.z.every_layer - basis.float()).abs().amax((1, 2)) > 1e-6
-    other[truth.bottleneck] &= truth.kind != "planted"
-    return study.z.every_layer[other]
-
-
 def verdicts_of(row: dict) -> dict[str, str]:
     """Phase 3's verdict of every tested subspace of a run, judged now; of the run itself under `phase`."""
     judged = verdicts.phase3(row)
@@ -212,7 +80,7 @@ def expected(kind: str) -> dict:
 def as_expected(row: dict) -> bool:
     """Whether both places' verdicts may be found in a model of the case's kind."""
     judged = verdicts_of(row)
-    return all(judged.get(name) in allowed for name, allowed in expected(CASES[row["case"]]["model"][0]).items())
+    return all(judged.get(name) in allowed for name, allowed in expected(MODELS[row["case"]][0]).items())
 
 
 def planted_found(row: dict) -> bool:
@@ -225,9 +93,9 @@ def late_found(row: dict) -> bool:
 
 
 def not_by_weights(row: dict) -> bool:
-    """No layer's weights dissociate, at a place where answer and language are, in a model whose answers' means carry."""
-    judged, means = verdicts_of(row), row["tested"].get("answer_means", {})
-    asked = row["tested"]["weights"]["place"] == "joint" and means.get("coverage", {"value": 0})["value"] >= 0.5
+    """No layer's weights dissociate, at a place where answer and language are."""
+    judged = verdicts_of(row)
+    asked = row["tested"]["weights"]["place"] == "joint"
     return asked and not any(judged.get(name) == "double_dissociation" for name in WEIGHTS)
 
 
@@ -240,29 +108,17 @@ def no_claim(row: dict) -> bool:
     return not set(verdicts_of(row).values()) & set(CLAIMS)
 
 
-CASES = {
-    "planted": {
-        "model": ("planted", None),
-        "asks": planted_found,
-        "says": "`double_dissociation`, profile as on paper",
-    },
-    "copy": {
-        "model": ("copy", None),
-        "asks": no_illusion,
-        "says": "`double_dissociation` or `partial`, never `illusion`",
-    },
-    "decoy": {"model": ("decoy", None), "asks": not_by_weights, "says": "no dissociation by any layer's weights"},
-    "late": {
-        "model": ("late", None),
-        "asks": late_found,
-        "says": "`untestable` at its own place; at another as planted",
-    },
-    "answer_word": {"model": ("answer_word", None), "asks": as_expected, "says": "`answer_word`"},
-    "illusion": {"model": ("illusion", None), "asks": as_expected, "says": "`illusion`"},
-    "multi": {"model": ("multi", None), "asks": planted_found, "says": "as planted, some answers of several tokens"},
-    "random": {"model": ("random", None), "asks": no_claim, "says": "no claim"},
-    "twin, reinitialised": {"model": ("planted", "reinitialised"), "asks": no_claim, "says": "no claim"},
-    "twin, permuted": {"model": ("planted", "permuted"), "asks": no_claim, "says": "no claim"},
+CASES = {  # what is asked of a run, and how the page says it
+    "planted": (planted_found, "`double_dissociation`, profile as on paper"),
+    "copy": (no_illusion, "`double_dissociation` or `partial`, never `illusion`"),
+    "decoy": (not_by_weights, "no dissociation by any layer's weights, where answer and language are"),
+    "late": (late_found, "`untestable` at its own place; at another as planted"),
+    "answer_word": (as_expected, "`answer_word`"),
+    "illusion": (as_expected, "`illusion`"),
+    "multi": (planted_found, "as planted, some answers of several tokens"),
+    "random": (no_claim, "no claim"),
+    "twin, reinitialised": (no_claim, "no claim"),
+    "twin, permuted": (no_claim, "no claim"),
 }
 
 
@@ -294,7 +150,7 @@ def report(rows: dict) -> tuple[bytes, int]:
         {cases_table(cases, sources, asked)}
 
         Random models and twins solve nothing, so phase 3 stops at its ladder: their rows say that it does, and nothing of
-        nulls and gates. {learned_text(cases.get("planted", []), asked)}
+        nulls and gates. {learned_text(cases.get("planted", []))}
 
         Verdicts of the weight-based Z, at its own place and at its best carrier:
 
@@ -324,9 +180,10 @@ def rate(right: int, of: int) -> str:
 def cases_table(cases: dict, sources: dict, asked: Criteria) -> str:
     lines = []
     for case, found in cases.items():
-        right = sum(map(CASES[case]["asks"], found))
+        asks, says = CASES[case]
+        right = sum(map(asks, found))
         enough = right >= NEEDED * len(found) and len(found) >= SEEDS
-        lines.append([case, CASES[case]["says"], rate(right, len(found)), asked.met(enough)])
+        lines.append([case, says, rate(right, len(found)), asked.met(enough)])
     removed = [called(row, none) for found in sources.values() for row in found for none in of_kind(row, REMOVED)]
     right = removed.count("language_removed")
     says = "`language_removed`, of k = d - 1 in planted and decoy models"
@@ -335,17 +192,16 @@ def cases_table(cases: dict, sources: dict, asked: Criteria) -> str:
     return page.table(["model", "must be", "right", "enough"], lines)
 
 
-def learned_text(found: list[dict], asked: Criteria) -> str:
+def learned_text(found: list[dict]) -> str:
     """The learned subspace of planted models beside its control."""
     rows = [row["tested"]["learned"] for row in found if "coverage" in row["tested"].get("learned", {})]
     if not rows:
         return ""
     gains = [row["control"]["d_gain"]["low"] > 0 for row in rows]
-    beyond = asked.met(sum(gains) >= NEEDED * len(gains))
     return f"""A subspace learned on development answers of planted models covers
         {span([row["coverage"]["value"] for row in rows])} of unseen ones, the same search for other answers
         {span([row["control"]["coverage"]["value"] for row in rows])}; its D is surely above that search's in
-        {rate(sum(gains), len(gains))} (enough: {beyond})."""
+        {rate(sum(gains), len(gains))}."""
 
 
 def of_kind(row: dict, kind: str) -> list[dict]:

@@ -10,7 +10,7 @@ import torch
 
 import utils
 import verdicts
-from bench import controls
+from bench import control_runs
 from bench.planted import ANSWERS, BOTTLENECK, LAYERS, PROBLEMS, RANK, WIDTH, Planted, write_planted
 from lab import (
     answers,
@@ -578,7 +578,7 @@ def test_fits_share_no_first_token_with_a_test_answer():
 @pytest.mark.parametrize("seen", [4, 8, 11])
 def test_unseen_answers_are_judged_by_donors_of_their_kind(phase3, planted, seen):
     """A contrast with an answer that a Z was fitted on would be none, and few donors are soon none at all."""
-    study, rung, measured, _ = controls.prepared(planted.model, planted.out, 0)
+    study, rung, measured, _ = control_runs.prepared(planted.model, planted.out, 0)
     test = sorted({rung.problems[problem].answer for problem in measured.design.scored[~measured.design.development]})
     fitted = {str(answer) for answer in test[:seen]}
     design = designs.make_design(study, rung, phase3.NEEDED, fitted, study.seeded)
