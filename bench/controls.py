@@ -3,8 +3,9 @@
 Question   does phase 3 say of planted models what they are, of subspaces that are none that they are none, and does every
            null that gates let at most 8 % of such subspaces pass?
 Inputs     none: bench/planted.py writes the models, 1.py, phase 2 and phase 3 run on them
-Outputs    output/controls/controls_output.md; controls_results.json: a row a run, from which the page is judged anew. Runs
-           that are there already, by the same code, are not repeated. Exit status 1 where a criterion is missed.
+Outputs    output/controls/controls_output.md; controls_results.json (not committed): a row a run, from which the page is
+           judged anew. Runs that are there already, by the same code, are not repeated. Exit status 1 where a criterion is
+           missed.
 Run        python -m bench.controls [--seeds 20] [--jobs 2] [--out output/controls]        or `make controls`
 """
 
