@@ -135,9 +135,9 @@ def test_a_planted_z_passes_every_gate(planted):
         word, states = row["gates"]["word"], row["gates"]["manifold"]
         assert (word["dimensions"], word["left"]) == (RANK, RANK), name
         assert word["full"]["value"] == pytest.approx(1, abs=0.01)
-        assert states["full"]["value"] == pytest.approx(1, abs=0.01) and states["h"]["value"] == pytest.approx(
-            1, abs=0.01
-        )
+        assert states["full"]["value"] == pytest.approx(1, abs=0.01)
+        assert states["by_construction"] is (name == "learned")
+        assert states["h"]["value"] == (None if name == "learned" else pytest.approx(1, abs=0.01))
         assert states["variance"] >= 0.99 and states["components"] <= states["states"] / 5
         if name != "learned":
             assert word["z"]["value"] == pytest.approx(1, abs=0.01)
@@ -237,9 +237,9 @@ def test_scores_are_those_of_full_hooked_passes(planted):
 def test_donors_are_of_the_recipients_half_and_answers_of_one_half_alone(planted):
     results, scores = planted.results, planted.scores
     recipients, blocks = results["recipients"], results["blocks"]
-    assert (
-        scores.shape == (len(results["conditions"]), 2, SCORED, 2, SCORED, 2 * ANSWERS) and scores.dtype == np.float32
-    )
+    columns = 2 * len({row["answer"] for row in recipients})
+    assert columns == results["answer_set"]["columns"] > 1.5 * ANSWERS
+    assert scores.shape == (len(results["conditions"]), 2, SCORED, 2, SCORED, columns) and scores.dtype == np.float32
     assert results["pairs"] == 4 * sum(map(len, blocks))
     halves = {half: {row["answer"] for row in recipients if row["half"] == half} for half in ("development", "test")}
     assert not halves["development"] & halves["test"] and min(map(len, halves.values())) >= 10
