@@ -216,13 +216,20 @@ def gates_text(row: dict) -> str:
     if not row.get("gates"):
         return ""
     word, states = row["gates"]["word"], row["gates"]["manifold"]
+    beside = (
+        f" and Z {span(word['z'])} of that" if word["z"]["value"] is not None else ", too little to ask what Z keeps"
+    )
     text = f"""Outside of the code of the answers' words, {word["dimensions"]} dimensions, the whole stream keeps
-        {span(word["full"])} of its effect and Z {span(word["z"])} of that."""
+        {span(word["full"])} of its effect{beside}."""
     if states is None:
         return f"{text} There were no other problems to tell which states the model itself visits."
     text += f""" Among states that the model visits on other problems ({states["components"]} dimensions of
-        {states["states"]:,} states) the whole stream keeps {span(states["full"])} of its effect, and Z as much of its own
-        times {span(states["h"], decimal)} (h)."""
+        {states["states"]:,} states) the whole stream keeps {span(states["full"])} of its effect"""
+    text += (
+        f", and Z as much of its own times {span(states['h'], decimal)} (h)."
+        if states["h"]["value"] is not None
+        else "."
+    )
     return f"{text} {TOLD[told(states)]}"
 
 

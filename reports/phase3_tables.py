@@ -102,7 +102,7 @@ def gates_table(rows: dict) -> str:
         "T(P_B F)/T(F)",
         "h",
     ]
-    table = page.table([*headers, "so it is"], cells)
+    table = page.table([*headers, "the states say"], cells)
     shuffled = " ".join(shuffled_text(row["control"]) for row in rows.values() if "control" in row)
     if not gated:
         return shuffled
