@@ -35,11 +35,13 @@ WEIGHTS = ("weights", "weights_at_carrier", "best_layer")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, of one thread each")
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--out", type=Path, default=Path("output/controls"))
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--seeds", type=runs.positive, default=SEEDS, help="models of every case")
+    parser.add_argument("--jobs", type=runs.positive, default=2, help="runs at a time, of one thread each")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="rows of the page")
+    parser.add_argument("--out", type=Path, default=Path("output/controls"), help="folder of page and results")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     file, code = arguments.out / "controls_results.json", code_of_everything()
@@ -150,8 +152,9 @@ def report(rows: dict) -> tuple[bytes, int]:
 
         {cases_table(cases, sources, asked)}
 
-        Random models and twins solve nothing, so phase 3 stops at its ladder: their rows say that it does, and nothing of
-        nulls and gates. {learned_text(cases.get("planted", []))}
+        A copy of the code that nothing reads varies with it, so that h is one half and the verdict `partial`: no swap tells
+        such a copy from an illusion. Random models and twins solve nothing, so phase 3 stops at its ladder: their rows say
+        that it does, and nothing of nulls and gates. {learned_text(cases.get("planted", []))}
 
         Verdicts of the weight-based Z, at its own place and at its best carrier:
 
@@ -261,7 +264,11 @@ def none_text(sources: dict, asked: Criteria) -> str:
             )
             wrong, total = wrong + names.count("double_dissociation"), total + len(names)
     few = asked.met(total >= 200 and wrong * 200 <= MOST_FALSE * total)
-    return f"""Tested in full at the output of the bottleneck, each as the only subspace of its family, so that no correction
+    return f"""Haar: random. Other layer: the weight-based subspace of another layer. Decoy: directions that vary with the
+        problem and say nothing of the answer. Other positions: principal components of states at positions before the last,
+        which hold some of the answer's code too, so that `partial` is right for them.
+
+        Tested in full at the output of the bottleneck, each as the only subspace of its family, so that no correction
         helps. Called `double_dissociation`: {rate(wrong, total)}; at most {MOST_FALSE} of 200 may be (met: {few}).
 
         {page.table(["subspace", "model", "tested", "variance inside", "coverage", "verdicts"], lines)}"""
@@ -283,8 +290,9 @@ def nulls_text(sources: dict, asked: Criteria) -> str:
             lines.append([kind, source, span([rank["within_share"] for rank in ranks]), *cells, asked.met(few)])
     return f"""How many subspaces that are none pass each null, that is, have a D beyond it at p < {verdicts.LEVEL:g}: at most
         {AT_MOST:.0%} of each may. Haar: {dissociation.FULL_DRAWS} draws; matched draws: {MATCHED} for each subspace that
-        holds at most {dissociation.EVEN:.0%} of the variance, others they do not judge; other layers: above all of them and
-        apart from these. In `planted` models the layer in which the answer's code is planted is not among the others.
+        holds at most {dissociation.EVEN:.0%} of the variance, others they do not judge; other layers: a D above that of
+        every other layer and, by Student's prediction interval, no member of their population. In `planted` models the layer
+        in which the answer's code is planted is not among the others.
         Subspaces of one model share its draws, so that the intervals are a little too narrow.
 
         {page.table(["subspace", "model", "variance inside", "Haar", "matched", "other layers", "few enough"], lines)}"""

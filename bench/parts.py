@@ -3,10 +3,10 @@
 Run        python -m bench.parts phase3_patching.py --model MODEL --out FOLDER --fresh       the script's own flags follow it
 """
 
+import argparse
 import cProfile
 import importlib
 import pstats
-import sys
 import time
 from pathlib import Path
 
@@ -16,9 +16,13 @@ LEAST = 0.01  # of the whole time
 
 
 def main() -> None:
-    script, *flags = sys.argv[1:]
-    module, profile, start = importlib.import_module(Path(script).stem), cProfile.Profile(), time.monotonic()
-    profile.runcall(module.main, flags)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("script", choices=list(runs.SCRIPTS.values()))
+    parser.add_argument("flags", nargs=argparse.REMAINDER, help="the script's own")
+    arguments = parser.parse_args()
+    module, profile = importlib.import_module(Path(arguments.script).stem), cProfile.Profile()
+    start = time.monotonic()
+    profile.runcall(module.main, arguments.flags)
     whole = time.monotonic() - start
     print(f"{whole:.1f} s")
     for (file, _, name), (_, calls, _, seconds, _) in sorted(

@@ -197,9 +197,10 @@ def verdict_text(results: dict, width: int) -> str:
         if name.startswith("weights") and results["layer_chosen"] in ("no_bottleneck", "given"):
             meaning += "; but the weights did not single out that layer, so this confirms no prediction"
     missed = [test.replace("_", " ") for test, passed in results["tests"].items() if passed is False]
-    missed = f" Tests not passed: {listing(missed)}." if missed and row["verdict"] == "partial" else ""
+    beaten = row["verdict"] in ("partial", "answer_word", "illusion", "language_removed")
+    missed = f" Tests not passed: {listing(missed)}." if missed and beaten else ""
     open_tests = [test for test, passed in results["tests"].items() if passed is None]
-    missed += f" Could not be tested: {listing(open_tests)}." if open_tests and row["verdict"] == "partial" else ""
+    missed += f" Could not be tested: {listing(open_tests)}." if open_tests and beaten else ""
     return f"""
         {lead} (`{row["verdict"]}`).
 
@@ -400,6 +401,8 @@ def reading_section(results: dict) -> str:
           D = coverage − leak − transfer + language, 2 by the hypothesis, about 0 for what is blind to the difference.
           κ: coverage above that of random subspaces, 0 chance, 1 everything. –: the full swap moves too little to divide by.
         - Variance inside: of the streams' variance within a language. Participation: in how many dimensions they vary.
+        - Word's code: the span of the answers' unembedding rows behind the final norm's gain, centred in each language;
+          F' and Z' leave it out. Where F' keeps less than a tenth of the effect, whatever Z moves there is that code.
         - Nulls: Haar-random subspaces; draws that hold as much of the streams' variance within a language and of the
           language's offset as Z (*matched*, no null for a Z that holds more than half of the variance, since such draws hold
           what acts); the same construction from other layers, for a Z from weights.
