@@ -510,7 +510,7 @@ def test_a_learned_z_stands_beside_its_control():
 def test_what_else_explains_an_effect_is_said_and_what_follows(name, says, follows):
     opening = before_claims(rendered(CASES[name])[0])
     assert says in opening and follows in opening
-    assert "Tests not passed" not in opening
+    assert "Tests not passed: leak." in opening
     assert "without any data" not in opening and "causal claim holds" not in opening
 
 
