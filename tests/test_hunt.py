@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, interruptible, random_model
+from controls import write_control
 
 import verdicts
 from bench.planted import BOTTLENECK, KINDS, write_planted
@@ -59,6 +60,11 @@ def held(results: dict) -> list[str]:
     """The contingencies of the path that hold."""
     (node,) = (node for node in results["path"] if node["node"] == "contingencies")
     return [row["z"] for row in node["candidates"] if row["holds"]]
+
+
+def small_control(path: Path, kind: str) -> Path:
+    """A model of few problems, for what does not hang on where its Z acts."""
+    return write_control(path, kind, noise=0.5, problems=40, language_share=0.1).path
 
 
 @pytest.mark.slow
@@ -107,21 +113,8 @@ def test_a_decoy_is_refuted_and_the_contingency_named(script, tmp_path, in_proce
 
 
 @pytest.mark.slow
-def test_an_illusion_is_refuted_and_what_activations_hold_is_causal(script, tmp_path, in_process):
-    results = hunt(script, tmp_path / "out", "--model", write_planted(tmp_path / "illusion", "illusion").path)
-    assert results["weight_based"]["causal"] == "illusion"
-    assert results["verdict"] == "causal_z"  # by the rule, of the Z that activations hold
-    assert (results["z"]["found_by"], results["z"]["name"]) == ("activations", "answer_means")
-    text = (tmp_path / "out" / "hunt_output.md").read_text()
-    assert "not predicted by the weights" in text.splitlines()[2]
-    assert "moves the answer by an illusion" in text.splitlines()[2]
-    holds = {row["id"]: row["holds"] for row in results["claims"]}
-    assert holds["causal"] and not holds["universal"]
-
-
-@pytest.mark.slow
 def test_random_weights_have_no_z(script, tmp_path, in_process):
-    results = hunt(script, tmp_path / "out", "--model", write_planted(tmp_path / "random", "random").path)
+    results = hunt(script, tmp_path / "out", "--model", small_control(tmp_path / "random", "random"))
     assert results["verdict"] == "untestable"  # it solves nothing, so that no rung can be patched
     assert results["tasks"]["math"]["untested"] == "no_rung"
     assert branches(results)["contingencies"] == "no"
@@ -731,7 +724,7 @@ def snapshot(out: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 def test_an_interrupted_hunt_goes_on_and_ends_with_the_same_bytes(script, tmp_path, in_process):
     """Processes of their own, stopped by Ctrl-C and killed in the middle; bench/interruptions.py does it 20 times."""
-    path = write_planted(tmp_path / "planted", "planted").path
+    path = small_control(tmp_path / "planted", "planted")
     hunt(script, tmp_path / "whole", "--model", path)
     out = tmp_path / "out"
     command = [sys.executable, str(ROOT / "hunt.py"), "--model", str(path), "--out", str(out), "--device", "cpu"]
