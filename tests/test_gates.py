@@ -21,8 +21,8 @@ def streams(seed: int, languages: int = 2, problems: int = 12) -> torch.Tensor:
     return offsets + torch.randn(languages, problems, WIDTH, generator=draw, dtype=torch.float64) * sizes
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(2, 4), st.floats(0.0, 1.0))
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(st.integers(0, 10**6), st.integers(4, 12), st.integers(2, 4), st.floats(0.0, 0.7))
 def test_matched_draws_hold_what_the_subspace_holds(seed, k, languages, lean):
     """Whatever the subspace: of Haar's share or of much more of the variance, toward the offset or away from it."""
     found = streams(seed, languages)
@@ -38,7 +38,7 @@ def test_matched_draws_hold_what_the_subspace_holds(seed, k, languages, lean):
         own, turned = gates.shares(draw, found)
         reach = min(k, languages - 1)
         assert turned == pytest.approx(offset, abs=1e-8) or reach < languages - 1
-        assert own == pytest.approx(within, abs=0.02) or own == pytest.approx(within, rel=0.15)
+        assert own == pytest.approx(within, abs=0.02)
 
 
 def test_matched_draws_of_haar_subspaces_hold_as_much_of_a_code_as_these_do():
