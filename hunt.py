@@ -35,20 +35,7 @@ MINIMUM = 4  # problems that phases 2, 3 and the ablation need; twice as many wh
 SCOPE = "prefill"  # where ablation.py named its primary removal before looking
 # in the order that a finding is named by
 TESTED = ("weights", "weights_at_carrier", "best_layer", "handed", "answer_means")
-SHOWN = (
-    "method",
-    "layer",
-    "site",
-    "k",
-    "place",
-    "coverage",
-    "d",
-    "iia_cross",
-    "full_iia_cross",
-    "nulls",
-    "p",
-    "p_holm",
-)
+SHOWN = tuple("method layer site k place coverage d iia_cross full_iia_cross nulls p p_holm".split())
 OF_WEIGHTS = ("weight", "weight_head0", "previous_layer", "sweep")  # methods that fit nothing on activations
 # in place of a phase 3 that was left out
 UNPATCHED = {"verdict": "untestable", "decided_by": None, "pairs": 0, "rung": None, "tested": {}}

@@ -17,7 +17,7 @@ DRAWS, FULL_DRAWS = 20, 120  # Haar subspaces: for every Z; and every null's for
 WORTH = 0.25  # coverage from which on: half of what a dissociation asks for
 CHUNK = 40  # drawn subspaces in memory at once
 TIE = 0.01  # of D: a code that is passed on unchanged scores alike at every site that it passes
-EVEN = 0.5  # of the variance within languages: draws that match a larger share hold what acts, as Z does (DESIGN 5)
+EVEN = 0.5  # of the variance within languages: draws that match a larger share hold what acts, as Z does
 
 
 @dataclass(frozen=True)

@@ -82,8 +82,7 @@ def test_unembedding_rows_are_what_logits_read_in_the_raw_stream(families, famil
 
 
 def test_the_words_code_is_centred_in_each_language():
-    kind = "planted"
-    draw = statistics.seeded(0, kind)
+    draw = statistics.seeded(0, "words")
     rows = torch.randn(8, WIDTH, generator=draw, dtype=torch.float64)
     rows[::2] += 100 * torch.nn.functional.normalize(torch.randn(WIDTH, generator=draw, dtype=torch.float64), dim=0)
     head = torch.nn.Linear(WIDTH, 8, bias=False, dtype=torch.float64)
