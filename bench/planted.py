@@ -38,23 +38,31 @@ Run        python -m bench.planted KIND FOLDER [--seed 0]        writes one, to 
 """
 
 import argparse
-import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from tokenizers.pre_tokenizers import ByteLevel
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 import utils
+from bench.planted_words import (
+    ANSWERS,
+    FILLERS,
+    LANGUAGES,
+    OTHERS,
+    PROBLEMS,
+    Vocabulary,
+    answer_words,
+    word_tokenizer,
+    word_tokens,
+    write_problems,
+)
+from bench.planted_words import syllables as syllables
 from lab import questions, statistics
 
 WIDTH, LAYERS, HEADS, GROUPS, HEAD_WIDTH, NEURONS = 128, 8, 8, 4, 16, 256
-LANGUAGES = ("en", "zh")
-RANK, ANSWERS = 6, 27  # of the code: lines of a cubic surface
-PROBLEMS = OTHERS = 2 * ANSWERS  # of problems.jsonl, and of reasoning.jsonl: other questions, the same answers
-FILLERS, FILLERS_EACH = 30, 3
+RANK = 6  # of the code: ANSWERS are the lines of a cubic surface
 BOTTLENECK = 3
 NUISANCE = 1.25  # length of a problem's nuisance; its code's is 1
 FILLING = 6.0  # of what tells filler words apart: where it lies in `copy`, that must vary apart from the code
@@ -103,9 +111,6 @@ KINDS = {
     "multi": Kind(several_tokens=True),
     "random": Kind({"weights": ("untestable",)}, plants=False),
 }
-# answers of several tokens, by language: in pairs that share the first one, and with a first one of their own
-SHARING = {"en": range(6), "zh": range(0)}
-LONGER = {"en": range(12, 15), "zh": range(6, 15)}
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,7 @@ def write_planted(path: Path, kind: str, seed: int = 0) -> Planted:
     path.mkdir(parents=True, exist_ok=True)
     tokenizer = word_tokenizer(vocabulary)
     tokenizer.save_pretrained(path)
-    write_problems(path, row, vocabulary, statistics.seeded(seed, "planted: questions"))
+    write_problems(path, row.several_tokens, vocabulary, statistics.seeded(seed, "planted: questions"))
     model, parts = initial_model(tokenizer, seed), directions(seed)
     kernels = {
         "code": parts["code"],
@@ -205,80 +210,6 @@ def on_paper(row: Kind, parts: dict, kernels: torch.Tensor) -> dict[str, float]:
         "iia_cross": float(coverage > 0.9),
         "coverage_among_real": (moved @ varying.T @ varying @ read.T).trace().item() / RANK,
     }
-
-
-class Vocabulary:
-    """The words of both languages by their task: the first of every task in `start`, how many in COUNTS."""
-
-    COUNTS = {"question": PROBLEMS + OTHERS, "answer": ANSWERS, "second": ANSWERS, "filler": FILLERS, "silent": 1}
-
-    def __init__(self):
-        self.start, total = {}, 0
-        for task, count in self.COUNTS.items():
-            self.start[task], total = total, total + count
-        self.words = {
-            "en": [syllables(index) for index in range(total)],
-            "zh": [chr(0x5000 + 2 * index) + chr(0x5001 + 2 * index) for index in range(total)],
-        }
-
-    def word(self, language: str, task: str, index: int = 0) -> str:
-        return self.words[language][self.start[task] + index]
-
-    def text(self, language: str, words: list[str]) -> str:
-        return {"en": " ", "zh": ""}[language].join(words)
-
-
-def syllables(index: int) -> str:
-    """A word of letters for every index, none a prefix of another."""
-    consonants, vowels = "bdfghklmnprstvz", "aeiou"
-    text = ""
-    for _ in range(3):
-        index, rest = divmod(index, len(consonants) * len(vowels))
-        text += consonants[rest // len(vowels)] + vowels[rest % len(vowels)]
-    return text
-
-
-def word_tokenizer(vocabulary: Vocabulary) -> Qwen2Tokenizer:
-    """Qwen2's tokenizer class with every word, and every piece of the prompt templates, as one token."""
-    pieces = [f" {word}" for word in vocabulary.words["en"]] + vocabulary.words["zh"]
-    pieces += ["Question", ":", "\nAnswer", "问题", "：", "\n", "答案", "\n\n"]
-    return Qwen2Tokenizer(model_max_length=256).train_new_from_iterator(
-        [pieces], 4000, min_frequency=1, initial_alphabet=ByteLevel.alphabet(), show_progress=False
-    )
-
-
-def answer_words(row: Kind, language: str, answer: int) -> list[tuple[str, int]]:
-    """An answer's words as (task, index)."""
-    if row.several_tokens and answer in SHARING[language]:
-        return [("answer", answer - answer % 2), ("second", answer)]
-    if row.several_tokens and answer in LONGER[language]:
-        return [("answer", answer), ("second", answer)]
-    return [("answer", answer)]
-
-
-def write_problems(path: Path, row: Kind, vocabulary: Vocabulary, generator: torch.Generator) -> None:
-    """problems.jsonl and reasoning.jsonl: a question word among fillers of its own in each language, and its answer.
-
-    exemplars.jsonl: one exemplar of the silent word, which carries its language and nothing else.
-    """
-    silent = {language: vocabulary.word(language, "silent") for language in LANGUAGES}
-    exemplar = {"id": "exemplar", "answer": silent["en"], "question": silent, "answer_text": silent}
-    lines = []
-    for index in range(PROBLEMS + OTHERS):
-        question, answer = {}, {}
-        for language in LANGUAGES:
-            fillers = torch.randint(FILLERS, (FILLERS_EACH,), generator=generator).tolist()
-            words = [vocabulary.word(language, "filler", filler) for filler in fillers]
-            place = torch.randint(FILLERS_EACH + 1, (), generator=generator).item()
-            words.insert(place, vocabulary.word(language, "question", index))
-            question[language] = vocabulary.text(language, words)
-            own = [vocabulary.word(language, *word) for word in answer_words(row, language, index % ANSWERS)]
-            answer[language] = vocabulary.text(language, own)
-        problem = {"id": str(index), "category": "planted", "answer": answer["en"]}
-        lines.append(problem | {"question": question, "answer_text": answer})
-    for name, part in (("problems", lines[:PROBLEMS]), ("reasoning", lines[PROBLEMS:]), ("exemplars", [exemplar])):
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in part)
-        (path / f"{name}.jsonl").write_text(text, encoding="utf-8")
 
 
 def initial_model(tokenizer, seed: int) -> Qwen2ForCausalLM:
@@ -360,15 +291,6 @@ def unit_rows(count: int, size: int, generator: torch.Generator) -> torch.Tensor
     return torch.nn.functional.normalize(torch.randn(count, size, generator=generator, dtype=torch.float64), dim=1)
 
 
-def word_tokens(tokenizer, vocabulary: Vocabulary, language: str) -> dict[str, list[int]]:
-    """The token of every word of a language, as it stands in a prompt: {task: ids}"""
-    answer, found = questions.load_languages(LANGUAGES)[language]["answer"], {}
-    for task, count in vocabulary.COUNTS.items():
-        rows = [tokenizer(answer.format(answer=vocabulary.word(language, task, index))) for index in range(count)]
-        found[task] = [token for row in rows for (token,) in [row["input_ids"]]]
-    return found
-
-
 def embed(model, tokenizer, row: Kind, tokens: dict, names: dict, parts: dict, seed: int) -> None:
     """The constant everywhere; words and templates carry their language, question words a name of their own and a flag."""
     templates, owners = questions.load_languages(LANGUAGES), {}
@@ -380,7 +302,7 @@ def embed(model, tokenizer, row: Kind, tokens: dict, names: dict, parts: dict, s
     varied = FILLING * parts["copy" if row.copy_in_fillers else "filler"]
     for sign, name in ((1, "en"), (-1, "zh")):
         own, spoken = tokens[name], sign * parts["language"]
-        ends = {answer_words(row, name, answer)[-1] for answer in range(ANSWERS)}
+        ends = {answer_words(row.several_tokens, name, answer)[-1] for answer in range(ANSWERS)}
         marks = [parts["answered" if ("answer", index) in ends else "begun"] for index in range(ANSWERS)]
         fillers = unit_rows(FILLERS, len(varied), statistics.seeded(seed, f"planted: fillers {name}"))
         added = {
@@ -405,7 +327,7 @@ def unembed(model, tokenizer, row: Kind, tokens: dict, parts: dict, seed: int) -
     head[line_break] += CALL * parts["answered"][0]
     for sign, name in ((1, "en"), (-1, "zh")):
         spoken = sign * LANGUAGE_LOGIT * parts["language"]
-        written = [answer_words(row, name, answer) for answer in range(ANSWERS)]
+        written = [answer_words(row.several_tokens, name, answer) for answer in range(ANSWERS)]
         for index in {words[0][1] for words in written}:
             shared = codes[[words[0][1] == index for words in written]]
             code = shared.sum(0) / (shared.sum(0) @ shared[0])  # 1 for each answer that begins with it
