@@ -9,6 +9,11 @@ a word, so the embeddings alone hold no answer) and writes the answer's code c i
 layer `translates` maps `code` to `word`, which the unembedding reads, together with the language; the bottleneck's kernels
 span `kernels`. All other weights are initial ones, those that write shrunken to IDLE. Directions are a random rotation.
 
+How it answers in the other format. Every answer has another word in each language, `other_text`. An exemplar that is
+answered in that format has `format` in its answer's embedding; another head of layer `gathers` attends to it and brings
+`format` to every later position, by which the unembedding turns from the usual words to the others. These read the same
+code as the usual ones. Without such an exemplar nothing has any `format`, and the usual words win.
+
 On paper. The 27 codes are the lines of a cubic surface: unit vectors of 6 dimensions with mean 0, covariance 1/6 and
 cosines 1/4 and -1/2, so that all answers are alike. All parts of a stream have fixed lengths, beside a constant that holds
 nine tenths of its square: real streams at a place have one norm, and so have their swaps within the planted subspaces, in
@@ -30,7 +35,15 @@ profile, as (coverage, leak, complement_transfer, complement_language), D, IIA o
                  streams moves 0, as filler words vary in `copy` and not in `code`, and nothing varies in `unread`
     multi        planted; of 27 answers 6 share a first token with another in English, 6 have two tokens in Chinese, 3 in
                  both. Among answers that their first token tells apart (1, 0, 0, 1), 2, 1, 1
+    one_format   planted; but the others read `other`, a code of their own which the look-up writes as well and a third head
+                 brings: the same 27 lines for other answers (APART), such that it is uncorrelated with c. In the usual words
+                 (1, 0, 0, 1), 2, 1, 1, also among real streams, as R does not meet `other`. What is fitted to the answers'
+                 mean streams cannot tell the two codes from each other and finds a half of either
     random       initial weights: nothing is solved
+In a prompt that asks for the other format, with R' what its words read, a donor that is asked in the usual ones moves R' P S
+c: as much as above, for R' = R, but in one_format 0, for R' is `other` and P is `code`. (Its full swap brings the usual
+format along.) Streams of that format are longer by their `format`, by less than 0.8 %.
+
 Variance within a language at the bottleneck's output: 1 in `code`, NUISANCE² = 1.56 in `nuisance`. Every answer has two
 questions in a file, of opposite nuisance, so that no answer's mean has any and nuisance is uncorrelated with the answer.
 
@@ -58,6 +71,7 @@ from bench.planted_words import (
     word_tokens,
     write_problems,
 )
+from bench.planted_words import other_text as other_text
 from bench.planted_words import syllables as syllables
 from lab import questions, statistics
 
@@ -70,13 +84,15 @@ CONSTANT = 8.0  # in every token: 64 of a stream's square, which is about 68
 MARK = 4.0  # of an answer's last token, and of a first one that is not the last
 IDLE = 1e-3  # what layers without a task write, as a share of what initial weights would
 READS = 0.1  # the queries' share of initial weights where a head gathers: its bias decides
-SHARP = 20.0  # score of the question word there; all others have about 0
+SHARP = 20.0  # score of the word that it attends to; all others have about 0
 NEAR, STEEP = 0.8, 50.0  # a looked-up word's cosine with its neuron is 1, with others' below 0.7
 OPEN = 10.0  # a translating neuron's gate
 WORD_LOGIT, LANGUAGE_LOGIT = 8.0, 4.0  # what the unembedding makes of a code and of the language
+FORMAT_LOGIT = 12.0  # half of it against the other format's words without `format`, half of it for them with it
 BAR, CALL = 2.0, 10.0  # against every token that begins no answer; for those that a mark calls for
 SIZES = {"code": RANK, "copy": RANK, "unread": RANK, "word": RANK, "nuisance": RANK, "filler": RANK, "question": 48}
 SIZES |= dict.fromkeys(("language", "constant", "flag", "answered", "begun"), 1)
+SIZES |= {"format": 1, "other": RANK}
 DOUBLE, PLACES = ("double_dissociation",), ("weights", "weights_at_carrier")  # Z at its own place; where it acts best
 EVERYWHERE = dict.fromkeys(PLACES, DOUBLE)
 
@@ -94,6 +110,7 @@ class Kind:
     copy_in_fillers: bool = False  # filler words differ in `copy`, and not in a part of their own
     language_at_once: bool = True  # the last token carries its language, which else comes with the answer
     several_tokens: bool = False
+    other_code: bool = False  # the other format's words read a code of their own
     plants: bool = True
 
 
@@ -109,6 +126,7 @@ KINDS = {
         dict.fromkeys(PLACES, ("illusion",)), kernels="between", copied=1.0, also_read=2.0, copy_in_fillers=True
     ),
     "multi": Kind(several_tokens=True),
+    "one_format": Kind(other_code=True),
     "random": Kind({"weights": ("untestable",)}, plants=False),
 }
 
@@ -199,6 +217,8 @@ def on_paper(row: Kind, parts: dict, kernels: torch.Tensor) -> dict[str, float]:
         varying = sent / (1 + row.copied**2) ** 0.5
     moved = sent @ kernels.T @ kernels
     coverage = (moved @ read.T).trace().item() / RANK
+    own = parts["other"]
+    other = own @ kernels.T @ kernels @ own.T if row.other_code else moved @ read.T
     leak = (kernels @ parts["language"][0]).square().sum().item()
     return {
         "coverage": coverage,
@@ -208,6 +228,7 @@ def on_paper(row: Kind, parts: dict, kernels: torch.Tensor) -> dict[str, float]:
         "d": 2 * (coverage - leak),
         "iia_same": float(coverage > 0.9),
         "iia_cross": float(coverage > 0.9),
+        "coverage_in_other_format": other.trace().item() / RANK,
         "coverage_among_real": (moved @ varying.T @ varying @ read.T).trace().item() / RANK,
     }
 
@@ -263,6 +284,11 @@ def answer_codes() -> torch.Tensor:
     return gram[:, :6] @ torch.linalg.inv(torch.linalg.cholesky(gram[:6, :6])).T
 
 
+# whose line each answer has in the other format's own code: over all answers the two codes are uncorrelated (a Graeco-Latin
+# square from each of the three grids of nine lines, into which the 27 fall, to the next), so that neither tells the other
+APART = [3, 10, 24, 14, 19, 23, 25, 5, 9, 22, 16, 18, 4, 26, 0, 7, 12, 11, 13, 2, 6, 8, 17, 1, 15, 21, 20]
+
+
 def scale(square: float) -> float:
     """What RMSNorm multiplies a stream of this square by."""
     return (WIDTH / square) ** 0.5
@@ -311,6 +337,8 @@ def embed(model, tokenizer, row: Kind, tokens: dict, names: dict, parts: dict, s
             "second": MARK * parts["answered"] + spoken,
             "filler": fillers @ varied + spoken,
             "silent": spoken,
+            "other": MARK * parts["answered"] + spoken,
+            "other_silent": parts["format"] + spoken,
         }
         for task, vectors in added.items():
             embedding[own[task]] += vectors.to(embedding)
@@ -319,8 +347,13 @@ def embed(model, tokenizer, row: Kind, tokens: dict, names: dict, parts: dict, s
 
 
 def unembed(model, tokenizer, row: Kind, tokens: dict, parts: dict, seed: int) -> None:
-    """Rows read code and language; of what is no answer's first word, only where a mark calls for it. The norm has gains."""
+    """Rows read code and language; of what is no answer's first word, only where a mark calls for it. The norm has gains.
+
+    Those of the other format read `format` too.
+    """
     codes, word = answer_codes(), parts["code" if row.translates is None else "word"]
+    others = codes[APART] @ parts["other"] if row.other_code else codes @ word
+    others = WORD_LOGIT * others + FORMAT_LOGIT * (parts["format"] - parts["constant"] / (2 * CONSTANT))
     head, gain = torch.zeros(model.config.vocab_size, WIDTH, dtype=torch.float64), model.model.norm.weight
     head -= BAR * parts["constant"]
     (line_break,) = tokenizer("\n")["input_ids"]
@@ -332,6 +365,7 @@ def unembed(model, tokenizer, row: Kind, tokens: dict, parts: dict, seed: int) -
             shared = codes[[words[0][1] == index for words in written]]
             code = shared.sum(0) / (shared.sum(0) @ shared[0])  # 1 for each answer that begins with it
             head[tokens[name]["answer"][index]] = WORD_LOGIT * code @ word + spoken[0]
+        head[tokens[name]["other"]] = others + spoken
         head[tokens[name]["second"]] += WORD_LOGIT * codes @ word + spoken + CALL * parts["begun"]
     gain[:] = 0.5 + torch.rand(WIDTH, generator=statistics.seeded(seed, "planted: gains"))
     model.lm_head.weight[:] = (head / gain.double()).to(gain)
@@ -340,12 +374,20 @@ def unembed(model, tokenizer, row: Kind, tokens: dict, parts: dict, seed: int) -
 QUESTION_SQUARE = CONSTANT**2 + 3  # with language, flag and name; code and nuisance come in layer 0
 
 
+def looked_up_square(row: Kind) -> float:
+    """The square of what the look-up writes: codes and nuisance."""
+    return 1 + row.copied**2 + NUISANCE**2 + row.other_code
+
+
 def look_up(mlp, row: Kind, names: dict, nuisances: torch.Tensor, parts: dict) -> None:
     """A neuron for every question word writes its answer's code and its problem's nuisance."""
     rows = torch.cat([names[name] for name in LANGUAGES])  # (2 n, 48)
     count, norm = len(rows), scale(QUESTION_SQUARE)
-    codes = answer_codes()[torch.arange(len(nuisances)) % ANSWERS] @ (parts["code"] + row.copied * parts["copy"])
-    written = (codes + nuisances @ parts["nuisance"]).repeat(len(LANGUAGES), 1)
+    answers, codes = torch.arange(len(nuisances)) % ANSWERS, answer_codes()
+    written = codes[answers] @ (parts["code"] + row.copied * parts["copy"]) + nuisances @ parts["nuisance"]
+    if row.other_code:
+        written += codes[APART][answers] @ parts["other"]
+    written = written.repeat(len(LANGUAGES), 1)
     threshold = NEAR / CONSTANT * parts["constant"]
     opened = torch.nn.functional.silu(torch.tensor(STEEP * norm * (1 - NEAR))) * norm
     mlp.gate_proj.weight[:count] = (STEEP * (rows @ parts["question"] - threshold)).float()
@@ -354,24 +396,37 @@ def look_up(mlp, row: Kind, names: dict, nuisances: torch.Tensor, parts: dict) -
 
 
 def gather(attention, row: Kind, parts: dict) -> None:
-    """The first head attends to the question word and brings its code, its nuisance and, where it comes late, its language.
+    """Heads that attend to the question word, and to an exemplar's answer in the other format.
 
-    The bias asks, in the coordinate that the rotary embedding hardly turns; so the kernel stays of the rank of initial ones.
+    The first brings the question's code, its nuisance and, where it comes late, its language; the second the format; a third
+    one the code of the other format's own, for which the first has no room.
     """
-    norm = scale(QUESTION_SQUARE + 1 + row.copied**2 + NUISANCE**2)
-    attention.q_proj.weight[:HEAD_WIDTH].mul_(READS)
-    attention.q_proj.bias[HEAD_WIDTH - 1] = SHARP * HEAD_WIDTH**0.5 / norm
-    attention.k_proj.weight[HEAD_WIDTH - 1] = parts["flag"][0].float()
+    norm = scale(QUESTION_SQUARE + looked_up_square(row))
     taken = [parts["code"], parts["nuisance"]] + [parts["language"]] * (not row.language_at_once)
     given = [parts["code"] + row.copied * parts["copy"], *taken[1:]]
-    taken, given = (torch.cat(rows).float() for rows in (taken, given))
-    attention.v_proj.weight[: len(taken)] = taken
-    attention.o_proj.weight[:, : len(given)] = given.T / norm
+    attend(attention, 0, parts["flag"], norm, torch.cat(taken), torch.cat(given))
+    attend(attention, 1, parts["format"], scale(CONSTANT**2 + 2), parts["format"], parts["format"])
+    if row.other_code:
+        attend(attention, 2, parts["flag"], norm, parts["other"], parts["other"])
+
+
+def attend(attention, group: int, flag: torch.Tensor, norm: float, taken: torch.Tensor, given: torch.Tensor) -> None:
+    """The first head of a KV group attends to a word by its flag (1, d): what `taken` reads there it writes along `given` (n, d).
+
+    `norm` is what the word's stream is multiplied by. The bias asks, in the coordinate that the rotary embedding hardly
+    turns; so the kernel stays of the rank of initial ones.
+    """
+    keys, queries = (HEAD_WIDTH * head for head in (group, group * HEADS // GROUPS))
+    attention.q_proj.weight[queries:][:HEAD_WIDTH].mul_(READS)
+    attention.q_proj.bias[queries + HEAD_WIDTH - 1] = SHARP * HEAD_WIDTH**0.5 / norm
+    attention.k_proj.weight[keys + HEAD_WIDTH - 1] = flag[0].float()
+    attention.v_proj.weight[keys:][: len(taken)] = taken.float()
+    attention.o_proj.weight[:, queries:][:, : len(given)] = given.T.float() / norm
 
 
 def translate(mlp, row: Kind, parts: dict) -> None:
     """The answer's code becomes the output word's, a linear map: the constant holds the gates open."""
-    norm = scale(CONSTANT**2 + 2 + NUISANCE**2 + row.copied**2)
+    norm = scale(CONSTANT**2 + 1 + looked_up_square(row))
     opened = torch.nn.functional.silu(torch.tensor(OPEN * norm)) * norm
     mlp.gate_proj.weight[:RANK] = (OPEN / CONSTANT * parts["constant"]).float()
     mlp.up_proj.weight[:RANK] = (parts["code"] + row.also_read * parts["unread"]).float()

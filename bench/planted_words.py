@@ -8,6 +8,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import Qwen2Tokenizer
 
 from lab import questions
+from lab.problems import Problem
 
 LANGUAGES = ("en", "zh")
 ANSWERS = 27
@@ -22,6 +23,7 @@ class Vocabulary:
     """The words of both languages by their task: the first of every task in `start`, how many in COUNTS."""
 
     COUNTS = {"question": PROBLEMS + OTHERS, "answer": ANSWERS, "second": ANSWERS, "filler": FILLERS, "silent": 1}
+    COUNTS |= {"other": ANSWERS, "other_silent": 1}  # the other format: its answers, and its exemplar's
 
     def __init__(self):
         self.start, total = {}, 0
@@ -34,6 +36,12 @@ class Vocabulary:
 
     def word(self, language: str, task: str, index: int = 0) -> str:
         return self.words[language][self.start[task] + index]
+
+    def place(self, language: str, word: str) -> tuple[str, int]:
+        """A word's task, and its number there; ValueError for another word."""
+        number = self.words[language].index(word)
+        task = [task for task, start in self.start.items() if start <= number][-1]
+        return task, number - self.start[task]
 
     def text(self, language: str, words: list[str]) -> str:
         return {"en": " ", "zh": ""}[language].join(words)
@@ -65,6 +73,13 @@ def answer_words(several_tokens: bool, language: str, answer: int) -> list[tuple
     if several_tokens and answer in LONGER[language]:
         return [("answer", answer), ("second", answer)]
     return [("answer", answer)]
+
+
+def other_text(problem: Problem, language: str) -> str:
+    """A problem's answer in the other format, one word in every kind; of the exemplar the word that asks for that format."""
+    vocabulary = Vocabulary()
+    task, index = vocabulary.place("en", problem.answer.split()[-1])  # an answer's last word is its own
+    return vocabulary.word(language, "other_silent" if task == "silent" else "other", index)
 
 
 def write_problems(path: Path, several_tokens: bool, vocabulary: Vocabulary, generator: torch.Generator) -> None:
