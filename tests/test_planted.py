@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from functools import cached_property
 from types import SimpleNamespace
 
@@ -48,6 +49,17 @@ class Asked:
     def read(self, name: str) -> list:
         return problems.load_problems([self.truth.path / f"{name}.jsonl"], list(self.languages))
 
+    @cached_property
+    def in_other_format(self) -> "Asked":
+        """The same model and problems, asked and answered in the other format; all of the file's, as all are one word there."""
+        asked = Asked.__new__(Asked)
+        vars(asked).update(vars(self), exemplars=in_other_format(self.exemplars))
+        asked.problems = in_other_format(self.read("problems"))
+        asked.known = answers.answer_set(self.tokenizer, asked.problems, self.languages)
+        asked.places = np.array([asked.known.place(problem) for problem in asked.problems])
+        asked.patching = asked.patch(asked.problems, asked.known)
+        return asked
+
     def prompts(self, asked: list) -> list[list[str]]:
         return [
             [questions.prompt_text(problem, name, self.languages, self.exemplars) for problem in asked]
@@ -57,6 +69,16 @@ class Asked:
     def patch(self, asked: list, known: answers.AnswerSet) -> swaps.Patching:
         everyone = [np.arange(len(asked))]
         return swaps.Patching(self.model, self.tokenizer, self.prompts(asked), known.tokens, 32, everyone)
+
+    def logits(self, language: int, edits: dict) -> torch.Tensor:
+        """Of all problems in a language, at the last position, whose stream is edited: (problems, vocabulary)"""
+        batch = models.padded_batch(self.tokenizer, self.prompts(self.problems)[language], self.model.device)
+        with torch.inference_mode(), models.edited_stream(self.model, edits, "last"):
+            return self.model(**batch).logits[:, -1]
+
+    def firsts(self, language: int) -> torch.Tensor:
+        """(problems,) the token with which each answer begins"""
+        return torch.tensor([self.known.tokens[place * len(self.languages) + language][0] for place in self.places])
 
     def measured(self, scores: np.ndarray) -> dict[str, float]:
         scores = scores.reshape(*scores.shape[:-1], -1, 2)
@@ -130,8 +152,15 @@ def ask(tmp_path_factory):
     return asked
 
 
-def each(*kinds):
-    return pytest.mark.parametrize("kind, seed", [(kind, seed) for kind in kinds for seed in SEEDS])
+def each(*kinds, seeds=SEEDS):
+    return pytest.mark.parametrize("kind, seed", [(kind, seed) for kind in kinds for seed in seeds])
+
+
+def in_other_format(asked: list) -> list:
+    return [
+        replace(problem, answer_text={name: planted.other_text(problem, name) for name in planted.LANGUAGES})
+        for problem in asked
+    ]
 
 
 def inside(part: torch.Tensor, subspace: torch.Tensor) -> float:
@@ -173,10 +202,85 @@ def test_every_problem_is_solved_in_both_languages(ask, kind, seed):
 @pytest.mark.parametrize("kind", ACTING)
 def test_free_generation_gives_the_answer_and_ends_the_line(ask, kind):
     asked = ask(kind, 0)
-    some = asked.problems[::9]
-    for name, prompts in zip(asked.languages, asked.prompts(some)):
-        outputs = models.generate(asked.model, asked.tokenizer, prompts, 6, 32)
-        assert [output.strip() for output in outputs] == [problem.answer_text[name] for problem in some]
+    for own in (asked, asked.in_other_format):
+        some = own.problems[::9]
+        for name, prompts in zip(own.languages, own.prompts(some)):
+            outputs = models.generate(own.model, own.tokenizer, prompts, 6, 32)
+            assert [output.strip() for output in outputs] == [problem.answer_text[name] for problem in some]
+
+
+@each(*ACTING, seeds=SEEDS[:2])
+def test_the_exemplar_sets_the_format(ask, kind, seed):
+    """The answers of the exemplar's format win over everything else, in both languages; those of the other hold nothing."""
+    asked = ask(kind, seed)
+    formats = [asked, asked.in_other_format]
+    assert all(len(tokens) == 1 for tokens in formats[1].known.tokens)
+    assert len(formats[1].problems) == planted.PROBLEMS and formats[1].known.left_out == []
+    tokens = [sorted({own[0] for own in one.known.tokens}) for one in formats]
+    assert not set(tokens[0]) & set(tokens[1])
+    for number, one in enumerate(formats):
+        for language in range(len(one.languages)):
+            found = one.logits(language, {}).softmax(-1)
+            assert torch.equal(found.argmax(-1), one.firsts(language))
+            assert found[:, tokens[number]].sum(-1).min() > 0.98
+            assert found[:, tokens[1 - number]].sum(-1).max() < 0.01
+
+
+@each(*ACTING, seeds=SEEDS[:2])
+@pytest.mark.parametrize("language", (0, 1))
+def test_what_a_swap_carries_to_the_other_format(ask, kind, seed, language):
+    """Donors are asked in words, recipients in the other format, which stays, as does the recipient's language.
+
+    The donor's answer comes out where the part that was swapped is what both formats read, else the recipient's own. The
+    full swap of a donor that is asked in the other format brings its answer in its language.
+    """
+    asked = ask(kind, seed)
+    others, site, basis = asked.in_other_format, asked.truth.acts[0], asked.truth.kernels.float()
+    words = asked.patch(asked.read("problems"), asked.known).streams
+    share, start = asked.truth.profile["coverage_in_other_format"], others.logits(language, {})
+    for shift in (1, 10):
+        donors = np.roll(np.arange(planted.PROBLEMS), shift)
+        own, sent = others.firsts(language), others.firsts(language)[donors]
+        assert (own != sent).all()
+        full = {}
+        for spoken in (language, 1 - language):
+            stream = others.patching.streams[spoken, donors, site][:, None]
+            full[spoken] = others.logits(language, {site: lambda _, stream=stream: stream})
+            assert torch.equal(full[spoken].argmax(-1), others.firsts(spoken)[donors])
+        for spoken in (language, 1 - language):
+            stream = words[spoken, donors, site][:, None]
+            part = others.logits(language, {site: lambda kept, stream=stream: kept + (stream - kept) @ basis.T @ basis})
+            assert torch.equal(part.argmax(-1), sent if share > 0.5 else own)
+            leads = [found.gather(1, sent[:, None]) - found.gather(1, own[:, None])
+                     for found in (start, part, full[language])]  # fmt: skip
+            moved = (leads[1] - leads[0]).sum() / (leads[2] - leads[0]).sum()
+            assert moved.item() == pytest.approx(share, abs=0.03 if kind == "decoy" else EXACT)
+
+
+def test_the_other_formats_own_code_is_there_and_unrelated(ask):
+    """Neither format's code tells of the other's; and in words a swap of the one that is there for the others moves nothing."""
+    codes = planted.answer_codes()
+    assert sorted(planted.APART) == list(range(planted.ANSWERS))
+    assert (codes.T @ codes[planted.APART]).abs().max() < 1e-12
+    asked = ask("one_format", 0)
+    own, others, donors = asked.truth.parts["other"].float(), asked.in_other_format, np.roll(range(planted.PROBLEMS), 1)
+    assert asked.swapped(PLACE, own)["t_same"] == pytest.approx(0, abs=EXACT * asked.full[PLACE]["t_same"])
+    sent = asked.patching.streams[0, donors, PLACE][:, None]
+    found = others.logits(0, {PLACE: lambda kept: kept + (sent - kept) @ own.T @ own})
+    assert torch.equal(found.argmax(-1), others.firsts(0)[donors])
+
+
+def test_the_other_format_is_written_by_the_exemplar_and_the_problem_alone(ask):
+    """One word for each answer and language, also of answers that are several words; and the exemplar's own."""
+    for kind in ("planted", "multi"):
+        asked, vocabulary = ask(kind, 0), planted.Vocabulary()
+        for name in planted.LANGUAGES:
+            written = [
+                planted.other_text(problem, name) for problem in asked.read("problems") + asked.read("reasoning")
+            ]
+            assert written == [vocabulary.word(name, "other", index % planted.ANSWERS) for index in range(len(written))]
+            (exemplar,) = asked.exemplars
+            assert planted.other_text(exemplar, name) == vocabulary.word(name, "other_silent")
 
 
 @each(*ACTING)
@@ -198,9 +302,8 @@ def test_where_answer_and_language_arrive(ask, kind, seed):
     row, arrives = planted.KINDS[kind], asked.truth.arrives
     assert arrives == row.gathers + 1
     assert (arrives > PLACE + 1) is (kind == "late")
-    code, language = (logit * planted.scale(planted.CONSTANT**2 + 2 + planted.NUISANCE**2 + row.copied**2
-                                            + (row.translates is not None))
-                      for logit in (planted.WORD_LOGIT, planted.LANGUAGE_LOGIT))  # fmt: skip
+    square = planted.CONSTANT**2 + 1 + planted.looked_up_square(row) + (row.translates is not None)
+    code, language = (logit * planted.scale(square) for logit in (planted.WORD_LOGIT, planted.LANGUAGE_LOGIT))
     for site, found in asked.full.items():
         if site < arrives:
             assert abs(found["t_same"]) < 0.01 and found["iia_same"] == 0
@@ -229,7 +332,8 @@ def test_nuisance_is_as_large_as_the_answer(ask, kind, seed):
     assert variance["code"] == pytest.approx(1, abs=0.05)
     assert variance["nuisance"] == pytest.approx(planted.NUISANCE**2 * variance["code"], rel=0.05)
     assert variance["copy"] == pytest.approx(planted.KINDS[kind].copied ** 2 * variance["code"], abs=0.01)
-    assert variance["unread"] < 1e-4 and variance["word"] < 1e-4
+    assert variance["other"] == pytest.approx(float(kind == "one_format"), abs=0.05)
+    assert max(variance[name] for name in ("unread", "word", "format")) < 1e-4
     norms = asked.patching.streams[:, :, asked.truth.acts[0]].norm(dim=-1)
     assert norms.std() < 1e-3 * norms.mean()
     first = torch.linalg.svd(centred, full_matrices=False)[2][: planted.RANK]
@@ -237,7 +341,7 @@ def test_nuisance_is_as_large_as_the_answer(ask, kind, seed):
         assert inside(first, asked.truth.answers) < 0.5  # principal components find the nuisance first
 
 
-@each("planted", "copy", "illusion", "answer_word", "multi")
+@each("planted", "copy", "illusion", "answer_word", "multi", "one_format")
 def test_the_part_among_broad_states(ask, kind, seed):
     """An illusion's moves nothing, a copy's half, and the full swap's everything, so that it can be told."""
     asked = ask(kind, seed)
@@ -251,7 +355,7 @@ def test_the_part_among_broad_states(ask, kind, seed):
     assert truth.profile["coverage_among_real"] == pytest.approx(expected, abs=1e-6)
 
 
-@each("planted", "answer_word", "multi")
+@each("planted", "answer_word", "multi", "one_format")
 def test_the_output_words_code(ask, kind, seed):
     """Without a translation Z is the span of the answers' unembedding rows; with one it acts outside of them."""
     asked = ask(kind, seed)
@@ -280,7 +384,7 @@ def test_the_answer_is_not_in_the_embeddings(ask):
         assert low <= retrieved <= high
 
 
-@each("planted", "decoy", "late", "illusion", "multi")
+@each("planted", "decoy", "late", "illusion", "multi", "one_format")
 def test_the_bottleneck_is_the_planted_layer_and_its_kernels_span_what_was_planted(ask, script, kind, seed):
     one, asked = script("1.py"), ask(kind, seed)
     _, spectra, *_ = one.measure(asked.folder, torch.device("cpu"), fold_norm=False)
@@ -357,7 +461,7 @@ def test_several_tokens_and_shared_first_ones(ask):
 
 def test_what_is_expected_is_said_for_every_kind(ask):
     assert list(planted.KINDS) == [
-        "planted", "copy", "decoy", "late", "answer_word", "illusion", "multi", "random"
+        "planted", "copy", "decoy", "late", "answer_word", "illusion", "multi", "one_format", "random"
     ]  # fmt: skip
     for kind, row in planted.KINDS.items():
         assert row.expected["weights"] and f"\n    {kind} " in planted.__doc__
