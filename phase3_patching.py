@@ -10,7 +10,8 @@ Outputs    output/phase3_output.md with figures, phase3_results.json, phase3_sco
 Run        python phase3_patching.py --model Qwen/Qwen2.5-3B          after phase2_z_extraction.py
 
 Steps, which are also the report's headings:
-1 problems   2 where answer and language arrive   3 subspaces tested   4 how to read it
+1 problems   2 where answer and language arrive   3 subspaces tested   4 beside them
+5 another format and contrast donors   6 how to read it
 """
 
 from dataclasses import dataclass
@@ -18,17 +19,22 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+import utils
 import verdicts
 from lab import (
     checkpoints,
+    continuations,
+    contrasts,
     designs,
     dissociation,
     engine,
+    formats,
     gates,
     ladder,
     learned,
     models,
     questions,
+    rivals,
     runs,
     statistics,
     subspaces,
@@ -54,6 +60,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     rungs = questions.find_ladder(arguments, opening.folder, RUNGS)
     others = questions.find_others(arguments, opening.folder, RUNGS, rungs)
+    contrast = questions.find_contrasts(arguments, opening.folder)
     z = subspaces.load_z(arguments.out, opening.folder)
     if z.fitted_on and set(z.languages) != set(opening.languages):
         raise runs.UserError(
@@ -63,6 +70,7 @@ def main(argv: list[str] | None = None) -> None:
     weights = pointed(arguments.out, opening.folder, z)
     settings = {"z": z.summary, "window": weights["window"], "learned": arguments.learned}
     settings |= {"ladder": [asked.settings for asked in rungs], "others": [asked.settings for asked in others]}
+    settings |= {"contrasts": contrast and contrast.settings}
     run = opening.run({"layer_chosen": z.chosen, "weights": weights}, **settings)
     if run is None:
         return
@@ -76,13 +84,22 @@ def main(argv: list[str] | None = None) -> None:
         run.save(results, dict(zip(ARRAYS, no_arrays(len(study.names), opening.folder))))
         return
     measured = measure(study, rung)
-    results |= {"tested": tested(study, rung, measured, [*rungs, *others], arguments.learned), "unsolved": None}
+    found = candidates(study, rung, measured.design)
+    rows = tested(study, rung, measured, found, [*rungs, *others], arguments.learned)
+    read_otherwise(study, rung, measured, found, rows, contrast)
+    results |= {"tested": rows, "beside": beside(study, rung, measured, found, rows, opening.folder), "unsolved": None}
     results |= problem_counts(tried[-1], rung, measured.design) | described(measured, rung)
     arrays = (np.concatenate(measured.scores), rung.streams.numpy(), runs.json_lines(prompts(study, rung)))
     run.save(results, dict(zip(ARRAYS, arrays)))
 
 
-NOTHING = {"tested": {}, "pairs": 0, "usable": [], "carriers": {"answer": [], "language": [], "joint": []}}
+NOTHING = {
+    "tested": {},
+    "beside": None,
+    "pairs": 0,
+    "usable": [],
+    "carriers": {"answer": [], "language": [], "joint": []},
+}
 
 
 @dataclass
@@ -146,10 +163,13 @@ def measure(study: Study, rung: ladder.Rung) -> dissociation.Measured:
 
 
 def tested(
-    study: Study, rung: ladder.Rung, measured: dissociation.Measured, asked: list[questions.Asked], search: bool
+    study: Study, rung: ladder.Rung, measured: dissociation.Measured, found: list, asked: list, search: bool
 ) -> dict[str, dict]:
-    """Every subspace's row: its profile and nulls, and for what moves enough its gates; {name: row}."""
-    found = candidates(study, rung, measured.design)
+    """Every subspace's row: its profile and nulls, and for what moves enough its gates; {name: row}.
+
+    found: the candidates, to which a learned one is added where `search` asks for it; asked: what shows which states the model
+    visits.
+    """
     rows = {candidate.name: measured.test(candidate) for candidate in found}
     sought = None
     if search and "answer_means" in rows:
@@ -158,7 +178,8 @@ def tested(
     manifolds = broad_manifolds(study, rung, measured.design, asked, sorted(sites))
     scored_fits = measured.design.places[np.isin(measured.design.scored, measured.design.fits)]
     if sought is not None and manifolds[sought] is not None and len(set(scored_fits)) > dissociation.FEWEST:
-        candidate, control = learned_candidates(study, measured, sought, manifolds[sought])
+        seen = answers_of(rung, measured.design)
+        candidate, control = learned_candidates(study, measured, sought, manifolds[sought], seen)
         rows[candidate.name] = measured.test(candidate) | measured.beyond(candidate, control)
         found.append(candidate)
     for candidate in found:
@@ -194,12 +215,21 @@ def candidates(study: Study, rung: ladder.Rung, design: designs.Design) -> list[
     ]  # fmt: skip
     if not z.predicted:
         judged = "unseen" if z.fitted_answers else "test"
-        handed = Candidate("handed", z.summary["method"], lambda _: z.basis, lambda _: z.summary["layer"], judged)
-        found.append(handed)
+        found.append(
+            Candidate(
+                "handed", z.summary["method"], lambda _: z.basis, lambda _: z.summary["layer"], judged,
+                seen=frozenset(z.fitted_answers),
+            )
+        )  # fmt: skip
     if len(set(numbers)) > dissociation.FEWEST:
         means = lambda site: swaps.answer_means(streams[:, :, site], numbers, k)  # noqa: E731
-        found.append(Candidate("answer_means", "answer_means", means, lambda _: None))
+        found.append(Candidate("answer_means", "answer_means", means, lambda _: None, seen=answers_of(rung, design)))
     return found
+
+
+def answers_of(rung: ladder.Rung, design: designs.Design) -> frozenset[str]:
+    """The answers on which subspaces are fitted."""
+    return frozenset(str(rung.problems[problem].answer) for problem in design.fits)
 
 
 def broad_manifolds(study: Study, rung: ladder.Rung, design: designs.Design, asked: list, sites: list[int]) -> dict:
@@ -220,7 +250,7 @@ def broad_manifolds(study: Study, rung: ladder.Rung, design: designs.Design, ask
 
 
 def learned_candidates(
-    study: Study, measured: dissociation.Measured, site: int, manifold: gates.Manifold
+    study: Study, measured: dissociation.Measured, site: int, manifold: gates.Manifold, seen: frozenset[str]
 ) -> tuple[dissociation.Candidate, dissociation.Candidate]:
     """Learned on development answers, among states that the model visits; and its control, on answers that nobody gave."""
     design, k = measured.design, study.z.every_layer.shape[1]
@@ -239,10 +269,55 @@ def learned_candidates(
         basis = search.subspace(site, k, manifold.components, target, study.seeded(f"search {name}"))
         found.append(
             dissociation.Candidate(
-                name, "learned", lambda _, basis=basis: basis, lambda _: None, site=site, among_states=True
+                name, "learned", lambda _, basis=basis: basis, lambda _: None, site=site, among_states=True, seen=seen
             )
         )
     return tuple(found)
+
+
+def read_otherwise(study: Study, rung: ladder.Rung, measured: dissociation.Measured, found: list, rows: dict, contrast):
+    """Adds to every row with gates how far its swap carries into another format, and what contrast donors do: `reasoning`."""
+    asked = [candidate for candidate in found if rows[candidate.name].get("gates")]
+    if not asked:
+        return
+    forms = [formats.Reformatted(study, rung, measured, form) for form in formats.FORMATS]
+    donors = contrasts.Contrasts(study, measured, contrast)
+    for candidate in asked:
+        row = rows[candidate.name]
+        row["reasoning"] = {"formats": [form.test(candidate, row) for form in forms]}
+        row["reasoning"]["contrast"] = donors.test(candidate, row)
+
+
+def beside(
+    study: Study, rung: ladder.Rung, measured: dissociation.Measured, found: list, rows: dict, folder
+) -> dict | None:
+    """Rivals, sweeps, ablations, the recipe's own design and free generation, beside the subspace with the highest D."""
+    swapped = {name: row["d"]["value"] for name, row in rows.items() if row.get("p") is not None}
+    if not swapped:
+        return None
+    best = max(swapped, key=swapped.get)
+    candidate = next(one for one in found if one.name == best)
+    site, design = rows[best]["site"], measured.design
+    basis = candidate.basis(site).float()
+    half = "test" if rows[best]["judged_on"] == "all" else rows[best]["judged_on"]
+    own, swept = rivals.Beside(measured, site, basis, half), [one for one in found if rows[one.name].get("seen")]
+    weights = rivals.other_constructions(folder, study.z.bottleneck, study.z.every_layer)
+    haar = utils.random_subspaces(study.seeded("Haar of continuations"), 1, *basis.shape)[0]
+    parts = continuations.parts_of(basis, haar)
+    streams = measured.patching.streams[:, :, site]
+    return {
+        "of": best,
+        "site": site,
+        "k": len(basis),
+        "judged": len(design.part(half)),
+        "donors": designs.FEW,
+        "rivals": own.rivals(weights),
+        "ablation": own.ablation(),
+        "sweep_k": own.sweep_k(),
+        "sweep_site": own.sweep_site(swept),
+        "same_problem": own.same_problem(),
+        "generated": continuations.continuations(study, rung.problems, design, streams, site, parts, MAX_NEW_TOKENS),
+    }
 
 
 def problem_counts(row: dict, rung: ladder.Rung, design: designs.Design) -> dict:

@@ -92,8 +92,7 @@ def among_none(truth: planted.Planted, path: Path, out: Path, seed: int) -> dict
 
 def prepared(path: Path, out: Path, seed: int) -> tuple:
     """Phase 3's instruments on a model that its script has run on."""
-    parser = runs.command_line(phase3.__doc__, asks_problems=True)
-    arguments = parser.parse_args(["--model", str(path), "--out", str(out), "--device", "cpu"])
+    arguments = arguments_of(path, out)
     folder = checkpoints.find_model(str(path))
     model, tokenizer = models.load_model(folder, torch.device("cpu"), torch.float32)
     z, languages = subspaces.load_z(out, folder), questions.load_languages(planted.LANGUAGES)
@@ -102,6 +101,12 @@ def prepared(path: Path, out: Path, seed: int) -> tuple:
     rung, _ = ladder.choose_rung(study, rungs, phase3.NEEDED, z.fitted_on)
     others = questions.find_others(arguments, folder, phase3.RUNGS, rungs)
     return study, rung, phase3.measure(study, rung), [*rungs, *others]
+
+
+def arguments_of(path: Path, out: Path):
+    """Phase 3's flags for a model and a folder."""
+    parser = runs.command_line(phase3.__doc__, asks_problems=True)
+    return parser.parse_args(["--model", str(path), "--out", str(out), "--device", "cpu"])
 
 
 def no_subspaces(kind: str, truth: planted.Planted, study, measured, seed: int) -> list[torch.Tensor]:

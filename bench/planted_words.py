@@ -14,6 +14,7 @@ LANGUAGES = ("en", "zh")
 ANSWERS = 27
 PROBLEMS = OTHERS = 2 * ANSWERS  # of problems.jsonl, and of reasoning.jsonl: other questions, the same answers
 FILLERS, FILLERS_EACH = 30, 3
+BASES = 12  # of contrast.jsonl
 # answers of several tokens, by language: in pairs that share the first one, and with a first one of their own
 SHARING = {"en": range(6), "zh": range(0)}
 LONGER = {"en": range(12, 15), "zh": range(6, 15)}
@@ -85,7 +86,8 @@ def other_text(problem: Problem, language: str) -> str:
 def write_problems(path: Path, several_tokens: bool, vocabulary: Vocabulary, generator: torch.Generator) -> None:
     """problems.jsonl and reasoning.jsonl: a question word among fillers of its own in each language, and its answer.
 
-    exemplars.jsonl: one exemplar of the silent word, which carries its language and nothing else.
+    exemplars.jsonl: one exemplar of the silent word, which carries its language and nothing else. contrast.jsonl: `variants`
+    of some of the reasoning.
     """
     silent = {language: vocabulary.word(language, "silent") for language in LANGUAGES}
     exemplar = {"id": "exemplar", "answer": silent["en"], "question": silent, "answer_text": silent}
@@ -102,9 +104,25 @@ def write_problems(path: Path, several_tokens: bool, vocabulary: Vocabulary, gen
             answer[language] = vocabulary.text(language, own)
         problem = {"id": str(index), "category": "planted", "answer": answer["en"]}
         lines.append(problem | {"question": question, "answer_text": answer})
-    for name, part in (("problems", lines[:PROBLEMS]), ("reasoning", lines[PROBLEMS:]), ("exemplars", [exemplar])):
+    parts = {"problems": lines[:PROBLEMS], "reasoning": lines[PROBLEMS:], "exemplars": [exemplar]}
+    parts["contrast"] = [line for base in range(BASES) for line in variants(lines[PROBLEMS:], base, vocabulary)]
+    for name, part in parts.items():
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in part)
         (path / f"{name}.jsonl").write_text(text, encoding="utf-8")
+
+
+def variants(lines: list[dict], base: int, vocabulary: Vocabulary) -> list[dict]:
+    """A problem of reasoning.jsonl, another question word among the same fillers, and another text with the same answer."""
+
+    def word(language: str, number: int) -> str:
+        return vocabulary.word(language, "question", PROBLEMS + number)
+
+    own, other, same = lines[base], lines[base + 1], lines[base + ANSWERS]
+    asked = {name: own["question"][name].replace(word(name, base), word(name, base + 1)) for name in LANGUAGES}
+    found = {"base": own, "operation": other | {"question": asked}, "same_answer": same}
+    return [
+        line | {"id": f"{base}-{variant}", "base": str(base), "variant": variant} for variant, line in found.items()
+    ]
 
 
 def word_tokens(tokenizer, vocabulary: Vocabulary, language: str) -> dict[str, list[int]]:

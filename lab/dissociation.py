@@ -32,6 +32,7 @@ class Candidate:
     site: int | None = None
     others: Callable[[int], torch.Tensor] | None = None  # (n, k, d) the same construction from other layers, for a site
     among_states: bool = False  # whether it was sought among the states that the model visits
+    seen: frozenset[str] = frozenset()  # answers that its fit has seen
 
 
 def site_curve(

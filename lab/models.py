@@ -216,12 +216,14 @@ def generate(
     batch: int,
     during: Callable | None = None,
     ended: Callable[[int, str], bool] | None = None,
+    last: bool = False,
 ) -> list[str]:
     """Greedy continuation of each prompt: its first non-blank line, or all up to where `ended` says so.
 
     Prompts that begin alike share a batch, padded left, and the run of what they begin with; the order of the result is the
     order of the prompts. `during` gets the indices of a batch's prompts and returns a context manager in which the batch is
-    run from its first token (for a patch); `ended` gets a prompt's index and its text so far.
+    run from its first token (for a patch), or, where it changes the `last` position alone, behind what they begin with;
+    `ended` gets a prompt's index and its text so far.
     """
     from tqdm import tqdm
     from transformers import StoppingCriteriaList
@@ -241,7 +243,7 @@ def generate(
         inputs = tokenizer([prompts[index] for index in chosen], return_tensors="pt", padding=True).to(model.device)
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         stop = StoppingCriteriaList([text_ended(tokenizer, ids.shape[1], chosen, ended or line_ended)])
-        cache = shared.cache(ids, mask, 0 if during else length)
+        cache = shared.cache(ids, mask, 0 if during and not last else length)
         with during(chosen) if during else nullcontext():
             tokens = model.generate(
                 input_ids=ids,

@@ -229,6 +229,28 @@ def find_others(
     return found
 
 
+def find_contrasts(arguments, folder: checkpoints.ModelFolder) -> Asked | None:
+    """The model folder's contrast.jsonl, or data/'s where the ladder is data/'s own; None where there is none to ask."""
+    own = folder.path / "contrast.jsonl"
+    if not own.exists() and (arguments.problems or (folder.path / "problems.jsonl").exists()):
+        return None
+    data = runs.ROOT / "data"
+    file, exemplars = (own, None) if own.exists() else (data / "contrast.jsonl", data / "words_exemplars.jsonl")
+    given = argparse.Namespace(**vars(arguments) | {"problems": [file], "exemplars": exemplars, "limit": None})
+    with suppress(NoWords, NoTexts):
+        return find_asked(given, folder, "words.jsonl", in_words=True)
+    return None
+
+
+def variants(asked: Asked) -> dict[int, tuple[str, str]]:
+    """Which problems of a file are variants of each other: {place: (base, variant)}, of lines that say so."""
+    lines = [
+        json.loads(line) for file in asked.files for line in file.read_text("utf-8-sig").split("\n") if line.strip()
+    ]
+    told = {line["id"]: (line["base"], line["variant"]) for line in lines if {"base", "variant"} <= line.keys()}
+    return {place: told[one.id] for place, one in enumerate(asked.problems) if one.id in told}
+
+
 def grade(problem: Problem, output: str, language: str | None = None) -> tuple[str | None, bool]:
     """(extracted answer, whether it is right), of an output in a language or, where that is None, in any.
 

@@ -49,32 +49,40 @@ class Patching:
         bases: torch.Tensor | None = None,
         outside: bool = False,
         onto: torch.Tensor | None = None,
+        given: torch.Tensor | None = None,
     ) -> np.ndarray:
         """Log-probabilities of the answer set with donors' parts inside (or outside of) every subspace, or their whole streams.
 
-        donors (recipients, donors) bool; bases (m, k, d) orthonormal rows -> (m, b, R, a, N, answers x languages) float32,
-        recipient r asked in language b, donor i in language a; without bases (1, ...) of the full swap. `onto` (c, d): of
-        what a swap would change only the part in that subspace is changed. NaN where there is no donor.
+        donors (recipients, donors) bool; bases (m, k, d) orthonormal rows -> (m, b, R, a, N, columns) float32, recipient r
+        asked in language b, donor i in language a; without bases (1, ...) of the full swap. `onto` (c, d): of what a swap
+        would change only the part in that subspace is changed. `given` (a, N, d): other donors' streams at the site than
+        those of the same problems. NaN where there is no donor.
         """
-        count = 1 if bases is None else len(bases)
-        shape = (self.languages, self.problems, count, self.languages, self.problems, self.columns)
+        count, given = 1 if bases is None else len(bases), self.streams[:, :, site] if given is None else given
+        shape = (self.languages, self.problems, count, *given.shape[:2], self.columns)
         found, parts = np.full(shape, np.nan, np.float32), {}
         for chosen, patcher in self.engines:
-            given = [np.flatnonzero(donors[index % self.problems]).tolist() for index in chosen]
-            rows = [row for row, own in enumerate(given) if own]
+            senders = [np.flatnonzero(donors[index % self.problems]).tolist() for index in chosen]
+            rows = [row for row, some in enumerate(senders) if some]
             if not rows:
                 continue
-            chosen, given = [chosen[row] for row in rows], [given[row] for row in rows]
-            most, own = max(map(len, given)), patcher.streams[rows, site].float()
-            filled = torch.tensor([[*row, *[0] * (most - len(row))] for row in given], device=own.device)
-            sent = self.streams[:, filled, site].transpose(0, 1)  # (rows, languages, most, d)
+            chosen, senders = [chosen[row] for row in rows], [senders[row] for row in rows]
+            most, own = max(map(len, senders)), patcher.streams[rows, site].float()
+            filled = torch.tensor([[*row, *[0] * (most - len(row))] for row in senders], device=own.device)
+            sent = given.to(own)[:, filled].transpose(0, 1)  # (rows, languages, most, d)
             changed = changes(own[:, None, None], sent, bases, outside, onto)  # (rows, m, languages, most, d)
             scores = patcher.scores(site, changed.flatten(1, 3), rows).unflatten(1, changed.shape[1:4])
-            parts |= {index: scores[row, :, :, : len(given[row])].numpy() for row, index in enumerate(chosen)}
+            parts |= {index: scores[row, :, :, : len(senders[row])].numpy() for row, index in enumerate(chosen)}
         for index, scores in runs.gathered(parts).items():
             language, problem = divmod(index, self.problems)
             found[language, problem][:, :, donors[problem]] = scores
         return found.transpose(2, 0, 1, 3, 4, 5)
+
+    def unpatched(self, site: int) -> np.ndarray:
+        """The same without a swap, run from a site: (languages, problems, columns)."""
+        own = self.scores(site, np.eye(self.problems, dtype=bool))[0]
+        languages, problems = np.arange(self.languages)[:, None], np.arange(self.problems)
+        return own[languages, problems, languages, problems]
 
 
 def changes(

@@ -171,6 +171,24 @@ def _winners(rows: np.ndarray, given: np.ndarray, own: np.ndarray) -> dict[str, 
     return {"iia_same": same, **cross}
 
 
+def translations(scores: np.ndarray, answers: np.ndarray, languages: int) -> dict[str, np.ndarray]:
+    """What a problem's own stream, asked in another language, does to it: {name: (R,)}, means over pairs of languages.
+
+    scores (b, R, a, R, columns): donor r of recipient r is what counts; asked in b itself it changes nothing. `language`: G,
+    nats; `kept` and `translated`: whether the own answer wins in the recipient's, or in the donor's language.
+    """
+    rows = np.asarray(scores, float).reshape(*scores.shape[:-1], -1, languages)
+    own = np.einsum("braric->rbaic", rows)
+    mass = np.moveaxis(special.logsumexp(own, axis=-2), 0, -1)  # (b, a, c, R)
+    answer, tongue = np.moveaxis(np.stack(np.divmod(own.reshape(*own.shape[:3], -1).argmax(-1), languages)), 1, -1)
+    two, right = list(permutations(range(languages), 2)), answer == answers
+    shift = [mass[b, a, a] - mass[b, a, b] - mass[b, b, a] + mass[b, b, b] for b, a in two]
+    found = {"language": np.mean(shift, axis=0) / 2}
+    for name, wanted in (("kept", 0), ("translated", 1)):
+        found[name] = np.mean([right[pair] & (tongue[pair] == pair[wanted]) for pair in two], axis=0)
+    return found
+
+
 def resamples(problems: int, draws: int, generator: torch.Generator) -> np.ndarray:
     """How often each problem is drawn: (1 + draws, problems). The first row is the data themselves, once each."""
     drawn = statistics.numpy_generator(generator).multinomial(problems, np.full(problems, 1 / problems), draws)

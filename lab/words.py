@@ -189,6 +189,9 @@ def judged(output: str, accepted: Sequence[str], asked: Sequence[str] = ()) -> t
     nor name another candidate beside it, as "Mia is taller than Tom" and "Mia or Tom" do. Candidates are told by their
     capitals, and by the questions in `asked`: names and things in the premises that are not asked about.
     """
+    accepted, asked = (
+        list(map(writing.in_plain_characters, texts)) for texts in (accepted, asked)
+    )  # as outputs are read
     wanted = {bare(word): word for word in accepted}
     phrase, short = stated_phrase(output), extract_word(output)
     questions = [asking(question, accepted) for question in asked]

@@ -35,7 +35,44 @@ def phase3(results: dict) -> dict:
     weights = tested.get("weights", {"verdict": "untestable"})["verdict"]
     if weights not in OPEN:
         holds["weights"] = weights == "double_dissociation"
-    return {"verdict": verdict, "decided_by": decided, "tested": tested, "tests": tests, "holds": holds}
+    judged = {"verdict": verdict, "decided_by": decided, "tested": tested, "tests": tests, "holds": holds}
+    return judged | {"reasoning": reasoning(tested[decided] if decided else {}, verdict)}
+
+
+def reasoning(row: dict, verdict: str) -> dict[str, bool | None]:
+    """Whether the word may be `said` of a Z: it dissociates, another format carries it, and contrast donors behave.
+
+    format: recipients asked for their answers in another format take the donor's from Z, of donors asked in words; True where
+    they do so in one format at least. None where it was not asked, or neither shown nor excluded.
+    """
+    found = row.get("reasoning")
+    in_formats = {carries_over(form, row) for form in found["formats"]} if found else set()
+    form = True if True in in_formats else False if False in in_formats else None
+    contrast = contrasts_behave(found["contrast"]) if found else None
+    return {"format": form, "contrast": contrast, "said": verdict == "double_dissociation" and form is contrast is True}
+
+
+def carries_over(form: dict, row: dict) -> bool | None:
+    """Whether Z moves answers in another format nearly as it moves them in words; None where even the full swap does not."""
+    if form["unmeasured"] or form["full_wins"]["value"] < MOVES:
+        return None
+    needed, beyond = BESIDE_WORD * min(1.0, row["coverage"]["value"]), form["haar"]["p"] < verdicts.LEVEL
+    if beyond and form["z"]["value"] >= needed and form["z"]["low"] > 0:
+        return True
+    return False if not beyond or form["z"]["high"] < needed else None
+
+
+def contrasts_behave(found: dict) -> bool | None:
+    """Whether another operation on the same numbers moves the answer, and another text with the same answer does nothing."""
+    if found["unmeasured"] or found["operation"]["full_wins"]["value"] < MOVES:
+        return None
+    other, same = found["operation"], found["same_answer"]
+    beyond, kept = other["haar"]["p"] < verdicts.LEVEL, KEEPS * same["full_kept"]["value"]
+    moves = beyond and other["z"]["value"] >= MOVES and other["z"]["low"] > 0
+    if moves and same["kept"]["value"] >= kept and same["moved"]["high"] < MOVES:
+        return True
+    missed = not beyond or other["z"]["high"] < MOVES or same["kept"]["high"] < kept or same["moved"]["low"] > MOVES
+    return False if missed else None
 
 
 def subspace(row: dict, results: dict) -> str:
