@@ -12,7 +12,7 @@ import torch
 import phase3_patching as phase3
 import utils
 from bench import planted
-from lab import checkpoints, dissociation, gates, ladder, models, questions, runs, statistics, subspaces
+from lab import checkpoints, dissociation, formats, gates, ladder, models, questions, runs, statistics, subspaces
 
 SCRIPTS = ("1", "phase2_z_extraction", "phase3_patching")
 NONE = {"Haar": 3, "other layer": 3, "decoy": 2, "other positions": 2}  # of each seed: subspaces that are no Z
@@ -20,6 +20,7 @@ CALIBRATED = {"Haar": 15, "other layer": 7, "decoy": 8}  # of each seed, of both
 SOURCES = ("planted", "decoy")  # kinds in which nulls are calibrated: a layer stands out, or none does
 MATCHED = 40  # draws matched on each of these: 1 or 0 above it in 41 are p < .05
 REMOVED = "all but the language"
+FORMATS = (formats.Format("other words", planted.other_text),)
 MODELS = {  # a kind of bench/planted.py, and which twin of it
     "planted": ("planted", None),
     "copy": ("copy", None),
@@ -28,6 +29,7 @@ MODELS = {  # a kind of bench/planted.py, and which twin of it
     "answer_word": ("answer_word", None),
     "illusion": ("illusion", None),
     "multi": ("multi", None),
+    "one_format": ("one_format", None),
     "random": ("random", None),
     "twin, reinitialised": ("planted", "reinitialised"),
     "twin, permuted": ("planted", "permuted"),
@@ -51,7 +53,11 @@ def run(case: str, seed: int) -> dict:
             flags = ["--model", str(path), "--out", str(out), "--seed", str(seed), "--device", "cpu"]
             flags += ["--learned"] if case == "planted" and script == SCRIPTS[-1] else []
             module = importlib.import_module(script)
-            with mock.patch.object(module.page, "render", lambda *_: {}):  # a fifth of the time
+            with (
+                mock.patch.object(module.page, "render", lambda *_: {}),  # a fifth of the time
+                mock.patch.object(phase3, "beside", lambda *_: None),
+                mock.patch.object(formats, "FORMATS", FORMATS),
+            ):
                 module.main(flags)
         results = runs.read_json(out / "phase3_results.json")
         row = {key: results[key] for key in ("width", "carriers", "tested", "rung")} | {"seed": seed, "case": case}

@@ -87,12 +87,22 @@ def as_expected(row: dict) -> bool:
 
 
 def planted_found(row: dict) -> bool:
-    return as_expected(row) and strong(row["tested"]["weights"])
+    return as_expected(row) and strong(row["tested"]["weights"]) and said(row)
+
+
+def one_format_found(row: dict) -> bool:
+    judged = verdicts.phase3(row)["reasoning"]
+    return as_expected(row) and strong(row["tested"]["weights"]) and judged["format"] is False and not judged["said"]
+
+
+def said(row: dict) -> bool:
+    """Whether the deciding subspace may be called one of reasoning."""
+    return verdicts.phase3(row)["reasoning"]["said"]
 
 
 def late_found(row: dict) -> bool:
     own, there = row["tested"]["weights"], row["tested"]["weights_at_carrier"]
-    return as_expected(row) and strong(there) and there["site"] != own["site"]
+    return as_expected(row) and strong(there) and there["site"] != own["site"] and said(row)
 
 
 def not_by_weights(row: dict) -> bool:
@@ -112,13 +122,17 @@ def no_claim(row: dict) -> bool:
 
 
 CASES = {  # what is asked of a run, and how the page says it
-    "planted": (planted_found, "`double_dissociation`, profile as on paper"),
+    "planted": (planted_found, "`double_dissociation`, profile as on paper, *reasoning*"),
     "copy": (no_illusion, "`double_dissociation` or `partial`, never `illusion`"),
     "decoy": (not_by_weights, "no dissociation by any layer's weights, where answer and language are"),
     "late": (late_found, "`untestable` at its own place; at another as planted"),
     "answer_word": (as_expected, "`answer_word`"),
     "illusion": (as_expected, "`illusion`"),
     "multi": (planted_found, "as planted, some answers of several tokens"),
+    "one_format": (
+        one_format_found,
+        "as planted, and never *reasoning*: answers in the other format read another code",
+    ),
     "random": (no_claim, "no claim"),
     "twin, reinitialised": (no_claim, "no claim"),
     "twin, permuted": (no_claim, "no claim"),
@@ -154,7 +168,9 @@ def report(rows: dict) -> tuple[bytes, int]:
 
         A copy of the code that nothing reads varies with it, so that h is one half and the verdict `partial`: no swap tells
         such a copy from an illusion. Random models and twins solve nothing, so phase 3 stops at its ladder: their rows say
-        that it does, and nothing of nulls and gates. {learned_text(cases.get("planted", []))}
+        that it does, and nothing of nulls and gates. *Reasoning* is said of a dissociation that also carries to answers
+        written otherwise, and that donors with the same text and donors with the same answer bear out. What stands beside a
+        tested subspace and decides nothing is not measured here. {learned_text(cases.get("planted", []))}
 
         Verdicts of the weight-based Z, at its own place and at its best carrier:
 
