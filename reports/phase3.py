@@ -101,9 +101,9 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
 def opening_parts(results: dict, drawn: bool) -> list[str]:
     """What stands between verdict and claims: numbers, what follows, two pictures, what was run."""
     profile = """
-        ![What swapping each Z moves, beside the whole stream and random subspaces](phase3_profile.png)
+        ![What each tested subspace moves, beside the whole stream and random subspaces](phase3_profile.png)
 
-        *What each Z and the rest of the stream (Z⊥) move of answer and language, beside the whole stream (F), the hypothesis
+        *What each tested subspace (Z) and the rest of the stream (Z⊥) move of answer and language, beside the whole stream (F), the hypothesis
         and random subspaces.*
     """
     depth = """

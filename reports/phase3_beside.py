@@ -50,7 +50,9 @@ def beside_section(results: dict) -> str:
 
 def rivals_text(found: dict) -> str:
     cells = []
-    for name, row in found["rivals"].items():
+    for name in [*RIVALS, *sorted(found["rivals"].keys() - RIVALS.keys())]:
+        if (row := found["rivals"].get(name)) is None:
+            continue
         label = RIVALS.get(name, name.replace("_", " "))
         size = f"{row['k']}, {row['draws']} draws" if row["draws"] else row["k"]
         cells.append([label, size, *(span(row[key]) for key in SHARES), span(row["d"], decimal)])

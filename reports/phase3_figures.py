@@ -122,7 +122,7 @@ def figure_profile(results: dict, rows: dict) -> bytes:
             panel.set_xticks([0, 50, 100])
         panels[0].set_ylim(len(rows) - 0.5, -0.5)
         panels[0].set_yticks(y, labels)
-        figure.suptitle(f"{results['model']['name']}: what swapping each Z moves")
+        figure.suptitle(f"{results['model']['name']}: what each subspace moves")
         figure.supxlabel("% of what the full swap F moves", fontsize=10.5)
         handles = {name: handle for panel in panels for handle, name in zip(*panel.get_legend_handles_labels())}
         place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncol": 3, "frameon": False}

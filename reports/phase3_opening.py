@@ -35,7 +35,7 @@ TESTED = {  # what it is in the verdict; what it is in full; what follows where 
         "is not shown: answers have a code that unseen ones share, but it was learned for its effect"],
 }  # fmt: skip
 GIVEN = "giving one prompt another's residual stream in {k} of {width} directions {place} ({what})"
-MOVES = f"In {{model}}, {GIVEN} brings over the other's answer ({{coverage}} of what the whole stream brings)"
+MOVES = f"In {{model}}, {GIVEN} brings over its answer ({{coverage}} of what the whole stream brings)"
 VERDICTS = {  # what was swapped and what moved, in one sentence; what becomes of the hypothesis, of a dissociation TESTED says it
     "double_dissociation": [
         f"{MOVES} and not its language ({{leak}}); giving it the rest does the reverse", ""],
@@ -43,18 +43,18 @@ VERDICTS = {  # what was swapped and what moved, in one sentence; what becomes o
         f"{MOVES}, but these directions are so many that they are little more than everything except the language",
         "is not shown: whatever leaves out the language alone does the same"],
     "answer_word": [
-        f"{MOVES}, but only as the code of the word about to be written: {{word}}",
+        f"{MOVES}, but mostly as the code of the word to be written: outside of it {{word}}",
         "is not shown: what moves the answer is the output word"],
     "illusion": [
         f"{MOVES}, but along directions that the model's own states do not use: among these, {{h}} of that is left",
         "is not shown: the swap works through a path that the model leaves idle (Makelov et al. 2023)"],
     "partial": [
-        f"""In {{model}}, {GIVEN} brings over the other's answer better than random directions do ({{coverage}} against {{haar}}
-        of what the whole stream brings), but answer and language do not come apart cleanly: {{count}}""",
+        f"""In {{model}}, {GIVEN} brings over its answer better than random directions do ({{coverage}} against {{haar}} of what
+        the whole stream brings), but answer and language do not come apart cleanly: {{count}}""",
         "is not shown"],
     "inconclusive": [
-        f"""Whether in {{model}} {GIVEN} brings over the other's answer and not its language is neither shown nor excluded: it
-        brings {{low}} to {{high}} of what the whole stream brings""",
+        f"""Whether in {{model}} {GIVEN} brings over its answer and not its language is neither shown nor excluded: it brings
+        {{low}} to {{high}} of what the whole stream brings""",
         "is left open; more solved problems would narrow the intervals"],
     "none": [
         f"""In {{model}}, {GIVEN} is not shown to part answer from language beyond random directions, and brings over at most
@@ -166,13 +166,13 @@ def told_by(name: str, row: dict, results: dict) -> dict[str, str]:
     gates = row.get("gates") or {"word": {"full": {"value": None}, "z": {"value": None}}, "manifold": None}
     word, states = gates["word"], gates["manifold"] or {"h": {"value": None}}
     rest = word["full"]["value"]
-    beside = f"outside of that code these keep {percent(word['z']['value'])} of what moves there"
-    alone = f"outside of that code {percent(rest)} of the whole stream's effect is left"
+    beside = f"they bring {percent(word['z']['value'])}"
+    alone = f"the whole stream keeps {percent(rest)}"
     said["word"] = alone if rest is None or rest < verdicts.dissociation.ONLY_WORD else beside
     said["h"] = percent(states["h"]["value"])
     failed, made = list(results["tests"].values()).count(False), len(results["tests"])
     unmade = list(results["tests"].values()).count(None)
-    said["count"] = f"{failed} of {made} tests failed" if failed else f"{unmade} of {made} tests could not be made"
+    said["count"] = f"{failed} of {made} tests failed" if failed else f"{unmade} of {made} tests stays open"
     return said
 
 
@@ -312,8 +312,9 @@ def weights_text(results: dict) -> str:
 
 def summary_numbers(row: dict) -> str:
     """A Z's coverage, D and p beside those of random subspaces."""
-    if row["coverage"]["value"] is None:
-        return "coverage is not defined because the full swap moves too little"
+    if row["verdict"] in NOT_TOLD:
+        joint = row["place"] == "joint"
+        return "the whole stream moves too little to divide by" if joint else f"F carries {CARRIES[row['place']]}"
     return f"coverage {span(row['coverage'])}, D {span(row['d'], decimal)}; {random(row)}"
 
 
