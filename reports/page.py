@@ -127,6 +127,16 @@ def p_text(row: dict) -> str:
     return f"p{against} {p}, Holm {holm}"
 
 
+def random_text(row: dict) -> str:
+    """What random subspaces of a Z's size do at its place, and how surely it does more."""
+    null = (row["nulls"] or {}).get("haar")
+    if null is None:
+        return "no random subspaces were swapped here"
+    middle, high = (decimal(null[point]) for point in ("middle", "high"))
+    text = f"random subspaces of that size (Haar): coverage {percent(null['coverage'])}, D {middle}, 95 % point {high}"
+    return f"{text}; {p_text(row)}"
+
+
 def problem_files(settings: dict) -> str:
     """The files of a run's problems, and where they hold copies or worked solutions for answers, how many."""
     files, read = ", ".join(f"`{name}`" for name, _ in settings["problems"]), settings["read"]

@@ -13,11 +13,9 @@ from reports.phase3_opening import (
     judged_on,
     listing,
     numbers_text,
-    random,
     random_rest,
     recipe_text,
     run_text,
-    solved,
     subject,
     summary_numbers,
     unsolved_text,
@@ -57,14 +55,17 @@ def claims(results: dict) -> list[dict]:
         inside = outside = (f"{place(row['site'])}: the whole stream carries {CARRIES[row['place']]}", "–")
     elif row:
         where, shares = f"{page.SUBSPACES[name]}, {place(row['site'])}", {key: span(row[key]) for key in SHARES}
-        inside = f"{where}: coverage {shares['coverage']}, leak {shares['leak']}", random(row)
+        inside = f"{where}: coverage {shares['coverage']}, leak {shares['leak']}", page.random_text(row)
         moved = f"{shares['complement_transfer']} of the answer, {shares['complement_language']} of the language"
         outside = f"{where}: the rest moves {moved}", f"{random_rest(name, row, results)}; D and p as above"
     if own and "unmeasured" in own:
         predicted = f"{place(own['site'])}, k {own['k']}: the whole stream carries {CARRIES['none']}", "–"
     elif own:
         profile = ", ".join(f"{label} {span(own[key])}" for key, (label, _) in SHARES.items())
-        predicted = f"{place(own['site'])}, k {own['k']}, carries {CARRIES[own['place']]}: {profile}", random(own)
+        predicted = (
+            f"{place(own['site'])}, k {own['k']}, carries {CARRIES[own['place']]}: {profile}",
+            page.random_text(own),
+        )
     rows = [("z", "swapping Z moves the answer and not the language", "yes", *inside)]
     rows += [("z_perp", "swapping Z⊥ moves the language and not the answer", "yes", *outside)]
     both = "the Z that the weights predict does both, at the place that they predict"
@@ -73,7 +74,8 @@ def claims(results: dict) -> list[dict]:
 
 def untested(results: dict) -> str:
     if results["rung"] is None:
-        return f"no kind can be used; most solved: {solved(max(results['tried'], key=lambda row: row['everywhere']))}"
+        most = max(results["tried"], key=lambda row: row["everywhere"])
+        return f"no kind can be used; most solved: `{most['rung']}`, {most['everywhere']} of {most['asked']} in every language"
     return f"no place carries both answer and language: {carriers(results, 'answer', 'language')}"
 
 
@@ -103,8 +105,8 @@ def opening_parts(results: dict, drawn: bool) -> list[str]:
     profile = """
         ![What each tested subspace moves, beside the whole stream and random subspaces](phase3_profile.png)
 
-        *What each tested subspace (Z) and the rest of the stream (Z⊥) move of answer and language, beside the whole stream (F), the hypothesis
-        and random subspaces.*
+        *What each tested subspace (Z) and the rest of the stream (Z⊥) move of answer and language, beside the whole stream
+        (F), the hypothesis and random subspaces.*
     """
     depth = """
         ![Where answer and language arrive](phase3_depth.png)

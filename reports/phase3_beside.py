@@ -18,8 +18,8 @@ SWAPS = {
 }  # fmt: skip
 BY_HYPOTHESIS = {"z": (0, 1, 0), "complement": (1, 0, 1), "full": (1, 0, 1), "haar": (None, None, None)}
 SAID = {
-    True: "It passes both tests, so the word *reasoning* may be used of it.",
-    False: "It does not pass both, so the word *reasoning* may not be used of it.",
+    True: "it passes both tests, so the word *reasoning* may be used of it.",
+    False: "it does not pass both, so the word *reasoning* may not be used of it.",
 }
 
 

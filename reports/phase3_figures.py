@@ -162,15 +162,15 @@ def figure_sweeps(results: dict) -> bytes:
     beside, layers = results["beside"], results["sites"] - 1
     with page.figure(7.6, 4.6, 1, 2, sharey=True) as (figure, (sizes, places)):
         drawn = {row["k"]: row["haar"]["d"] for row in beside["sweep_k"]}
-        draws_band(sizes, sorted(drawn), [drawn[k] for k in sorted(drawn)])
+        draws_bars(sizes, sorted(drawn), [drawn[k] for k in sorted(drawn)])
         for of, colour, marker, label in (("z", BLUE, "o", "first k rows of Z"), ("pca", RED, "s", "first k of PCA")):
             rows = [row for row in beside["sweep_k"] if row["of"] == of]
             whiskers(sizes, [row["k"] for row in rows], [row["d"] for row in rows], colour, marker, label)
         for index, name in enumerate(dict.fromkeys(row["name"] for row in beside["sweep_site"])):
             rows = [row for row in beside["sweep_site"] if row["name"] == name]
-            x = np.array([row["site"] - 1 for row in rows])
+            x = np.array([row["site"] - 1 for row in rows]) + 0.1 * index
             whiskers(places, x, [row["d"] for row in rows], COLOURS[index], MARKERS[index], page.SUBSPACES[name])
-            draws_band(places, x, [row["haar"]["d"] for row in rows], "" if index == 0 else "_")
+            draws_bars(places, x, [row["haar"]["d"] for row in rows], "" if index == 0 else "_")
         for panel in (sizes, places):
             panel.axhline(2, color=GREEN, linestyle="--", linewidth=2, label="hypothesis")
             panel.axhline(0, color="gray", linewidth=0.8)
@@ -182,10 +182,10 @@ def figure_sweeps(results: dict) -> bytes:
     return page.png(figure)
 
 
-def draws_band(panel, x: Sequence, draws: Sequence[dict], hidden: str = "") -> None:
-    """5 to 95 % of random subspaces, as a band with their median."""
+def draws_bars(panel, x: Sequence, draws: Sequence[dict], hidden: str = "") -> None:
+    """5 to 95 % of random subspaces, as bars with their median."""
     low, middle, high = np.array([[one[point] for point in ("low", "middle", "high")] for one in draws], float).T
-    panel.fill_between(x, low, high, color=ORANGE, alpha=0.35, linewidth=0, label=f"{hidden}Haar, 5 to 95 % of draws")
+    panel.vlines(x, low, high, color=ORANGE, alpha=0.5, linewidth=9, label=f"{hidden}Haar, 5 to 95 % of draws")
     panel.plot(x, middle, "D", color=ORANGE, markersize=4)
 
 

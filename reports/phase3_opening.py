@@ -119,16 +119,6 @@ def solved(row: dict) -> str:
     return f"`{row['rung']}` {counts}, {row['everywhere']} in every language, of {row['asked']}{mass}"
 
 
-def random(row: dict) -> str:
-    """What random subspaces of the same size do."""
-    null = row["nulls"].get("haar")
-    if null is None:
-        return "no random subspaces were swapped here"
-    middle, high = (decimal(null[point]) for point in ("middle", "high"))
-    text = f"random subspaces of that size (Haar): coverage {percent(null['coverage'])}, D {middle}, 95 % point {high}"
-    return f"{text}; {page.p_text(row)}"
-
-
 def random_rest(name: str, row: dict, results: dict) -> str:
     """What the complement of random subspaces moves: measured, or to first order 1 less what they move."""
     beside, null = results.get("beside"), row["nulls"].get("haar")
@@ -315,7 +305,7 @@ def summary_numbers(row: dict) -> str:
     if row["verdict"] in NOT_TOLD:
         joint = row["place"] == "joint"
         return "the whole stream moves too little to divide by" if joint else f"F carries {CARRIES[row['place']]}"
-    return f"coverage {span(row['coverage'])}, D {span(row['d'], decimal)}; {random(row)}"
+    return f"coverage {span(row['coverage'])}, D {span(row['d'], decimal)}; {page.random_text(row)}"
 
 
 def run_text(results: dict) -> list[str]:

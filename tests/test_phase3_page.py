@@ -694,6 +694,6 @@ def test_p_is_of_the_null_that_is_hardest_to_beat():
     rival = {"matched": harder["matched"] | {"gates": False}}
     texts = {}
     for name, found in (("both", nulls), ("harder", harder), ("rival", harder | rival)):
-        texts[name] = opening_words.random(row(18, p=0.12 if name == "harder" else 0.0083, nulls=found))
+        texts[name] = common.random_text(row(18, p=0.12 if name == "harder" else 0.0083, nulls=found))
     assert "; p < .009 (120 draws), Holm < .034" in texts["both"] and "; p < .009 (120 draws)" in texts["rival"]
     assert "; p against matched draws .12 (120 draws), Holm .48" in texts["harder"]
