@@ -11,9 +11,9 @@ from reports.page import place, show, span
 
 CANDIDATES = {"centroid": "(a) language centroids", "previous_layer": "(b) previous layer"}
 CANDIDATES |= {"sweep": "(b) best layer of a sweep", "ard_mmd": "(c) ARD-MMD"}
-QUESTIONS = {"behaviour": "{candidate} ≫ {reference}?", "separation": "ratio_Z < ratio_Z⊥?"}
+QUESTIONS = {"behaviour": "{candidate} ≫\n{reference}?", "separation": "ratio_Z <\nratio_Z⊥?"}
 QUESTIONS |= {
-    "contingencies": "(a) centroids, (b) other\nlayers, (c) ARD-MMD?",
+    "contingencies": "(a) centroids,\n(b) other layers,\n(c) ARD-MMD?",
     "patching": "patching: is it\ncausal?",
 }
 ENDS = {"causal_z": "causal Z", "answer_word": "the output\nword's code", "illusion": "an illusion"}
@@ -57,8 +57,8 @@ VERDICTS = {
     "no_z": """No Z was found: nothing that the tree names separates language from problem on held-out data, and no swap moves
         the answer beyond chance""",
 }
-SEPARATES = {"clear": "separates language from problem", "partial": "separates them in some configurations only"}
-SEPARATES |= {"none": "does not separate them"}
+SEPARATES = {"clear": "separates language from problem", "none": "does not separate language from problem"}
+SEPARATES |= {"partial": "separates language from problem in some configurations only"}
 MOVES = {"double_dissociation": "is causal", "partial": "moves the answer in part", "none": "does not move the answer"}
 MOVES |= {"answer_word": "moves the answer by the output word's code", "illusion": "moves the answer by an illusion"}
 MOVES |= {"language_removed": "moves it as all but the language would", "inconclusive": "leaves open what it moves"}
@@ -242,7 +242,7 @@ def sections(results: dict) -> list[str]:
             best layers and answer means are chosen anew, on development answers). Contrast is ratio_Z / ratio_Z⊥ (below 1
             separates; on math of the Z handed on, on held-out problems where it was fitted). Coverage is the share of the full
             swap's effect on the answer; D = [coverage − leak of the language] − [the complement's share of the answer − of the
-            language], 2 by the hypothesis and about 0 for a blind subspace; IIA: how often the donor's answer wins."""),
+            language], 2 by the hypothesis and about 0 for a blind subspace."""),
         beside({task: task_cells(row) for task, row in results["tasks"].items()}),
         tested_table(results["tasks"]),
         "## 5 Removing the language instead",
@@ -261,17 +261,17 @@ def tree_table(results: dict) -> str:
         again = node["node"] == "patching" and node is not first
         rows.append([f"patching: {CANDIDATES[node['z']]}" if again else name, branch(node), *measured(node)])
         if node is first:
-            name = f"patching: {CANDIDATES.get(node['z'])}"
-            rows += [[name, f"`{row['verdict']}`", *swapped(row)] for row in handed_on(results)]
+            for row in handed_on(results):
+                cells = swapped(row) if row["site"] else ("not swapped", "–")
+                rows.append([f"patching: {CANDIDATES[node['z']]}", f"`{row['verdict']}`", *cells])
     return page.table(["node", "branch", "measured", "null"], rows)
 
 
 def handed_on(results: dict) -> list[dict]:
     """The contingency that phase 2 handed on, as it was swapped, where it is another Z that decided."""
     node, tested = first_nodes(results["path"])["patching"], results["tasks"]["math"]["tested"]
-    if "untested" in node or node["z"] not in CANDIDATES or (node["row"] or {}).get("name") == "handed":
-        return []
-    return [row for row in tested if row["name"] == "handed"]
+    known = "untested" not in node and node["z"] in CANDIDATES and (node["row"] or {}).get("name") != "handed"
+    return [row for row in tested if row["name"] == "handed" and known]
 
 
 def layer_text(found: dict) -> str:
@@ -421,7 +421,7 @@ def figure_tree(results: dict) -> bytes:
     """The recipe's tree; the path taken is filled."""
     nodes = first_nodes(results["path"])
     visited = [*(name for name in QUESTIONS if name in nodes), nodes["end"]["taken"]]
-    with page.figure(14, 6.5) as (figure, panel):
+    with page.figure(8.5, 7.4) as (figure, panel):
         for start, end in ARROWS:
             draw_arrow(panel, start, end, (start, end) in pairwise(visited))
         for name in PLACES:
@@ -454,9 +454,9 @@ def draw_node(panel: Axes, name: str, label: str, text: str, on: bool) -> None:
     x, y = PLACES[name]
     colours = {"facecolor": "#cfe2f3" if on else "white", "edgecolor": "tab:blue" if on else "lightgray"}
     panel.add_patch(FancyBboxPatch((x - 0.48, y - 0.24), 0.96, 0.48, boxstyle="round,pad=0.02", zorder=2, **colours))
-    panel.text(x, y, label, ha="center", va="center", fontsize=8, color="black" if on else "gray", zorder=3)
+    panel.text(x, y, label, ha="center", va="center", fontsize=9, color="black" if on else "gray", zorder=3)
     high = "bottom" if name == "separation" else "center"
-    panel.text(x + 0.52, y + 0.06, text, ha="left", va=high, fontsize=7, color="tab:blue", zorder=3)
+    panel.text(x + 0.55, y - 0.02, text, ha="left", va=high, fontsize=9, color="tab:blue", zorder=3)
 
 
 def compared(results: dict) -> dict[str, tuple[str, str]]:

@@ -46,7 +46,9 @@ def figure_depth(results: dict) -> bytes:
     curve, layers = results["curve"], results["sites"] - 1
     x = np.array([row["site"] - 1 for row in curve])
     shares = {key: [100 * row[key]["value"] for row in curve] for key in WINNERS}
-    with page.figure(7.6, 9.4, 3, 1, sharex=True, height_ratios=(5, 5, 1.2)) as (figure, (moved, won, strip)):
+    with page.figure(7.6, 8.0, 2, 1, sharex=True) as (figure, (moved, won)):
+        strip = won.inset_axes((0, -0.26, 1, 0.2), sharex=won)
+        won.tick_params(labelbottom=False)
         for offset, (key, (label, colour, marker)) in zip((-0.08, 0.08, 0), MOVED.items()):
             whiskers(moved, x + offset, [row[key] for row in curve], colour, marker, label)
         won.plot(
@@ -65,7 +67,7 @@ def figure_depth(results: dict) -> bytes:
         mark_places((moved, won, strip), results)
         title = f"{results['model']['name']}, {results['rung']}: swapping the whole stream"
         moved.set_ylabel("moved, nats (95 % intervals)")
-        won.set(ylabel="most probable answer, % of swaps", ylim=(-4, 104))
+        won.set(ylabel="answer that wins, % of swaps", ylim=(-4, 104))
         strip.set(ylim=(-0.6, 2.6), xlim=(-1.6, layers - 0.4), xlabel="output of layer (emb.: embeddings)")
         strip.set_yticks(range(3), ["both", "language", "answer"])
         label_layers(strip, layers)

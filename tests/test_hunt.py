@@ -109,7 +109,7 @@ def test_a_decoy_is_refuted_and_the_contingency_named(script, tmp_path, in_proce
     assert results["z"]["site"] > KINDS["decoy"].translates
     text = (tmp_path / "out" / "hunt_output.md").read_text()
     assert "what moves the answer is the output word's code" in text.splitlines()[2]
-    assert "does not separate them" in text.splitlines()[2]
+    assert "does not separate language from problem" in text.splitlines()[2]
     holds = {row["id"]: row["holds"] for row in results["claims"]}
     assert not holds["separation"] and not holds["comparison"] and holds["causal"] is False
 
@@ -691,7 +691,8 @@ def test_a_changed_threshold_is_judged_again_without_a_model(script, small, tmp_
         "causal_z: best layer's weights' Z, L2.out: coverage 80.0 % (70.0 to 90.0); D 1.60 (1.50 to 1.70); wins across "
     )
     said += "languages 70.0 % (60.0 to 80.0); random subspaces of that size (Haar): coverage "
-    said += "5.0 %, D 0.02, 95 % point 0.10; p < .009 (120 draws), Holm < .020; full swap's wins across languages 75.0 % (65.0 to 85.0); 1280 pairs of words -> "
+    said += "5.0 %, D 0.02, 95 % point 0.10; p < .009 (120 draws), Holm < .020; "
+    said += "full swap's wins across languages 75.0 % (65.0 to 85.0); 1280 pairs of words -> "
     assert said in capsys.readouterr().out
     before = snapshot(tmp_path)
     monkeypatch.setattr(checkpoints, "find_model", None)  # nothing but the files is read from here on
