@@ -67,14 +67,14 @@ UNTESTED = """Z is correlational: something separates language from problem. Whe
 NOT_RUN = "Not run; section 7 says why."
 CLAIMS = {  # the recipe's publishability list
     "structure": ("a bottleneck of attention that the FFN avoids", "minimal 1"),
-    "separation": ("the weight-based Z separates language from reasoning in activations", "minimal 2"),
+    "separation": ("the weight-based Z separates language from problem in activations", "minimal 2"),
     "comparison": ("the weight-based Z does better than arXiv 2505.15257's on the same model and data", "minimal 3"),
     "causal": ("patching shows a causal role of Z", "strong 4"),
     "second_model": ("another model has it too", "strong 5"),
     "information": ("language fades and the problem stays along depth (information bottleneck)", "strong 6"),
     "universal": ("the layer can be predicted from weights", "transformative 7"),
     "bridge": ("a bridge carries answers across languages at inference time", "transformative 8"),
-    "not_just_math": ("Z found on math carries other reasoning too", "transformative 9"),
+    "not_just_math": ("Z found on math acts on another kind of problem too", "transformative 9"),
 }
 COMPARED = {
     "second_model": ("another model has a causal Z too", "strong 5"),

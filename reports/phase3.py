@@ -260,6 +260,8 @@ def reading_section(results: dict) -> str:
 
 
 def limitations(results: dict) -> list[str]:
+    asked = any(row.get("reasoning") for row in results["tested"].values())
+    form = "section 5 asks for it" if asked else "none was asked for"
     lines = page.prose(f"""
         - Only the last prompt position is swapped: what earlier positions carry reaches later layers unswapped.
         - Probabilities are within the set of answers, which holds {percent(results["answer_set"]["mass"])} unpatched; what a
@@ -268,7 +270,7 @@ def limitations(results: dict) -> list[str]:
           are not in section 2's tables were not looked at.
         - A swap joins parts of two streams; the result may be a state that the model never visits.
         - What lies outside of the output word's code may still be a code of that word in earlier layers: only an answer in
-          another form (digits, a yes or no) tells it from one of the result.
+          another form (digits, a yes or no) tells it from one of the result; {form}.
         - The states that the model visits are a sample; an honest code and a perfect copy of it that nothing reads give h = 0.5.
     """)
     return lines.removeprefix("- ").split("\n- ")

@@ -81,6 +81,8 @@ def drawn(null: dict) -> str:
 
 
 def same_problem_text(found: dict) -> str:
+    if not found["problems"]:
+        return ""
     cells = []
     for swap in ("z", "complement", "haar", "full"):
         if swap in found["swaps"]:
@@ -131,6 +133,8 @@ def swept(row: dict) -> list[str]:
 
 
 def generated_text(found: dict) -> str:
+    if not found["prompts"]:
+        return ""
     cells = [
         [SWAPS[swap], *(f"{row[key]}" for key in (*WINNERS, "other"))]
         for swap in SWAPS
@@ -153,7 +157,7 @@ def carries_section(results: dict) -> str:
     verdict = results.get("reasoning")
     said = f"Of the Z that the verdict is about: {SAID[verdict['said']]}" if verdict else ""
     return page.prose(f"""
-        ## 5 Another format and contrast donors
+        ## 5 Format and contrast donors
 
         What moves an answer may hold no more than the word for it. So the recipient is asked for its answer in another form,
         the donor still in words; and donors are made that differ from the recipient in one way. Judged are the Zs that move
@@ -165,6 +169,11 @@ def carries_section(results: dict) -> str:
     """)
 
 
+def beside_null(null: dict | None) -> str:
+    """Random subspaces' median share, and p."""
+    return f"{percent(null['middle'])}; {page.p_value(null['p'], null['draws'])}" if null else "–"
+
+
 def format_text(asked: dict) -> str:
     cells, silent = [], []
     for name, found in asked.items():
@@ -172,11 +181,10 @@ def format_text(asked: dict) -> str:
         if row["unmeasured"]:
             silent.append(f"{page.SUBSPACES[name]}: {row['unmeasured']}")
             continue
-        null = row["haar"]
         counts = ", ".join(f"{language} {count}" for language, count in row["solved"].items())
         line = [page.SUBSPACES[name], row["name"], f"{row['problems']} of {row['asked']} ({counts})"]
         line += [span(row["reference"], decimal), span(row["full"]), span(row["z"])]
-        line += [f"{percent(null['middle'])}; {page.p_value(null['p'], null['draws'])}"]
+        line.append(beside_null(row["haar"]))
         cells.append([*line, f"{span(row['wins'])}; {percent(row['full_wins']['value'])}"])
     headers = ["Z", "format", "solved in it (each)", "F: answer, nats", "F, donors in words", "Z, donors in words"]
     table = page.table([*headers, "Haar's; p", "donor's answer wins: Z; F"], cells) if cells else ""
@@ -193,11 +201,10 @@ def contrast_text(asked: dict) -> str:
             silent.append(f"{page.SUBSPACES[name]}: {row['unmeasured']}")
             continue
         other, same = row["operation"], row["same_answer"]
-        null = other["haar"]
         counts = ", ".join(f"{language} {count}" for language, count in row["solved"].items())
         line = [page.SUBSPACES[name], f"{row['problems']} of {row['asked']} ({counts})", other["pairs"]]
         line += [span(other["full"], decimal), span(other["z"])]
-        line += [f"{percent(null['middle'])}; {page.p_value(null['p'], null['draws'])}"]
+        line.append(beside_null(other["haar"]))
         moved.append([*line, f"{span(other['wins'])}; {percent(other['full_wins']['value'])}"])
         inert.append(
             [page.SUBSPACES[name], same["pairs"], *(span(same[key]) for key in ("kept", "full_kept", "moved"))]
