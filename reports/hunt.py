@@ -7,13 +7,13 @@ from matplotlib.patches import FancyBboxPatch
 
 import verdicts
 from reports import page
-from reports.page import show
+from reports.page import place, show, span
 
 CANDIDATES = {"centroid": "(a) language centroids", "previous_layer": "(b) previous layer"}
 CANDIDATES |= {"sweep": "(b) best layer of a sweep", "ard_mmd": "(c) ARD-MMD"}
-QUESTIONS = {"behaviour": "{candidate} ≫ {reference}?", "separation": "ratio_Z < ratio_Z⊥?"}
+QUESTIONS = {"behaviour": "{candidate} ≫\n{reference}?", "separation": "ratio_Z <\nratio_Z⊥?"}
 QUESTIONS |= {
-    "contingencies": "(a) centroids, (b) other\nlayers, (c) ARD-MMD?",
+    "contingencies": "(a) centroids,\n(b) other layers,\n(c) ARD-MMD?",
     "patching": "patching: is it\ncausal?",
 }
 ENDS = {"causal_z": "causal Z", "answer_word": "the output\nword's code", "illusion": "an illusion"}
@@ -37,8 +37,6 @@ FOUND = {  # what told where a causal Z is
     "weights, another layer": "not of the layer that the weights predict",
     "activations": "not predicted by the weights",
 }
-TESTED = {"weights": "weight-based Z, own place", "weights_at_carrier": "weight-based Z, best carrier"}
-TESTED |= {"best_layer": "best layer's weight-based Z", "handed": "contingency", "answer_means": "answer means"}
 CARRIES = {"joint": "both", "answer": "the answer only", "language": "the language only", "none": "neither"}
 REASONS = {  # why a step of the hunt was not run, or could tell nothing
     "no_answer_text": "the problems have no answers in words",
@@ -59,8 +57,8 @@ VERDICTS = {
     "no_z": """No Z was found: nothing that the tree names separates language from problem on held-out data, and no swap moves
         the answer beyond chance""",
 }
-SEPARATES = {"clear": "separates language from problem", "partial": "separates them in some configurations only"}
-SEPARATES |= {"none": "does not separate them"}
+SEPARATES = {"clear": "separates language from problem", "none": "does not separate language from problem"}
+SEPARATES |= {"partial": "separates language from problem in some configurations only"}
 MOVES = {"double_dissociation": "is causal", "partial": "moves the answer in part", "none": "does not move the answer"}
 MOVES |= {"answer_word": "moves the answer by the output word's code", "illusion": "moves the answer by an illusion"}
 MOVES |= {"language_removed": "moves it as all but the language would", "inconclusive": "leaves open what it moves"}
@@ -69,14 +67,14 @@ UNTESTED = """Z is correlational: something separates language from problem. Whe
 NOT_RUN = "Not run; section 7 says why."
 CLAIMS = {  # the recipe's publishability list
     "structure": ("a bottleneck of attention that the FFN avoids", "minimal 1"),
-    "separation": ("the weight-based Z separates language from reasoning in activations", "minimal 2"),
+    "separation": ("the weight-based Z separates language from problem in activations", "minimal 2"),
     "comparison": ("the weight-based Z does better than arXiv 2505.15257's on the same model and data", "minimal 3"),
     "causal": ("patching shows a causal role of Z", "strong 4"),
     "second_model": ("another model has it too", "strong 5"),
     "information": ("language fades and the problem stays along depth (information bottleneck)", "strong 6"),
     "universal": ("the layer can be predicted from weights", "transformative 7"),
     "bridge": ("a bridge carries answers across languages at inference time", "transformative 8"),
-    "not_just_math": ("Z found on math carries other reasoning too", "transformative 9"),
+    "not_just_math": ("Z found on math acts on another kind of problem too", "transformative 9"),
 }
 COMPARED = {
     "second_model": ("another model has a causal Z too", "strong 5"),
@@ -102,7 +100,7 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
         return {"hunt_output.md": comparison_report(results)}
     title = f"The hunt for Z in {results['model']['name']}"
     text = page.report(title, verdict_sentence(results), results, sections(results), limitations(results))
-    return {"hunt_tree.png": figure_tree(results["path"]), "hunt_output.md": text}
+    return {"hunt_tree.png": figure_tree(results), "hunt_output.md": text}
 
 
 def summary(results: dict) -> str:
@@ -112,36 +110,15 @@ def summary(results: dict) -> str:
     node, z = first_nodes(results["path"])["patching"], results["z"]
     if "untested" in node:
         return f"no cause tested, {REASONS[node['untested']]} (Z of L{node['layer']}: {SOURCES[node['z']]})"
-    return f"{TESTED[z['name']]}, {place(z['site'])}: {'; '.join(swapped(z))}; {z['pairs']} pairs of {z['rung']}"
-
-
-def place(site: int | None) -> str:
-    """A site by the layer whose output it is."""
-    return "–" if site is None else f"L{site - 1}.out" if site else "L0.in"
+    which = f"{page.SUBSPACES[z['name']]}, {place(z['site'])}"
+    return f"{which}: {'; '.join(swapped(z))}; {z['pairs']} pairs of {z['rung']}"
 
 
 def swapped(row: dict) -> tuple[str, str]:
-    """What swapping a Z does, and what its nulls and the full swap do."""
-    coverage, d, wins = interval(row["coverage"]), interval(row["d"]), value(row["iia_cross"])
-    found = f"coverage {coverage}; D {d}; IIA across languages {wins}"
-    return found, f"{haar(row)}; full swap's IIA across languages {value(row['full_iia_cross'])}"
-
-
-def haar(row: dict) -> str:
-    """The Haar subspaces' D, and p of the Z's."""
-    null = (row["nulls"] or {}).get("haar")
-    return f"Haar's D {show(null['middle'], 2)} (p {show(row['p'], 2)})" if null else "no null drawn"
-
-
-def value(record: dict | None) -> str:
-    return show(record["value"] if record else None, 2)
-
-
-def interval(record: dict | None) -> str:
-    """A measure with its 95 % interval."""
-    if not record or record["value"] is None:
-        return "–"
-    return f"{show(record['value'], 2)} [{show(record['low'], 2)}, {show(record['high'], 2)}]"
+    """What swapping a Z does, and what its nulls and the full swap do: the numbers of phase 3's page, written as there."""
+    wins, full = (span(row[key]) for key in ("iia_cross", "full_iia_cross"))
+    found = f"coverage {span(row['coverage'])}; D {span(row['d'], page.decimal)}; wins across languages {wins}"
+    return found, f"{page.random_text(row)}; full swap's wins across languages {full}"
 
 
 def first_nodes(path: list[dict]) -> dict:
@@ -182,7 +159,7 @@ def carried(reasoning: dict) -> tuple[str, str]:
     if "untested" in reasoning or not reasoning:
         return f"no cause tested: {REASONS[reasoning['untested']]}" if reasoning else "not run", ""
     rows = [row for row in reasoning["tested"] if row["name"] in verdicts.SAME_Z]
-    found = [f"{TESTED[row['name']]}: `{row['verdict']}`, {swapped(row)[0]}" for row in rows]
+    found = [f"{page.SUBSPACES[row['name']]}: `{row['verdict']}`, {swapped(row)[0]}" for row in rows]
     return "reasoning, " + "; ".join(found), "; ".join(swapped(row)[1] for row in rows)
 
 
@@ -190,7 +167,7 @@ def causal_text(found: dict) -> str:
     causal = found["causal"]
     if causal is None or causal["verdict"] == "untestable":
         return "no layer's own Z tested"
-    best = f"L{causal['layer']}: D {interval(causal['d'])}, {haar(causal)}"
+    best = f"L{causal['layer']}: D {span(causal['d'], page.decimal)}, {page.p_text(causal)}"
     return f"causal {best}" if found["causal_found"] else f"no causal layer (best {best}, `{causal['verdict']}`)"
 
 
@@ -198,19 +175,19 @@ def measured(node: dict) -> tuple[str, str]:
     """A node's numbers and their null, as the tree and the claims show them."""
     if node["node"] == "behaviour":
         right = [f"{language} {node['right'][language]}/{node['n']}" for language in node["languages"]]
-        return ", ".join(right), f"exact McNemar p {show(node['mcnemar_p'], 2)}"
+        return ", ".join(right), f"exact McNemar p {page.p_value(node['mcnemar_p'])}"
     if node["node"] == "separation":
         ratios = f"ratio_Z {show(node['ratio_z'], 3)}, ratio_Z⊥ {show(node['ratio_z_perp'], 3)}"
-        return ratios, f"largest p of three nulls {show(node['p'], 2)}"
+        return ratios, f"largest p of three nulls {page.p_value(node['p'])}"
     if node["node"] == "contingencies":
         rows = node["candidates"]
         contrasts = [f"{CANDIDATES[row['z']]}: contrast {show(row['contrast'], 3)}" for row in rows]
-        return "; ".join(contrasts), "; ".join(f"Holm p {show(row['p_holm'], 2)}" for row in rows)
+        return "; ".join(contrasts), "; ".join(f"Holm p {page.p_value(row['p_holm'])}" for row in rows)
     if "untested" in node:
         return f"no cause tested: {REASONS[node['untested']]}", ""
     if node["node"] == "patching" and node["row"]:
         found, null = swapped(node["row"])
-        return f"{TESTED[node['row']['name']]}, {place(node['row']['site'])}; {found}", null
+        return f"{page.SUBSPACES[node['row']['name']]}, {place(node['row']['site'])}; {found}", null
     return "", ""
 
 
@@ -233,8 +210,8 @@ def verdict_sentence(results: dict) -> str:
         what = UNTESTED if results["verdict"] == "correlational_z" else what
         patched = f"Causality could not be tested on math, since {REASONS[node['untested']]}."
     else:
-        patched = f"""Patching ({z["pairs"]} pairs of `{z["rung"]}`), {TESTED[z["name"]]}, {place(z["site"])}, `{z["verdict"]}`:
-            {"; ".join(swapped(z))}."""
+        patched = f"""Patching ({z["pairs"]} pairs of `{z["rung"]}`), {page.SUBSPACES[z["name"]]}, {place(z["site"])},
+            `{z["verdict"]}`: {"; ".join(swapped(z))}."""
     if results["verdict"] == "causal_z":
         what += f" {SOURCES[z['method']]}, {FOUND[z['found_by']]}"
     elif results["verdict"] == "correlational_z":
@@ -254,7 +231,7 @@ def sections(results: dict) -> list[str]:
     return [
         "## 1 Decision tree",
         "![The recipe's tree with the path taken](hunt_tree.png)",
-        tree_table(results["path"]),
+        tree_table(results),
         "## 2 Predicted and causal layer",
         layer_text(results["layers"]),
         "## 3 Contingencies",
@@ -265,7 +242,7 @@ def sections(results: dict) -> list[str]:
             best layers and answer means are chosen anew, on development answers). Contrast is ratio_Z / ratio_Z⊥ (below 1
             separates; on math of the Z handed on, on held-out problems where it was fitted). Coverage is the share of the full
             swap's effect on the answer; D = [coverage − leak of the language] − [the complement's share of the answer − of the
-            language], 2 by the hypothesis and about 0 for a blind subspace; IIA: how often the donor's answer wins."""),
+            language], 2 by the hypothesis and about 0 for a blind subspace."""),
         beside({task: task_cells(row) for task, row in results["tasks"].items()}),
         tested_table(results["tasks"]),
         "## 5 Removing the language instead",
@@ -277,12 +254,24 @@ def sections(results: dict) -> list[str]:
     ]
 
 
-def tree_table(path: list[dict]) -> str:
-    rows = []
-    for node in path:
-        again = node["node"] == "patching" and node is not first_nodes(path)["patching"]
-        rows.append([f"patching: {CANDIDATES[node['z']]}" if again else node["node"], branch(node), *measured(node)])
+def tree_table(results: dict) -> str:
+    rows, first = [], first_nodes(results["path"])["patching"]
+    for node in results["path"]:
+        name = node["node"] if node["node"] != "patching" or "untested" in node else "patching: the best Z tested"
+        again = node["node"] == "patching" and node is not first
+        rows.append([f"patching: {CANDIDATES[node['z']]}" if again else name, branch(node), *measured(node)])
+        if node is first:
+            for row in handed_on(results):
+                cells = swapped(row) if row["site"] else ("not swapped", "–")
+                rows.append([f"patching: {CANDIDATES[node['z']]}", f"`{row['verdict']}`", *cells])
     return page.table(["node", "branch", "measured", "null"], rows)
+
+
+def handed_on(results: dict) -> list[dict]:
+    """The contingency that phase 2 handed on, as it was swapped, where it is another Z that decided."""
+    node, tested = first_nodes(results["path"])["patching"], results["tasks"]["math"]["tested"]
+    known = "untested" not in node and node["z"] in CANDIDATES and (node["row"] or {}).get("name") != "handed"
+    return [row for row in tested if row["name"] == "handed" and known]
 
 
 def layer_text(found: dict) -> str:
@@ -294,7 +283,7 @@ def layer_text(found: dict) -> str:
     if causal is None or causal["verdict"] == "untestable":
         return page.prose(f"{text} By patching: no layer's own Z could be tested at its output, nothing to agree with.")
     text += f""" By patching each layer's own Z at its output the best on development answers is L{causal["layer"]}; on the
-        others `{causal["verdict"]}`, D {interval(causal["d"])}, {haar(causal)}, Holm p {show(causal["p_holm"], 2)}"""
+        others `{causal["verdict"]}`, D {span(causal["d"], page.decimal)}; {page.random_text(causal)}"""
     if not found["causal_found"]:
         return page.prose(f"{text}: no causal layer, nothing to agree with.")
     agree = f"{'agree' if found['agree'] else 'do not agree'} (distance {found['distance']}"
@@ -305,10 +294,10 @@ def contingency_table(path: list[dict]) -> str:
     node = first_nodes(path).get("contingencies")
     if node is None:
         return "None was needed."
-    rows = [
-        [CANDIDATES[row["z"]], f"L{row['layer']}", row["k"], row["contrast"], row["p_holm"], page.HOLDS[row["holds"]]]
-        for row in node["candidates"]
-    ]
+    rows = []
+    for row in node["candidates"]:
+        line = [CANDIDATES[row["z"]], f"L{row['layer']}", row["k"], row["contrast"], page.p_value(row["p_holm"])]
+        rows.append([*line, page.HOLDS[row["holds"]]])
     return page.table(["contingency", "layer", "k", "contrast, held out", "Holm p", "holds"], rows)
 
 
@@ -323,7 +312,7 @@ def task_cells(row: dict) -> dict:
     why = f": {REASONS[row['untested']]}" if "untested" in row else ""
     return {
         "problems in phase 2": row["problems"],
-        "contrast of Z (largest p of three nulls)": f"{show(row['contrast'], 3)} ({show(row['p'], 2)})",
+        "contrast of Z (largest p of three nulls)": f"{show(row['contrast'], 3)} ({page.p_value(row['p'])})",
         "rung patched": f"`{row['rung']}`" if row["rung"] else "–",
         "pairs per swap": row["pairs"] or "–",
         "patching": f"`{row['patching']}`{why}",
@@ -331,18 +320,22 @@ def task_cells(row: dict) -> dict:
 
 
 def tested_table(tasks: dict[str, dict]) -> str:
-    """Every Z that was swapped, on each kind of problem, beside its null and the full swap."""
-    headers = ["problems", "swapped", "from", "at", "carried there (answer, language)", "coverage [95 %]", "D [95 %]"]
-    headers += ["Haar's D, 5 % to 95 %", "p (Holm)", "IIA across languages (full swap's)", "verdict"]
-    rows = []
-    for task, row in ((task, row) for task, found in tasks.items() for row in found["tested"]):
-        layer, null = "" if row["layer"] is None else f", L{row['layer']}", (row["nulls"] or {}).get("haar")
-        rows.append([task, TESTED[row["name"]], f"{SOURCES[row['method']]}{layer} (k {row['k'] or '–'})"])
-        rows[-1] += [place(row["site"]), CARRIES.get(row["place"], "–"), interval(row["coverage"]), interval(row["d"])]
-        rows[-1] += [f"{show(null['low'], 2)} to {show(null['high'], 2)}" if null else "–"]
-        rows[-1] += [f"{show(row['p'], 2)} ({show(row['p_holm'], 2)})"]
-        rows[-1] += [f"{value(row['iia_cross'])} ({value(row['full_iia_cross'])})", f"`{row['verdict']}`"]
-    return page.table(headers, rows) if rows else "Nothing was swapped."
+    """Every Z that was swapped, a table for each kind of problem, beside its null."""
+    headers = ["swapped, k", "place", "carried there", "coverage", "D", "Haar's D, 5 to 95 %", "p; Holm's", "verdict"]
+    parts = []
+    for task, rows in ((task, [tested_cells(row) for row in found["tested"]]) for task, found in tasks.items()):
+        if rows:
+            parts += [f"Swapped on {task}, with 95 % intervals:", page.table(headers, rows)]
+    return "\n\n".join(parts) or "Nothing was swapped."
+
+
+def tested_cells(row: dict) -> list[str]:
+    layer, null = "" if row["layer"] is None else f", L{row['layer']}", (row["nulls"] or {}).get("haar")
+    method = f" ({SOURCES[row['method']]}{layer})" if row["name"] == "handed" else layer
+    line = [f"{page.SUBSPACES[row['name']]}{method}, {row['k'] or '–'}", place(row["site"])]
+    line += [CARRIES.get(row["place"], "–"), span(row["coverage"]), span(row["d"], page.decimal)]
+    line += [f"{page.decimal(null['low'])} to {page.decimal(null['high'])}" if null else "–"]
+    return [*line, "; ".join(page.p_pair(row)) if null else "–", f"`{row['verdict']}`"]
 
 
 def ablation_section(found: dict) -> list[str]:
@@ -424,19 +417,28 @@ def limitations(results: dict) -> list[str]:
     ]
 
 
-def figure_tree(path: list[dict]) -> bytes:
+def figure_tree(results: dict) -> bytes:
     """The recipe's tree; the path taken is filled."""
-    nodes = first_nodes(path)
+    nodes = first_nodes(results["path"])
     visited = [*(name for name in QUESTIONS if name in nodes), nodes["end"]["taken"]]
-    with page.figure(14, 6.5) as (figure, panel):
+    with page.figure(8.5, 7.4) as (figure, panel):
         for start, end in ARROWS:
             draw_arrow(panel, start, end, (start, end) in pairwise(visited))
         for name in PLACES:
             label = ENDS.get(name) or QUESTIONS[name].format(**nodes["behaviour"])
-            draw_node(panel, name, label, nodes.get(name), name in visited)
+            draw_node(panel, name, label, told(results, nodes[name]) if name in nodes else "", name in visited)
         panel.set(xlim=(-0.1, 7.7), ylim=(0, 4.35))
         panel.axis("off")
     return page.png(figure)
+
+
+def told(results: dict, node: dict) -> str:
+    """What stands beside a node of the picture: the way out, and the numbers with the Z that they are of."""
+    lines = [branch(node), *measured(node)[0].split("; ")]
+    if node["node"] == "patching" and node["row"] and "untested" not in node:
+        lines[1] = f"best of the Zs tested: {lines[1]}"
+        lines += [f"{CANDIDATES[node['z']]}: {row['verdict']}" for row in handed_on(results)]
+    return "\n".join(lines)
 
 
 def draw_arrow(panel: Axes, start: str, end: str, used: bool) -> None:
@@ -447,16 +449,14 @@ def draw_arrow(panel: Axes, start: str, end: str, used: bool) -> None:
     panel.annotate("", places[1], places[0], arrowprops=style | {"shrinkA": 0, "shrinkB": 0}, zorder=1)
 
 
-def draw_node(panel: Axes, name: str, label: str, node: dict | None, on: bool) -> None:
+def draw_node(panel: Axes, name: str, label: str, text: str, on: bool) -> None:
     """A node, and right of it the branch and the numbers where the hunt came by."""
     x, y = PLACES[name]
     colours = {"facecolor": "#cfe2f3" if on else "white", "edgecolor": "tab:blue" if on else "lightgray"}
     panel.add_patch(FancyBboxPatch((x - 0.48, y - 0.24), 0.96, 0.48, boxstyle="round,pad=0.02", zorder=2, **colours))
-    panel.text(x, y, label, ha="center", va="center", fontsize=8, color="black" if on else "gray", zorder=3)
-    if node:
-        text = "\n".join([branch(node), *measured(node)[0].split("; ")])
-        high = "bottom" if name == "separation" else "center"
-        panel.text(x + 0.52, y + 0.06, text, ha="left", va=high, fontsize=7, color="tab:blue", zorder=3)
+    panel.text(x, y, label, ha="center", va="center", fontsize=9, color="black" if on else "gray", zorder=3)
+    high = "bottom" if name == "separation" else "center"
+    panel.text(x + 0.55, y - 0.02, text, ha="left", va=high, fontsize=9, color="tab:blue", zorder=3)
 
 
 def compared(results: dict) -> dict[str, tuple[str, str]]:

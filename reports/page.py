@@ -1,8 +1,9 @@
 """What all reports share: tables, number formats, claim rows, figures as bytes, and the fixed order of a page."""
 
 import io
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from matplotlib.figure import Figure
@@ -22,6 +23,17 @@ CHOSEN = {  # what chose the layer whose attention is looked at: 1.py by its ver
     "no_bottleneck": " (exploratory: the weights predict no layer)",
     "given": " (given by --layer)",
 }
+SUBSPACES = {  # that phase 3 swaps, as every page calls them
+    "weights": "weights' Z, own place",
+    "weights_at_carrier": "weights' Z, best place",
+    "best_layer": "best layer's weights' Z",
+    "handed": "Z handed on by phase 2",
+    "answer_means": "answer means",
+    "learned": "learned Z",
+}
+ENDS = ("value", "low", "high")  # of a measure with its interval
+NULLS = {"haar": "Haar", "matched": "matched draws", "layers": "other layers' weights"}
+RANKED = ("haar", "matched")  # nulls of which the largest p is a Z's p
 
 
 def claim(identifier: str, text: str, recipe: str, measured: str, null: str) -> dict:
@@ -48,6 +60,81 @@ def show(value: float | None, digits: int = 4) -> str:
     if value is None:
         return "–"
     return f"{value:.{digits}g}" if abs(value) < 1e4 else f"{value:,.0f}"
+
+
+def decimal(value: float | None) -> str:
+    """A number at two decimals."""
+    return "–" if value is None else f"{round(value, 2) + 0.0:.2f}"
+
+
+def percent(value: float | None) -> str:
+    """A share, in percent at one decimal."""
+    return "–" if value is None else f"{round(100 * value, 1) + 0.0:.1f} %"
+
+
+def needed(value: float) -> str:
+    """A threshold of a share, in percent."""
+    return f"{100 * value:g} %"
+
+
+def span(record: dict | None, write: Callable = percent) -> str:
+    """A measured value with its interval."""
+    if not record or record["value"] is None:
+        return "–"
+    value, low, high = (write(record[end]) for end in ENDS)
+    return value if record["low"] is None else f"{value} ({low.removesuffix(' %')} to {high.removesuffix(' %')})"
+
+
+def place(site: int | None) -> str:
+    """A place in the stream, named by the layer that it leaves."""
+    return "–" if site is None else f"L{site - 1}.out" if site else "embeddings"
+
+
+def p_value(value: float | None, draws: int | None = None, what: str = "draws", bound: bool = False) -> str:
+    """A p: ".29", ".008 (120 draws)", and "< .009 (120 draws)" where no draw reached what was measured.
+
+    `bound`: whether a p that names no draws is only known to be this or less.
+    """
+    if value is None:
+        return "–"
+    of = f" ({draws} {what})" if draws else ""
+    if bound or (draws and value * (1 + draws) < 1.5):
+        return f"< {math.ceil(1000 * value - 1e-3) / 1000:.3f}{of}".replace(" 0.", " .") if value < 1 else f"1{of}"
+    if value < 0.001:
+        return f"< .001{of}"
+    text = f"{value:.3f}" if value < 0.0995 else f"{value:.2f}"
+    return (text.removeprefix("0") if value < 0.995 else "1") + of
+
+
+def hardest(row: dict) -> str:
+    """The null that a Z's p is of: among those that decide, the one with the largest p."""
+    deciding = [name for name in RANKED if row["nulls"].get(name, {"gates": False})["gates"]]
+    return max(deciding, key=lambda name: row["nulls"][name]["p"])
+
+
+def p_pair(row: dict) -> tuple[str, str]:
+    """The p of a Z's D with its draws, and Holm's over the Zs that were tested."""
+    if row["p"] is None:
+        return "–", "–"
+    draws = row["nulls"][hardest(row)]["draws"]
+    return p_value(row["p"], draws), p_value(row["p_holm"], bound=row["p"] * (1 + draws) < 1.5)
+
+
+def p_text(row: dict) -> str:
+    """The p of a Z's D in words: of which draws, and with Holm's correction."""
+    p, holm = p_pair(row)
+    against = "" if row["p"] is None or hardest(row) == "haar" else f" against {NULLS[hardest(row)]}"
+    return f"p{against} {p}, Holm {holm}"
+
+
+def random_text(row: dict) -> str:
+    """What random subspaces of a Z's size do at its place, and how surely it does more."""
+    null = (row["nulls"] or {}).get("haar")
+    if null is None:
+        return "no random subspaces were swapped here"
+    middle, high = (decimal(null[point]) for point in ("middle", "high"))
+    text = f"random subspaces of that size (Haar): coverage {percent(null['coverage'])}, D {middle}, 95 % point {high}"
+    return f"{text}; {p_text(row)}"
 
 
 def problem_files(settings: dict) -> str:
@@ -81,12 +168,18 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def report(title: str, verdict: str, results: dict, sections: Sequence[str], limitations: Sequence[str]) -> bytes:
-    """The report's fixed order: verdict, how the weights are stored where they are quantised, claims, sections, limitations."""
+def report(
+    title: str, verdict: str, results: dict, sections: Sequence[str], limitations: Sequence[str], opening: Sequence = ()
+) -> bytes:
+    """The report's fixed order: verdict, how the weights are stored where they are quantised, claims, sections, limitations.
+
+    A page with an `opening` of its own, between verdict and claims, says there how the weights are stored.
+    """
     columns = ("claim", "recipe", "measured", "null")
     rows = [[*(row[column] for column in columns), HOLDS[row["holds"]]] for row in results["claims"]]
     parts = [f"# {title}", f"**Verdict.** {verdict}"]
-    if quantisation := results.get("model", {}).get("quantisation"):
+    parts += filter(None, opening)
+    if not opening and (quantisation := results.get("model", {}).get("quantisation")):
         parts.append(
             f"**Weights.** Quantised, {quantisation}: what is analysed and what runs are the dequantised weights, which are "
             "not those of the original model."

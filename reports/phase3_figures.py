@@ -1,4 +1,4 @@
-"""Phase 3's figures: where answer and language arrive along depth, and the profile of every tested Z."""
+"""Phase 3's figures: where answer and language arrive, the profile of every tested Z, and D over sizes and places."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -7,36 +7,26 @@ import numpy as np
 
 from reports import page
 
-ENDS = ("value", "low", "high")  # of a record
-NAMES = {  # of the subspaces tested, in tables and figures
-    "weights": "weights, own place",
-    "weights_at_carrier": "weights, best carrier",
-    "best_layer": "best layer's weights",
-    "handed": "handed on by phase 2",
-    "answer_means": "answer means",
-    "learned": "learned",
-}
-SHARES = {  # the profile of a Z, and what each share is by the hypothesis
-    "coverage": ("coverage", 1), "leak": ("leak", 0),
-    "complement_transfer": ("complement's transfer", 0), "complement_language": ("complement's language", 1),
+SHARES = {  # the profile of a Z: what each share is of, and what it is by the hypothesis
+    "coverage": ("Z: answer", 1), "leak": ("Z: language", 0),
+    "complement_transfer": ("Z⊥: answer", 0), "complement_language": ("Z⊥: language", 1),
 }  # fmt: skip
 BLUE, SKY, GREEN, RED, ORANGE, PINK = "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00", "#CC79A7"  # Okabe and Ito
+COLOURS = (BLUE, RED, GREEN, PINK, SKY, "black")
+MARKERS = "os^DvP"
 MOVED = {
-    "t_same": ("T_same: answer,\ndonor asked in the same language", BLUE, "o"),
-    "t_cross": ("T_cross: answer,\ndonor asked in another language", SKY, "s"),
-    "g": ("G: language", RED, "^"),
+    "t_same": ("answer (T_same), donor asked in the same language", BLUE, "o"),
+    "t_cross": ("answer (T_cross), donor asked in another language", SKY, "s"),
+    "g": ("language (G)", RED, "^"),
 }
 WINNERS = {  # of donors asked in another language: whose answer wins, in whose language
     "donor_recipient": ("donor's answer, recipient's language", GREEN, "s"),
     "donor_donor": ("donor's answer, donor's language", RED, "^"),
-    "recipient_recipient": ("recipient's answer and language", "black", "v"),
+    "recipient_recipient": ("recipient's answer, recipient's language", "black", "v"),
     "recipient_donor": ("recipient's answer, donor's language", PINK, "D"),
 }
-
-
-def place(site: int) -> str:
-    """A place in the stream, named by the layer that it leaves."""
-    return f"L{site - 1}.out" if site else "embeddings"
+OUTERMOST = (-60, 160)  # % that a profile's axis shows: intervals beyond end in an arrow
+SMALL = 9.5  # points: 12 pixels where a page shows the figure 700 pixels wide
 
 
 def stretches(results: dict, kind: str) -> list[tuple[int, int]]:
@@ -46,68 +36,164 @@ def stretches(results: dict, kind: str) -> list[tuple[int, int]]:
     return [(sites[0], sites[-1]) for sites in spans]
 
 
+def neither(row: dict) -> float:
+    """The share of swaps that a third answer wins, or a third language."""
+    return max(0.0, 1 - sum(row[name]["value"] for name in WINNERS))
+
+
 def figure_depth(results: dict) -> bytes:
     """T and G, winners, and carriers along depth; the axis counts layers: n is Ln.out, -1 the embeddings."""
     curve, layers = results["curve"], results["sites"] - 1
-    x, step = [row["site"] - 1 for row in curve], -(-layers // 18)
-    ticks = [-1, *range(step - 1, layers, step)]
-    measures = (*MOVED, "iia_same", *WINNERS)
-    points = {key: np.array([[row[key][end] for row in curve] for end in ENDS], float) for key in measures}
-    with page.figure(11.5, 8.5, 3, 1, sharex=True, height_ratios=(5, 5, 1.2)) as (figure, (moved, won, strip)):
-        for key, (label, color, marker) in MOVED.items():
-            moved.plot(x, points[key][0], color=color, marker=marker, markersize=5, label=label)
-            moved.fill_between(x, *points[key][1:], color=color, alpha=0.2, linewidth=0)
-        moved.plot([], [], " ", label="bands: 95 % intervals")
-        won.plot(x, 100 * points["iia_same"][0], "--", color=BLUE, label="donor's answer, asked in the same language")
-        won.plot([], [], " ", label="asked in another language:")
-        for key, (label, color, marker) in WINNERS.items():
-            won.plot(x, 100 * points[key][0], color=color, marker=marker, markersize=5, label=label)
-        for height, (kind, color) in enumerate((("joint", "gray"), ("language", RED), ("answer", BLUE))):
+    x = np.array([row["site"] - 1 for row in curve])
+    shares = {key: [100 * row[key]["value"] for row in curve] for key in WINNERS}
+    with page.figure(7.6, 8.0, 2, 1, sharex=True) as (figure, (moved, won)):
+        strip = won.inset_axes((0, -0.26, 1, 0.2), sharex=won)
+        won.tick_params(labelbottom=False)
+        for offset, (key, (label, colour, marker)) in zip((-0.08, 0.08, 0), MOVED.items()):
+            whiskers(moved, x + offset, [row[key] for row in curve], colour, marker, label)
+        won.plot(
+            x,
+            [100 * row["iia_same"]["value"] for row in curve],
+            "--",
+            color=BLUE,
+            label="donor's answer, both asked alike",
+        )
+        for key, (label, colour, marker) in WINNERS.items():
+            won.plot(x, shares[key], color=colour, marker=marker, markersize=5, label=label)
+        won.plot(x, [100 * neither(row) for row in curve], ":", color="gray", label="a third answer")
+        for height, (kind, colour) in enumerate((("joint", "gray"), ("language", RED), ("answer", BLUE))):
             sites = np.array(results["carriers"][kind], float)
-            strip.plot(sites - 1, np.full(len(sites), height), "s", color=color)
+            strip.plot(sites - 1, np.full(len(sites), height), "s", color=colour)
         mark_places((moved, won, strip), results)
         title = f"{results['model']['name']}, {results['rung']}: swapping the whole stream"
-        moved.set(title=title, ylabel="answer (T), language (G), nats")
-        won.set(ylabel="most probable answer, % of swaps", ylim=(-4, 104))
+        moved.set_ylabel("moved, nats (95 % intervals)")
+        won.set(ylabel="answer that wins, % of swaps", ylim=(-4, 104))
         strip.set(ylim=(-0.6, 2.6), xlim=(-1.6, layers - 0.4), xlabel="output of layer (emb.: embeddings)")
-        strip.set_yticks(range(3), ["carries both", "language", "answer"])
-        strip.set_xticks(ticks, ["emb." if tick < 0 else f"L{tick}" for tick in ticks], fontsize=9)
+        strip.set_yticks(range(3), ["both", "language", "answer"])
+        label_layers(strip, layers)
         for panel in (moved, won):
-            panel.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1))
+            panel.legend(fontsize=SMALL, loc="lower center", bbox_to_anchor=(0.46, 1.0), ncol=2, frameon=False)
+        figure.suptitle(title)
     return page.png(figure)
+
+
+def label_layers(panel, layers: int) -> None:
+    step = -(-layers // 14)
+    ticks = [-1, *range(step - 1, layers, step)]
+    panel.set_xticks(ticks, ["emb." if tick < 0 else f"L{tick}" for tick in ticks])
+
+
+def whiskers(panel, x: Sequence, records: Sequence[dict], colour: str, marker: str, label: str, line="-") -> None:
+    """Measured values with their 95 % intervals, where they are known."""
+    value, low, high = np.array([[record[end] for end in page.ENDS] for record in records], float).T
+    panel.vlines(x, low, high, color=colour, linewidth=1.3)
+    panel.plot(x, value, line, color=colour, marker=marker, markersize=5, label=label)
 
 
 def mark_places(panels: Sequence, results: dict) -> None:
     """Joint carriers shaded, and lines at the places that the weights point at; named in the first panel's legend."""
     lowest, inner = results["weights"]["lowest"], results["weights"]["inner"]
-    lines = [(inner, "layer of the weights' Z", "--"), (lowest, "lowest rank of all", ":")][: 1 + (lowest is not None)]
+    lines = [(inner, "layer of the weights' Z", "--")]
+    lines += [(lowest, "lowest rank of all layers", ":")] if lowest not in (None, inner) else []
     for panel in panels:
         hidden = "" if panel is panels[0] else "_"  # a label that begins so is left out of the legend
         for index, (first, last) in enumerate(stretches(results, "joint")):
-            label = f"{hidden or '_' * bool(index)}carries both"
+            label = f"{hidden or '_' * bool(index)}the whole stream carries both"
             panel.axvspan(first - 1.5, last - 0.5, color="gray", alpha=0.18, label=label)
         for layer, label, style in lines:
             panel.axvline(layer, color="black", linestyle=style, linewidth=1.3, label=f"{hidden}{label}: L{layer}")
 
 
 def figure_profile(results: dict, rows: dict) -> bytes:
-    """The four shares of every measured Z, against the hypothesis and, of coverage, random subspaces."""
-    labels = [f"{NAMES[name]}\n{place(row['site'])}, k {row['k']}" for name, row in rows.items()]
-    y, rows = np.arange(len(rows)), list(rows.values())
-    haar = np.array([row["nulls"]["haar"]["coverage"] if row["nulls"] else None for row in rows], float)
-    seen = np.array([row["seen"]["coverage"]["value"] if row["seen"] else None for row in rows], float)
-    with page.figure(11, 2.2 + 0.6 * len(rows), 1, 4, sharey=True) as (figure, panels):
+    """The four shares of every measured Z beside the full swap's, the hypothesis' and, where known, random subspaces'."""
+    labels = [f"{page.SUBSPACES[name]}\n{page.place(row['site'])}, k {row['k']}" for name, row in rows.items()]
+    y = np.arange(len(rows))
+    with page.figure(7.6, 2.0 + 0.62 * len(rows), 1, 4, sharey=True) as (figure, panels):
         for panel, (key, (label, ideal)) in zip(panels, SHARES.items()):
-            point, low, high = 100 * np.array([[row[key][end] for row in rows] for end in ENDS], float)
-            panel.axvline(100 * ideal, color=GREEN, linestyle="--", label="hypothesis")
-            panel.hlines(y, low, high, color=BLUE, linewidth=2)
-            panel.plot(point, y, "o", color=BLUE, label="Z, with 95 % interval")
-            panel.set(title=label, xlabel="% of the full swap")
-            panel.set_xlim(np.nanmin([-10, *point - 5]), np.nanmax([110, *point + 5]))
-        panels[0].plot(100 * seen, y - 0.2, "o", color=BLUE, fillstyle="none", label="Z, seen answers")
-        panels[0].plot(100 * haar, y + 0.2, "D", color=ORANGE, label="Haar-random, same k")
+            panel.axvline(
+                100 * (key in ("coverage", "leak")), color="gray", linewidth=5, alpha=0.45, label="full swap F"
+            )
+            panel.axvline(100 * ideal, color=GREEN, linestyle="--", linewidth=2, label="hypothesis")
+            intervals(panel, y, [row[key] for row in rows.values()])
+            seen = [(row["seen"] or {}).get(key, {"value": None})["value"] for row in rows.values()]
+            panel.plot(
+                100 * np.array(seen, float), y - 0.22, "o", color=BLUE, fillstyle="none", label="Z, seen answers"
+            )
+            panel.plot(random_shares(results, rows, key), y + 0.22, "D", color=ORANGE, label="Haar-random, same k")
+            panel.set_title(label, fontsize=11)
+            panel.set_xticks([0, 50, 100])
         panels[0].set_ylim(len(rows) - 0.5, -0.5)
         panels[0].set_yticks(y, labels)
-        figure.suptitle(f"{results['model']['name']}: what swapping each Z moves")
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0), ncol=4)
+        figure.suptitle(f"{results['model']['name']}: what each subspace moves")
+        figure.supxlabel("% of what the full swap F moves", fontsize=10.5)
+        handles = {name: handle for panel in panels for handle, name in zip(*panel.get_legend_handles_labels())}
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncol": 3, "frameon": False}
+        figure.legend(handles.values(), handles.keys(), fontsize=10, **place)
     return page.png(figure)
+
+
+def intervals(panel, y: np.ndarray, records: Sequence[dict]) -> None:
+    """A panel's points with 95 % intervals; an axis that would grow too wide is cut, with an arrow where one leaves it."""
+    point, low, high = 100 * np.array([[record[end] for end in page.ENDS] for record in records], float).T
+    first = max(OUTERMOST[0], np.nanmin([-15, *(low - 8)]))
+    last = min(OUTERMOST[1], np.nanmax([115, *(high + 8)]))
+    panel.set_xlim(first, last)
+    panel.hlines(y, low, high, color=BLUE, linewidth=2)
+    panel.plot(point, y, "o", color=BLUE, label="Z, 95 % interval")
+    for edge, beyond, arrow in ((first, low < first, "<"), (last, high > last, ">")):
+        if beyond.any():
+            name = "interval goes on"
+            panel.plot(
+                np.full(beyond.sum(), edge), y[beyond], arrow, color=RED, markersize=9, clip_on=False, label=name
+            )
+
+
+def random_shares(results: dict, rows: dict, key: str) -> np.ndarray:
+    """What random subspaces move, in percent: coverage of every Z's size and place, the rest of the Z that was looked at most."""
+    beside, found = results.get("beside"), []
+    for name, row in rows.items():
+        known = row["nulls"]["haar"]["coverage"] if key == "coverage" and "haar" in row["nulls"] else None
+        if known is None and beside and beside["of"] == name:
+            known = beside["rivals"]["haar"][key]["value"]
+        found.append(known)
+    return 100 * np.array(found, float)
+
+
+def figure_sweeps(results: dict) -> bytes:
+    """D over sizes of the basis, and over places, each beside random subspaces of that size there."""
+    beside, layers = results["beside"], results["sites"] - 1
+    with page.figure(7.6, 4.6, 1, 2, sharey=True) as (figure, (sizes, places)):
+        drawn = {row["k"]: row["haar"]["d"] for row in beside["sweep_k"]}
+        draws_bars(sizes, sorted(drawn), [drawn[k] for k in sorted(drawn)])
+        for of, colour, marker, label in (("z", BLUE, "o", "first k rows of Z"), ("pca", RED, "s", "first k of PCA")):
+            rows = [row for row in beside["sweep_k"] if row["of"] == of]
+            whiskers(sizes, [row["k"] for row in rows], [row["d"] for row in rows], colour, marker, label)
+        for index, name in enumerate(dict.fromkeys(row["name"] for row in beside["sweep_site"])):
+            rows = [row for row in beside["sweep_site"] if row["name"] == name]
+            x = np.array([row["site"] - 1 for row in rows]) + 0.1 * index
+            whiskers(places, x, [row["d"] for row in rows], COLOURS[index], MARKERS[index], page.SUBSPACES[name])
+            draws_bars(places, x, [row["haar"]["d"] for row in rows], "" if index == 0 else "_")
+        for panel in (sizes, places):
+            panel.axhline(2, color=GREEN, linestyle="--", linewidth=2, label="hypothesis")
+            panel.axhline(0, color="gray", linewidth=0.8)
+            panel.legend(fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
+        sizes.set(title=f"by size, {page.place(beside['site'])}", xlabel="k, dimensions", ylabel="D (95 % intervals)")
+        places.set(title="by place", xlabel="output of layer")
+        label_places(places, [row["site"] - 1 for row in beside["sweep_site"]], layers)
+        figure.suptitle(f"{results['model']['name']}: D of other sizes and places")
+    return page.png(figure)
+
+
+def draws_bars(panel, x: Sequence, draws: Sequence[dict], hidden: str = "") -> None:
+    """5 to 95 % of random subspaces, as bars with their median."""
+    low, middle, high = np.array([[one[point] for point in ("low", "middle", "high")] for one in draws], float).T
+    panel.vlines(x, low, high, color=ORANGE, alpha=0.5, linewidth=9, label=f"{hidden}Haar, 5 to 95 % of draws")
+    panel.plot(x, middle, "D", color=ORANGE, markersize=4)
+
+
+def label_places(panel, measured: Sequence[int], layers: int) -> None:
+    """A tick at layers that were measured, not too many."""
+    ticks = sorted(set(measured))
+    ticks = ticks[:: -(-len(ticks) // 7)]
+    panel.set_xticks(ticks, [f"L{tick}" if tick >= 0 else "emb." for tick in ticks])
+    panel.set_xlim(min(measured) - 0.8, min(max(measured) + 0.8, layers))

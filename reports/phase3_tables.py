@@ -1,68 +1,105 @@
-"""Phase 3's tables and how its numbers are written: profiles, nulls and gates of the tested subspaces."""
+"""Phase 3's tables of problems, depth, and the tested subspaces: profiles, nulls and gates."""
 
-from collections.abc import Callable
-
+import verdicts
 from reports import page
-from reports.phase3_figures import NAMES, SHARES, place
+from reports.page import decimal, percent, place, span
+from reports.phase3_figures import MOVED, SHARES, WINNERS, neither
 from verdicts import HALF_REACHED, HONEST, ILLUSORY, REACHED
 
-DECIDING = ("haar", "matched")  # nulls of which p is the largest
-NULLS = {"haar": "Haar", "matched": "matched draws", "layers": "other layers' weights"}
 CARRIES = {  # what the full swap carries at a place
     "joint": "answer and language", "answer": "the answer and not the language",
     "language": "the language and not the answer", "none": "neither the answer nor the language",
 }  # fmt: skip
+TOLD = {  # what h and the states' share say
+    "honest": "", "illusion": "", "by construction": "It was sought among these states, so h says nothing of it.",
+    "between": "So it is a copy of what acts or an illusion, which cannot be told apart here.",
+    "poor": "Those states hold too little of what acts to tell an illusion.",
+}  # fmt: skip
 
 
-def decimal(value: float | None) -> str:
-    """A number at two decimals and three significant digits."""
-    return page.show(None if value is None else round(value, 2) + 0.0, 3)
+def tried_table(results: dict) -> str:
+    """Every kind of problem that was asked, the hardest first."""
+    cells = []
+    for row in results["tried"]:
+        counts = ", ".join(f"{language} {count}" for language, count in row["solved"].items())
+        line = [f"`{row['rung']}`", f"{row['asked']} of {row['problems']}", row["exemplars"], counts, row["everywhere"]]
+        line += [f"{row['answers']} ({row['left_out']})", percent(row["mass"]), row["outcome"].replace("_", " ")]
+        cells.append(line)
+    headers = ["kind", "asked", "exemplars", "solved", "in every language", "answers (left out)", "mass", "outcome"]
+    return page.table(headers, cells)
 
 
-def percent(value: float | None) -> str:
-    return "–" if value is None else f"{page.show(round(100 * value, 1) + 0.0, 3)} %"
+def moved_table(results: dict) -> str:
+    """What the full swap moves at every place that was looked at."""
+    cells = []
+    for row in results["curve"]:
+        kinds = [kind for kind in ("answer", "language") if row["site"] in results["carriers"][kind]]
+        line = [place(row["site"]), *(span(row[key], decimal) for key in MOVED)]
+        cells.append([*line, " and ".join(kinds) or "–"])
+    return page.table(["place", *(f"{name}, nats" for name in ("T_same", "T_cross", "G")), "carries"], cells)
 
 
-def span(record: dict, write: Callable = percent) -> str:
-    """A measured value with its interval."""
-    value, low, high = (write(record[end]) for end in ("value", "low", "high"))
-    return value if record["low"] is None else f"{value} ({low.removesuffix(' %')} to {high.removesuffix(' %')})"
+def winners_table(results: dict) -> str:
+    """Whose answer is the most probable after the full swap, in whose language: all of the swaps."""
+    cells = []
+    for row in results["curve"]:
+        line = [place(row["site"]), percent(row["iia_same"]["value"])]
+        line += [percent(row[key]["value"]) for key in WINNERS]
+        cells.append([*line, percent(neither(row))])
+    headers = ["place", "donor's, both asked alike", *(label for label, _, _ in WINNERS.values()), "neither's"]
+    return page.table(headers, cells)
 
 
 def profile_table(rows: dict) -> str:
+    """What Z moves, what the rest of the stream moves, and what the full swap moves, which both are shares of."""
+    cells = []
+    for name, row in rows.items():
+        full = (span(row["full"][key], decimal) for key in ("t_same", "g"))
+        size = f"{place(row['site'])}, {row['k']}"
+        cells.append([page.SUBSPACES[name], size, *(span(row[key]) for key in SHARES), *full])
+    headers = ["Z", "place, k", *(label for label, _ in SHARES.values()), "F: answer, nats", "F: language, nats"]
+    return page.table(headers, cells)
+
+
+def difference_table(rows: dict) -> str:
+    """D beside random subspaces', p, and the verdict."""
+    cells = []
+    for name, row in rows.items():
+        null, own = row["nulls"].get("haar"), row["drawn"]
+        line = [page.SUBSPACES[name], row["judged"], span(row["d"], decimal)]
+        line.append(f"{decimal(own['d'])}; {decimal(null['low'])} to {decimal(null['high'])}" if null else "–")
+        line += [decimal(row["kappa"]), *page.p_pair(row), f"`{row['verdict']}`"]
+        cells.append(line)
     headers = [
         "Z",
-        "place",
-        "k",
-        "coverage",
-        "leak",
-        "compl. transfer",
-        "compl. language",
-        "D; of the draws' pairs; Haar's 95 %",
+        "problems",
+        "D",
+        "D of the draws' pairs; Haar's 5 to 95 %",
+        "κ of the draws' pairs",
+        "p",
+        "Holm's p",
     ]
+    return page.table([*headers, "verdict"], cells)
+
+
+def winning_table(rows: dict) -> str:
+    """How often the donor's answer wins, in Z's swap and in the full one; and how alike donors of both languages act."""
     cells = []
     for name, row in rows.items():
-        line = [NAMES[name], place(row["site"]), row["k"], *(span(row[key]) for key in SHARES)]
-        drawn = (row["drawn"]["d"], row["nulls"]["haar"]["high"] if row["nulls"] else None)
-        line.append("; ".join([span(row["d"], decimal), *map(decimal, drawn)]))
-        line += [beside_full(row, "iia_cross"), decimal(row["kappa"])]
-        cells.append([*line, f"{page.show(row['p'], 2)} ({page.show(row['p_holm'], 2)})", f"`{row['verdict']}`"])
-    return page.table([*headers, "IIA cross; F's", "κ", "p (Holm)", "verdict"], cells)
+        line = [page.SUBSPACES[name], span(row["iia_cross"]), percent(row["full_iia_cross"]["value"])]
+        line += [span(row["iia_cross_gain"]), span(row["iia_same"]), percent(row["full_iia_same"]["value"])]
+        cells.append([*line, span(row["agnosticity"]), percent(row["full_agnosticity"]["value"])])
+    headers = ["Z", "wins across languages: Z", "F", "Z above F", "wins, asked alike: Z", "F"]
+    return page.table([*headers, "T_cross/T_same: Z", "F"], cells)
 
 
-def beside_full(row: dict, key: str) -> str:
-    return f"{span(row[key])}; {percent(row[f'full_{key}']['value'])}"
-
-
-def beside_table(rows: dict) -> str:
-    """What stands beside a profile and decides nothing: what there was to move, how the Z compares with the full swap."""
-    headers = ["Z", "place carries", "T_same of F, nats", "G of F, nats", "T_cross/T_same; F's"]
-    cells = []
-    for name, row in rows.items():
-        line = [NAMES[name], CARRIES[row["place"]], *(span(row["full"][key], decimal) for key in ("t_same", "g"))]
-        line += [beside_full(row, "agnosticity"), beside_full(row, "iia_same")]
-        cells.append([*line, span(row["iia_cross_gain"]), percent(row["within_share"]), decimal(row["participation"])])
-    return page.table([*headers, "IIA same; F's", "IIA cross above F's", "variance inside", "participation"], cells)
+def size_table(rows: dict, width: int) -> str:
+    """How large a Z is beside the streams."""
+    cells = [
+        [page.SUBSPACES[name], f"{row['k']} of {width}", percent(row["within_share"]), decimal(row["participation"])]
+        for name, row in rows.items()
+    ]
+    return page.table(["Z", "k", "variance inside", "participation"], cells)
 
 
 def nulls_table(rows: dict) -> str:
@@ -70,14 +107,15 @@ def nulls_table(rows: dict) -> str:
     cells = []
     for name, row in rows.items():
         for kind, null in row["nulls"].items():
-            line = [NAMES[name], NULLS[kind], null["draws"], percent(null["coverage"])]
+            what = "layers" if kind == "layers" else "draws"
+            line = [page.SUBSPACES[name], page.NULLS[kind], percent(null["coverage"])]
             line += [f"{decimal(row['drawn']['d'])}; {decimal(null['low'])} to {decimal(null['high'])}"]
-            line += [page.show(null["p"], 2), page.show(null["iia_cross_gain"]["p"], 2)]
-            apart = (
-                f"; apart from them p {page.show(null['outlier_p'], 2)}" if null.get("outlier_p") is not None else ""
-            )
+            line += [page.p_value(null["p"], null["draws"], what)]
+            line += [page.p_value(null["iia_cross_gain"]["p"], null["draws"], what)]
+            apart = null.get("outlier_p")
+            apart = "" if apart is None else f"; apart from them p {page.p_value(apart)}"
             cells.append([*line, ("yes" if null["gates"] else "no, a rival") + apart])
-    headers = ["Z", "null", "draws", "their coverage", "D; theirs, 5 % to 95 %", "p of D", "p of IIA cross", "decides"]
+    headers = ["Z", "null", "their coverage", "D; theirs, 5 to 95 %", "p of D", "p of wins across languages", "decides"]
     return page.table(headers, cells) if cells else ""
 
 
@@ -87,22 +125,14 @@ def gates_table(rows: dict) -> str:
     cells = []
     for name, gates in gated.items():
         word, states = gates["word"], gates["manifold"]
-        line = [NAMES[name], word["dimensions"], span(word["full"]), span(word["z"])]
+        line = [page.SUBSPACES[name], word["dimensions"], span(word["full"]), span(word["z"])]
         if states is None:
             cells.append([*line, *["–"] * 4])
             continue
         line += [f"{states['components']} of {states['states']:,}", span(states["full"]), span(states["h"], decimal)]
         cells.append([*line, told(states)])
-    headers = [
-        "Z",
-        "word's code, dimensions",
-        "T(F')/T(F)",
-        "T(Z')/T(F')",
-        "components of states",
-        "T(P_B F)/T(F)",
-        "h",
-    ]
-    table = page.table([*headers, "the states say"], cells)
+    headers = ["Z", "word's code, dimensions", "T(F')/T(F)", "T(Z')/T(F')", "components of states"]
+    table = page.table([*headers, "T(P_B F)/T(F)", "h", "the states say"], cells)
     shuffled = " ".join(shuffled_text(row["control"]) for row in rows.values() if "control" in row)
     if not gated:
         return shuffled
@@ -121,11 +151,16 @@ def shuffled_text(control: dict) -> str:
         {span(control["d"], decimal)}; the learned Z's D is higher by {span(control["d_gain"], decimal)}."""
 
 
-TOLD = {  # what h and the states' share say
-    "honest": "", "illusion": "", "by construction": "It was sought among these states, so h says nothing of it.",
-    "between": "So it is a copy of what acts or an illusion, which cannot be told apart here.",
-    "poor": "Those states hold too little of what acts to tell an illusion.",
-}  # fmt: skip
+def seen_table(rows: dict) -> str:
+    """The answers on which a Z or its place was chosen, beside others."""
+    measures, cells = {"coverage": percent, "iia_cross": percent, "d": decimal}, []
+    for name, row in rows.items():
+        if row["seen"]:
+            pairs = [span(part[key], write) for key, write in measures.items() for part in (row["seen"], row)]
+            cells.append([page.SUBSPACES[name], row["k"], *pairs])
+    names = ("coverage", "wins across languages", "D")
+    headers = [f"{name}, {which}" for name in names for which in ("seen", "unseen")]
+    return page.table(["Z", "k", *headers], cells) if cells else ""
 
 
 def told(states: dict) -> str:
@@ -139,3 +174,35 @@ def told(states: dict) -> str:
     if states["full"]["value"] < REACHED:
         return "poor"
     return "illusion" if h <= ILLUSORY else "between"
+
+
+def missed(row: dict, tests: dict) -> list[str]:
+    """The tests that a Z fails, each with the number that fails and what was needed."""
+    rules, nulls = verdicts.dissociation, row["nulls"]
+    gates = row.get("gates") or {"word": {"full": None, "z": None}, "manifold": None}
+    states = gates["manifold"] or {"full": None, "h": None}
+    layers, control = nulls.get("layers", {}), row.get("control", {})
+    level, half = f"{verdicts.LEVEL:g}".removeprefix("0"), page.needed(rules.MOVES)
+    deciding = [null for name, null in nulls.items() if null["gates"] and name != "layers"]
+    wins = max(deciding, key=lambda null: null["iia_cross_gain"]["p"])
+    because = {
+        "beats random subspaces": f"Holm's p {page.p_pair(row)[1]}, needed below {level}",
+        "is no larger than the streams' own size": f"k {row['k']}; the streams vary in {decimal(row['participation'])}",
+        "moves the answer": f"{percent(row['coverage']['value'])}, surely {percent(row['coverage']['low'])}, needed {half}",
+        "wins with the donor's answer": f"""in {percent(row["iia_cross"]["value"])} of swaps across languages, needed half of F's
+            {percent(row["full_iia_same"]["value"])} and p below {level}; p
+            {page.p_value(wins["iia_cross_gain"]["p"], wins["draws"])}""",
+        "leaves the language": f"up to {percent(row['leak']['high'])}, needed below {half}",
+        "its complement leaves the answer": f"up to {percent(row['complement_transfer']['high'])}, needed below {half}",
+        "its complement keeps the language": f"""{span(row["complement_language"])}, needed {page.needed(rules.KEEPS)} and
+            surely {page.needed(rules.KEEPS_SURELY)}""",
+        "is not the output word's code": f"""outside of it F keeps {span(gates["word"]["full"])}, needed
+            {page.needed(rules.ONLY_WORD)}, and Z {span(gates["word"]["z"])} of that, needed
+            {page.needed(rules.BESIDE_WORD)}""",
+        "acts among the model's own states": f"""h {span(states["h"], decimal)}, needed {decimal(HONEST)}, where F keeps
+            {span(states["full"])}""",
+        "beats other layers' weights": f"""p {page.p_value(layers.get("p"), layers.get("draws"), "layers")}, apart from
+            them p {page.p_value(layers.get("outlier_p"))}, needed below {level}""",
+        "beats a search for other answers": f"D higher by {span(control.get('d_gain'), decimal)}, needed surely above 0",
+    }  # fmt: skip
+    return [f"{test} ({because.get(test, 'no')})" for test, passed in tests.items() if passed is False]

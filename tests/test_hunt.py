@@ -12,6 +12,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+import test_phase3_page
 import torch
 from conftest import ROOT, interruptible, random_model
 from controls import write_control
@@ -20,6 +21,7 @@ import verdicts
 from bench.planted import BOTTLENECK, KINDS, write_planted
 from lab import checkpoints, runs
 from reports import hunt as page
+from reports import page as common
 from verdicts.dissociation import RANKS
 
 
@@ -107,7 +109,7 @@ def test_a_decoy_is_refuted_and_the_contingency_named(script, tmp_path, in_proce
     assert results["z"]["site"] > KINDS["decoy"].translates
     text = (tmp_path / "out" / "hunt_output.md").read_text()
     assert "what moves the answer is the output word's code" in text.splitlines()[2]
-    assert "does not separate them" in text.splitlines()[2]
+    assert "does not separate language from problem" in text.splitlines()[2]
     holds = {row["id"]: row["holds"] for row in results["claims"]}
     assert not holds["separation"] and not holds["comparison"] and holds["causal"] is False
 
@@ -364,13 +366,14 @@ def test_a_causal_z_says_what_told_where_it_is(judged, given, found_by, name):
     assert results["verdict"] == "causal_z"
     assert (results["z"]["found_by"], results["z"]["name"]) == (found_by, name)
     sentence = page.verdict_sentence(results)
-    assert page.FOUND[found_by] in sentence and f"{page.TESTED[name]}, L" in sentence
+    assert page.FOUND[found_by] in sentence and f"{common.SUBSPACES[name]}, L" in sentence
     assert "(1280 pairs of `words`)" in sentence
     assert (
-        "coverage 0.8 [0.7, 0.9]; D 1.6 [1.5, 1.7]; IIA across languages 0.7; Haar's D 0.02 (p 0.0083); full swap's IIA"
+        "coverage 80.0 % (70.0 to 90.0); D 1.60 (1.50 to 1.70); wins across languages 70.0 % (60.0 to 80.0); random "
+        "subspaces of that size (Haar): coverage 5.0 %, D 0.02, 95 % point 0.10; p < .009 (120 draws), Holm < .020; full swap's wins"
         in sentence
     )
-    assert page.summary(results).startswith(f"{page.TESTED[name]}, L")
+    assert page.summary(results).startswith(f"{common.SUBSPACES[name]}, L")
 
 
 def test_every_contingency_patched_counts_for_those_found_later(judged):
@@ -469,16 +472,65 @@ def test_a_null_at_a_place_that_carries_nothing_is_about_the_place(judged, place
 
 def test_every_z_that_was_swapped_stands_beside_its_null(judged):
     text = page.tested_table(judged(parts("none", holds=True, best_layer={"place": "answer"}))["tasks"])
-    rows = text.splitlines()
-    assert len(rows) == 2 + 2 * 5 and all(row.replace("\\|", "").count("|") == 12 for row in rows)
-    assert rows[2].startswith(
-        "| math | weight-based Z, own place | weight-based, multi-head, L1 (k 3) | L1.out | both |"
+    blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
+    rows = blocks[0]
+    assert [len(block) for block in blocks] == [2 + 5, 2 + 5]
+    assert all(row.replace("\\|", "").count("|") == 9 for block in blocks for row in block)
+    assert rows[2].startswith("| weights' Z, own place, L1, 3 | L1.out | both |")
+    assert rows[2].endswith(
+        "| 80.0 % (70.0 to 90.0) | 1.60 (1.50 to 1.70) | -0.10 to 0.10 | < .009 (120 draws); < .020 | `none` |"
     )
-    assert "| 0.8 [0.7, 0.9] | 1.6 [1.5, 1.7] | -0.1 to 0.1 | 0.0083 (0.02) | 0.7 (0.75) | `none` |" in rows[2]
     assert "| L2.out | the answer only |" in rows[4]
-    unmeasured = page.tested_table(judged(parts("clear", joint=()))["tasks"]).splitlines()[2]
-    assert unmeasured.endswith("| – | – | – | – (–) | – (–) | `untestable` |")
+    unmeasured = page.tested_table(judged(parts("clear", joint=()))["tasks"]).splitlines()[4]
+    assert unmeasured.endswith("| – | – | – | – | `untestable` |")
     assert page.tested_table({"math": {"tested": []}}) == "Nothing was swapped."
+
+
+def test_a_number_stands_behind_the_z_that_it_is_of(judged):
+    """Where another Z than the contingency handed on decides, the tree says which, and what the contingency did."""
+    given = parts("none", holds=True, found="none", answer_means={"verdict": "partial", "coverage": record(0.6)})
+    given["phase3"] |= {"verdict": "partial", "decided_by": "answer_means"}
+    results = judged(given)
+    rows = [line for line in page.tree_table(results).splitlines() if line.startswith("| patching")]
+    assert rows[0].startswith("| patching: the best Z tested | in part | answer means, L2.out; coverage 60.0 %")
+    assert rows[1].startswith("| patching: (a) language centroids | `none` | coverage 80.0 %")
+    patching = next(node for node in results["path"] if node["node"] == "patching")
+    beside = page.told(results, patching).splitlines()
+    assert beside[1] == "best of the Zs tested: answer means, L2.out" and beside[-1] == "(a) language centroids: none"
+    assert len([line for line in page.tree_table(judged(parts("clear"))).splitlines() if "patching" in line]) == 1
+
+
+@pytest.mark.parametrize("name", ["positive", "partial", "none", "answer word", "answer only"])
+def test_one_fact_has_one_number(judged, name):
+    """The hunt's page and phase 3's give the same figure for the same thing."""
+    phase3 = test_phase3_page.judged(test_phase3_page.CASES[name][0])
+    given = parts("clear") | {"phase3": phase3}
+    results = judged(given)
+    own, _ = test_phase3_page.rendered(name)
+    hunts = page.render(results | {"model": {"name": "a-model"}}, {})["hunt_output.md"].decode()
+    shares, ds = (test_phase3_page.table_of(own, header) for header in ("Z⊥: language", "κ of the draws' pairs"))
+    block = page.tested_table({"math": results["tasks"]["math"]}).split("\n\n")[1]
+    assert block in hunts
+    found = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in block.splitlines()[2:]]
+    compared = 0
+    for key, row in phase3["tested"].items():
+        label = common.SUBSPACES[key]
+        (line,) = [line for line in found if line[0].startswith(label)] or [None]
+        if label in shares and line:
+            place, size = shares[label][0].split(", ")
+            assert line[0].endswith(f", {size}") and line[1] == place
+            assert line[3] == shares[label][1] and line[4] == ds[label][1]
+            assert line[5] == ds[label][2].partition("; ")[2] or line[5] == ds[label][2] == "–"
+            assert line[6] == "; ".join(ds[label][4:6]) or line[6] == ds[label][4] == "–"
+            assert line[7] == ds[label][6]
+            assert (line[2] == "both") == (row["site"] in phase3["carriers"]["joint"] and row["place"] == "joint")
+            compared += 1
+    assert compared == len(shares) > 0
+    z = phase3["tested"][phase3["decided_by"]]
+    if z["nulls"]:
+        assert page.swapped(z)[0].partition(";")[0] in page.verdict_sentence(results)
+        for text in (common.random_text(z), common.span(z["coverage"]), common.span(z["d"], common.decimal)):
+            assert text in own.replace("D (coverage", "") and text in hunts, text
 
 
 def test_a_ceiling_is_no_lack_of_an_advantage(judged):
@@ -510,9 +562,9 @@ def test_prediction_and_cause_agree_within_a_layer(judged, layer, agree):
     assert found["chance"] == 3 / 8
     for verdict in ("partial", "none", "inconclusive", "untestable"):
         assert judged(parts(best_layer=best | {"verdict": verdict}))["layers"]["agree"] is None
-    assert "(distance" in page.layer_text(found) and "D 1.6 [1.5, 1.7], Haar's D 0.02 (p 0.0083)" in page.layer_text(
+    assert "(distance" in page.layer_text(
         found
-    )
+    ) and "D 1.60 (1.50 to 1.70); random subspaces of that size (Haar)" in page.layer_text(found)
 
 
 def test_every_contingency_that_holds_is_patched_before_the_hunt_says_no(script):
@@ -570,7 +622,7 @@ def test_the_page_has_its_words_of_its_own_and_its_orders_from_the_file(judged):
     contingencies["candidates"].reverse()
     assert page.branch(contingencies) == "(c) ARD-MMD, (a) language centroids hold"
     assert page.contingency_table(results["path"]).splitlines()[2].startswith("| (c) ARD-MMD")
-    assert "| patching: (c) ARD-MMD | no |" in page.tree_table(results["path"])
+    assert "| patching: (c) ARD-MMD | no |" in page.tree_table(results)
 
 
 def test_no_sentence_travels(script):
@@ -635,8 +687,12 @@ def test_a_changed_threshold_is_judged_again_without_a_model(script, small, tmp_
     monkeypatch.setattr(subprocess, "run", lambda command, **_: Succeeded)
     results = hunt(script, tmp_path, "--model", small)
     assert results["verdict"] == "causal_z" and results["layers"]["agree"]
-    said = "causal_z: best layer's weight-based Z, L2.out: coverage 0.8 [0.7, 0.9]; D 1.6 [1.5, 1.7]; IIA across languages 0.7; "
-    said += "Haar's D 0.02 (p 0.0083); full swap's IIA across languages 0.75; 1280 pairs of words -> "
+    said = (
+        "causal_z: best layer's weights' Z, L2.out: coverage 80.0 % (70.0 to 90.0); D 1.60 (1.50 to 1.70); wins across "
+    )
+    said += "languages 70.0 % (60.0 to 80.0); random subspaces of that size (Haar): coverage "
+    said += "5.0 %, D 0.02, 95 % point 0.10; p < .009 (120 draws), Holm < .020; "
+    said += "full swap's wins across languages 75.0 % (65.0 to 85.0); 1280 pairs of words -> "
     assert said in capsys.readouterr().out
     before = snapshot(tmp_path)
     monkeypatch.setattr(checkpoints, "find_model", None)  # nothing but the files is read from here on
