@@ -10,8 +10,7 @@ Outputs    output/phase3_output.md with figures, phase3_results.json, phase3_sco
 Run        python phase3_patching.py --model Qwen/Qwen2.5-3B          after phase2_z_extraction.py
 
 Steps, which are also the report's headings:
-1 problems   2 where answer and language arrive   3 subspaces tested   4 beside them
-5 another format and contrast donors   6 how to read it
+1 problems   2 where answer and language arrive   3 subspaces tested   4 beside them   5 format and contrast donors   6 how to read it
 """
 
 from dataclasses import dataclass

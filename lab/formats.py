@@ -28,6 +28,7 @@ class Format:
 
 
 def digits(problem: Problem, _: str) -> str | None:
+    """A whole number in digits, alike in all languages."""
     return None if isinstance(problem.answer, str) or problem.answer.denominator > 1 else str(problem.answer)
 
 

@@ -176,10 +176,9 @@ def beside_null(null: dict | None) -> str:
 
 def format_text(asked: dict) -> str:
     cells, silent = [], []
-    for name, found in asked.items():
-        row = found["format"]
+    for name, row in [(name, row) for name, found in asked.items() for row in found["formats"]]:
         if row["unmeasured"]:
-            silent.append(f"{page.SUBSPACES[name]}: {row['unmeasured']}")
+            silent.append(f"{page.SUBSPACES[name]}, {row['name']}: {row['unmeasured']}")
             continue
         counts = ", ".join(f"{language} {count}" for language, count in row["solved"].items())
         line = [page.SUBSPACES[name], row["name"], f"{row['problems']} of {row['asked']} ({counts})"]

@@ -250,23 +250,37 @@ def said_lines(row: dict, results: dict) -> list[str]:
     judged, found = results.get("reasoning"), row.get("reasoning")
     if not judged or not found:
         return []
-    ways = {True: "passed", False: "failed", None: "not tested"}
-    digits, contrast = found["format"], found["contrast"]
-    other = (
-        digits["unmeasured"]
-        or f"Z moves {span(digits['z'])} of F's, F with donors asked in words {span(digits['full'])}"
-    )
-    moved = (
-        contrast["unmeasured"]
-        or f"""another operation on the same numbers: Z moves {span(contrast["operation"]["z"])} of
-        F's; another text with the same answer: {span(contrast["same_answer"]["kept"])} of swaps keep the answer"""
-    )
+    lines = [format_line(form, judged["format"]) for form in found["formats"]]
     may = "may" if judged["said"] else "may not"
     return [
-        f"Answer asked in {digits['name']}: {ways[judged['format']]}; {other}.",
-        f"Contrast donors: {ways[judged['contrast']]}; {moved}.",
+        *lines,
+        contrast_line(found["contrast"], judged["contrast"]),
         f"So the word *reasoning* {may} be used of this Z.",
     ]
+
+
+WAYS = {True: "passed", False: "failed", None: "neither shown nor excluded"}
+
+
+def format_line(form: dict, passed: bool | None) -> str:
+    """How far Z carries to answers in another format."""
+    lead = f"Answer asked in {form['name']}, donors in words"
+    if form["unmeasured"]:
+        return f"{lead}: not testable here, {form['unmeasured']}."
+    return f"""{lead}: {WAYS[passed]}; Z moves {span(form["z"])} of what F moves with donors asked in {form["name"]}
+        ({span(form["reference"], decimal)} nats, {form["problems"]} problems), random subspaces
+        {percent(form["haar"]["middle"])}, {page.p_value(form["haar"]["p"], form["haar"]["draws"])}."""
+
+
+def contrast_line(found: dict, passed: bool | None) -> str:
+    """What donors do that share text and numbers, or the answer alone."""
+    if found["unmeasured"]:
+        return f"Contrast donors: not testable here, {found['unmeasured']}."
+    other, same = found["operation"], found["same_answer"]
+    return f"""Contrast donors ({found["problems"]} problems): {WAYS[passed]}; another operation on the same numbers: Z moves
+        {span(other["z"])} of F's, random subspaces {percent(other["haar"]["middle"])},
+        {page.p_value(other["haar"]["p"], other["haar"]["draws"])}; another text with the same answer:
+        {span(same["kept"])} of swaps keep the answer, {percent(same["full_kept"]["value"])} of F's."""
 
 
 def recipe_text(results: dict) -> str:

@@ -197,7 +197,7 @@ def carried(unmeasured: str | None = None) -> dict:
     contrast |= {"same_answer": {"pairs": 16, "kept": record(0.95), "full_kept": record(0.97), "moved": record(0.02)}}
     for row in (digits, contrast["operation"]):
         row |= {"wins": record(0.7), "full_wins": record(0.9)}
-    return {"format": digits, "contrast": {"unmeasured": unmeasured} if unmeasured else contrast}
+    return {"formats": [digits], "contrast": {"unmeasured": unmeasured} if unmeasured else contrast}
 
 
 def asked_on(said: bool, contrast: bool | None, **how) -> dict:
@@ -262,7 +262,9 @@ def hollow(value):
 def undefined() -> dict:
     found = asked_on(False, None)
     found["tested"]["best_layer"]["reasoning"] = hollow(carried())
-    found["tested"]["best_layer"]["reasoning"]["format"]["haar"] = None
+    reasoning = found["tested"]["best_layer"]["reasoning"]
+    reasoning["formats"][0]["unmeasured"] = "too few problems are solved with answers in digits"
+    reasoning["contrast"]["unmeasured"] = "there are no such problems"
     return found | {"beside": hollow(beside()), "reasoning": {"format": None, "contrast": None, "said": False}}
 
 
@@ -666,10 +668,10 @@ def test_another_format_and_contrast_donors_are_shown_where_they_were_asked():
     assert table_of(text, "Z, of F's")[z][1:4] == ["16", "5.00 (4.95 to 5.05)", "70.0 % (65.0 to 75.0)"]
     assert table_of(text, "own answer stays: Z")[z][:2] == ["16", "95.0 % (90.0 to 100.0)"]
     opening = before_claims(text)
-    assert "Answer asked in digits: passed; Z moves 80.0 % (75.0 to 85.0) of F's" in opening
+    assert "Answer asked in digits, donors in words: passed; Z moves 80.0 % (75.0 to 85.0) of what F moves" in opening
     assert "95.0 % (90.0 to 100.0) of swaps keep the answer" in opening
     text, _ = rendered("not everything")
-    assert "Contrast donors: not tested; no variants are solved." in before_claims(text)
+    assert "Contrast donors: not testable here, no variants are solved." in before_claims(text)
     assert f"Not measured: {z}: no variants are solved." in text and "own answer stays: Z" not in text
     assert "## 5" not in rendered("positive")[0]
 
