@@ -290,11 +290,11 @@ def read_otherwise(study: Study, rung: ladder.Rung, measured: dissociation.Measu
 def beside(
     study: Study, rung: ladder.Rung, measured: dissociation.Measured, found: list, rows: dict, folder
 ) -> dict | None:
-    """Rivals, sweeps, ablations, the recipe's own design and free generation, beside the subspace with the highest D."""
+    """Rivals, sweeps, ablations, the recipe's own design and free generation, beside the subspace with the highest D, the first at a tie."""
     swapped = {name: row["d"]["value"] for name, row in rows.items() if row.get("p") is not None}
     if not swapped:
         return None
-    best = max(swapped, key=swapped.get)
+    best = next(name for name in swapped if swapped[name] >= max(swapped.values()) - dissociation.TIE)
     candidate = next(one for one in found if one.name == best)
     site, design = rows[best]["site"], measured.design
     basis = candidate.basis(site).float()
