@@ -290,7 +290,7 @@ def read_otherwise(study: Study, rung: ladder.Rung, measured: dissociation.Measu
 def beside(
     study: Study, rung: ladder.Rung, measured: dissociation.Measured, found: list, rows: dict, folder
 ) -> dict | None:
-    """Rivals, sweeps, ablations, the recipe's own design and free generation, beside the subspace with the highest D, the first at a tie."""
+    """Rivals, sweeps, ablations, the recipe's own design and free generation, beside the first Z of the highest D."""
     swapped = {name: row["d"]["value"] for name, row in rows.items() if row.get("p") is not None}
     if not swapped:
         return None
