@@ -136,7 +136,7 @@ def test_shipped_files_hold_the_right_combinations(name, least, held_out):
 
 def test_shipped_files_and_tokenizer_are_what_train_writes(tmp_path):
     train.write_problem_files(tmp_path, seed=0)
-    for name in ("problems.jsonl", "reasoning.jsonl", "exemplars.jsonl"):
+    for name in ("problems.jsonl", "reasoning.jsonl", "exemplars.jsonl", "contrast.jsonl"):
         assert (tmp_path / name).read_bytes() == (ROOT / "tiny" / name).read_bytes()
     trained = train.train_tokenizer(LANGUAGES, seed=0)
     assert trained.get_vocab() == AutoTokenizer.from_pretrained(ROOT / "tiny").get_vocab()
@@ -188,6 +188,21 @@ def test_interrupted_training_ends_with_the_same_weights(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_contrasts_share_the_numbers_or_the_answer():
+    lines = [json.loads(line) for line in (ROOT / "tiny" / "contrast.jsonl").read_text(encoding="utf-8").splitlines()]
+    threes = [lines[place : place + 3] for place in range(0, len(lines), 3)]
+    assert len(threes) == 24
+    for base, operation, same in threes:
+        assert [line["variant"] for line in (base, operation, same)] == ["base", "operation", "same_answer"]
+        assert base["base"] == operation["base"] == same["base"]
+        assert base["answer"] == same["answer"] != operation["answer"]
+        for language in LANGUAGES:
+            start, step = read_story(base["question"][language], language)
+            assert read_story(operation["question"][language], language) == (start, -step)
+            other = read_story(same["question"][language], language)
+            assert sum(other) == start + step and not {start, abs(step)} & set(map(abs, other))
+
+
 @pytest.mark.parametrize("task", ["arithmetic", "ordering"])
 def test_the_committed_model_solves_held_out_problems(task):
     """At least 95 % in each language, on combinations that training never saw, through the scripts' own path."""

@@ -96,9 +96,13 @@ def arithmetic_category(numbers: tuple[int, ...]) -> str:
 def word_problem(rng: random.Random, steps: int | None = None) -> Problem:
     """A story with one or two changes; numbers in digits, answer in words."""
     numbers = draw_numbers(rng, steps or rng.choice((1, 2, 2)))
+    return story(rng, numbers, rng.randrange(len(NAMES["en"])), rng.choice(OBJECTS))
+
+
+def story(rng: random.Random, numbers: tuple[int, ...], who: int, things: tuple[str, ...]) -> Problem:
+    """What is told of somebody's things: (start, signed step, ...), a row of NAMES, one of OBJECTS."""
     start, *changes = numbers
-    who = rng.randrange(len(NAMES["en"]))
-    one, many, thing, measure = rng.choice(OBJECTS)
+    one, many, thing, measure = things
     name_en, name_zh = NAMES["en"][who], NAMES["zh"][who]
     english = [f"{name_en} has {start} {one if start == 1 else many}."]
     chinese = [f"{name_zh}|有|{start}|{measure}|{thing}"]
@@ -235,4 +239,27 @@ def problem_set(seed: int, task: str, count: int, held_out: bool = True, prefix:
         used.add(problem.question["en"])
         per_answer[problem.answer] = per_answer.get(problem.answer, 0) + 1
         records.append(as_record(problem, f"{prefix or task}-{len(records) + 1:02d}"))
+    return records
+
+
+def contrasts(seed: int, count: int) -> list[dict]:
+    """Stories in threes, as records with `base` and `variant`: one, the same text and numbers with a loss for the gain or the
+    other way round, and another text with the same answer. Of trained and held-out combinations alike.
+    """
+    rng, records = random.Random(f"{seed} contrasts"), []
+    while len(records) < 3 * count:
+        (start, step), (other_start, other_step) = draw_numbers(rng, 1), draw_numbers(rng, 1)
+        possible = 0 <= start - step <= LARGEST_NUMBER and other_start + other_step == start + step
+        if not possible or {start, abs(step)} & {other_start, abs(other_step)}:
+            continue
+        (who, other), (things, others) = rng.sample(range(len(NAMES["en"])), 2), rng.sample(OBJECTS, 2)
+        number = len(records) // 3 + 1
+        told = {
+            "base": story(rng, (start, step), who, things),
+            "operation": story(rng, (start, -step), who, things),
+            "same_answer": story(rng, (other_start, other_step), other, others),
+        }
+        for variant, problem in told.items():
+            named = {"base": f"c-{number:02d}", "variant": variant}
+            records.append(as_record(problem, f"c-{number:02d}-{variant}") | named)
     return records

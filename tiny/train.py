@@ -2,7 +2,7 @@
 
 Question   can a small real Qwen2 model do arithmetic and ordering in two languages on combinations it never saw?
 Inputs     data/languages.json (templates), tiny/generator.py (problems)
-Outputs    tiny/: weights, configuration and tokenizer, problems.jsonl, reasoning.jsonl, exemplars.jsonl, and README.md, the
+Outputs    tiny/: weights, configuration and tokenizer, problems, reasoning, contrast and exemplars.jsonl, and README.md, the
             model card, whose accuracies are those measured by the last step
 Run        python -m tiny.train                   under an hour on 2 CPU cores; resumes where it was interrupted
            python -m tiny.train --evaluate-only   measures the committed weights again and rewrites the model card
@@ -49,7 +49,7 @@ CHECKPOINT_EVERY = 200
 EVALUATED = 500  # problems per task, language and split on the model card
 EVALUATION_BATCH = 250
 MAX_ANSWER_TOKENS = 6
-ARITHMETIC_PROBLEMS, ORDERING_PROBLEMS = 60, 40
+ARITHMETIC_PROBLEMS, ORDERING_PROBLEMS, CONTRASTS = 60, 40, 24
 
 
 def main() -> None:
@@ -179,13 +179,14 @@ def train(model, tokenizer, languages: dict, arguments: argparse.Namespace) -> N
 
 
 def write_problem_files(out: Path, seed: int) -> None:
-    """Held-out problems for the scripts, and exemplars from trained combinations: one of each task."""
+    """Held-out problems for the scripts, contrasts of both, and exemplars from trained combinations: one of each task."""
     exemplars = [
         *generator.problem_set(seed, "arithmetic", 1, held_out=False, prefix="exemplar-arithmetic"),
         *generator.problem_set(seed, "ordering", 1, held_out=False, prefix="exemplar-ordering"),
     ]
     files = {
         "problems.jsonl": generator.problem_set(seed, "arithmetic", ARITHMETIC_PROBLEMS),
+        "contrast.jsonl": generator.contrasts(seed, CONTRASTS),
         "reasoning.jsonl": generator.problem_set(seed, "ordering", ORDERING_PROBLEMS),
         "exemplars.jsonl": exemplars,
     }
@@ -282,7 +283,7 @@ table again. With exemplars the prompt is the one that the scripts use.
 ## Files
 
 `problems.jsonl` ({arithmetic} arithmetic) and `reasoning.jsonl` ({ordering} ordering) hold held-out combinations only,
-`exemplars.jsonl` trained ones. The scripts take them as defaults for this model.
+`exemplars.jsonl` trained ones, and `contrast.jsonl` (24 stories in threes) both. The scripts take them as defaults for this model.
 
 ## What it is for, and what not
 
