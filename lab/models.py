@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 
-from lab import beginnings, checkpoints, runs, tensors
+from lab import beginnings, checkpoints, progress, runs, tensors
 
 SINK_FACTOR = 10  # a position whose norm exceeds this many medians of its prompt's is an attention sink
 PROBE = "1 a"  # a text that every tokenizer reads
@@ -225,7 +225,6 @@ def generate(
     run from its first token (for a patch), or, where it changes the `last` position alone, behind what they begin with;
     `ended` gets a prompt's index and its text so far.
     """
-    from tqdm import tqdm
     from transformers import StoppingCriteriaList
 
     rows = tokenizer(list(prompts))["input_ids"]
@@ -237,9 +236,7 @@ def generate(
             f"a prompt of {longest} tokens plus {max_new_tokens} new ones exceeds this model's {room} positions"
         )
     texts, shared = {}, beginnings.Beginnings(model)
-    for chosen, length in tqdm(
-        runs.own_turns(beginnings.batches(rows, batch)), desc="generating", unit="batch", disable=None
-    ):
+    for chosen, length in progress.steps(runs.own_turns(beginnings.batches(rows, batch)), "generating", "batch"):
         inputs = tokenizer([prompts[index] for index in chosen], return_tensors="pt", padding=True).to(model.device)
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         stop = StoppingCriteriaList([text_ended(tokenizer, ids.shape[1], chosen, ended or line_ended)])
@@ -349,16 +346,46 @@ def edited_stream(model, edits: dict[int, Callable], scope: str = "prefill", sto
 
 
 @contextmanager
-def captured_sites(model, sites: Sequence[int]):
+def captured_sites(model, sites: Sequence[float]):
     """Fills the yielded dict, site -> residual stream (b, T, d), in one pass that ends at the last site.
 
-    with captured_sites(model, (0, 5)) as streams:
+    Site s + ½, asked beside site s, is the stream in layer s once its attention has written, and before its FFN has.
+
+    with captured_sites(model, (0, 5, 5.5)) as streams:
         model(**inputs)
     streams[5]
     """
-    streams = {}
-    with edited_stream(model, {site: partial(streams.__setitem__, site) for site in sites}, stop=True):
-        yield streams
+    streams, hooks, modules = {}, [], site_modules(model)
+    whole = [site for site in sites if site == int(site)]
+    try:
+        for site in set(sites) - set(whole):
+            hooks.append(between_hook(modules[int(site)], int(site), streams))
+        with edited_stream(model, {site: partial(streams.__setitem__, site) for site in whole}, stop=True):
+            yield streams
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def between_hook(layer: torch.nn.Module, site: int, streams: dict):
+    """The hook that puts the stream between a layer's attention and its FFN into `streams`, as site + ½.
+
+    Where both read the layer's input (GPT-NeoX), it is that input and what attention adds to it.
+    """
+
+    def read(_, args, kwargs) -> None:
+        streams[site + 0.5] = args[0] if args else kwargs["hidden_states"]
+
+    if getattr(layer, "use_parallel_residual", False):
+
+        def add(_, args, output) -> None:
+            streams[site + 0.5] = streams[site] + (output[0] if isinstance(output, tuple) else output)
+
+        return layer.attention.register_forward_hook(add)
+    name = "pre_feedforward_layernorm" if hasattr(layer, "pre_feedforward_layernorm") else "post_attention_layernorm"
+    if name == "post_attention_layernorm" and hasattr(layer, "post_feedforward_layernorm"):
+        name = "mlp"  # OLMo 2 has norms behind its parts only
+    return getattr(layer, name).register_forward_pre_hook(read, with_kwargs=True)
 
 
 def padded_batch(tokenizer, prompts: Sequence[str], device) -> dict[str, torch.Tensor]:
@@ -373,20 +400,25 @@ def padded_batch(tokenizer, prompts: Sequence[str], device) -> dict[str, torch.T
 
 
 @torch.inference_mode()
-def residual_streams(model, tokenizer, prompts: Sequence[str], sites: Sequence[int], batch: int) -> Iterator[tuple]:
+def residual_streams(
+    model,
+    tokenizer,
+    prompts: Sequence[str],
+    sites: Sequence[float],
+    batch: int,
+    skip: Sequence[int] | None = None,
+    what: str = "activations",
+) -> Iterator[tuple]:
     """Yield (index, token ids (T,), streams (sites, T, d) float32 on the CPU) for each prompt, pads removed.
 
-    Prompts that begin alike share a batch, and the run of what they begin with. Under `accelerate launch` each process yields
-    its share; what is made of them has to be `gathered`.
+    `skip`: how many tokens of each prompt's beginning are left off ids and streams. Prompts that begin alike share a batch,
+    and the run of what they begin with. Under `accelerate launch` each process yields its share; what is made of them has to
+    be `gathered`.
     """
-    from tqdm import tqdm
-
     shared, rows = beginnings.Beginnings(model), tokenizer(list(prompts))["input_ids"]
     check_tokens(model, (token for ids in rows for token in ids))
     begun, before = None, None  # the last beginning and its streams
-    for chosen, length in tqdm(
-        runs.own_turns(beginnings.batches(rows, batch)), desc="activations", unit="batch", disable=None
-    ):
+    for chosen, length in progress.steps(runs.own_turns(beginnings.batches(rows, batch)), what, "batch"):
         inputs = padded_batch(tokenizer, [prompts[index] for index in chosen], model.device)
         mask, beginning = inputs["attention_mask"], rows[chosen[0]][:length]
         if length and beginning != begun:
@@ -398,13 +430,14 @@ def residual_streams(model, tokenizer, prompts: Sequence[str], sites: Sequence[i
         new = {name: inputs[name][:, length:] for name in ("input_ids", "position_ids")}
         streams = site_streams(model, sites, cache, attention_mask=mask, **new)
         for index, stream, pads in zip(chosen, streams, (mask == 0).sum(1).tolist()):
-            own = stream[:, max(0, pads - length) :]
-            if pads < length:
-                own = torch.cat([before[0][:, : length - pads], own], 1)
-            yield index, torch.tensor(rows[index]), own.float().cpu()
+            own, first = stream[:, max(0, pads - length) :], max(0, length - pads)  # the token that it begins with
+            left = skip[index] if skip else 0
+            if left < first:
+                own, first = torch.cat([before[0][:, left:first], own], 1), left
+            yield index, torch.tensor(rows[index][left:]), own[:, left - first :].float().cpu()
 
 
-def site_streams(model, sites: Sequence[int], cache=None, **inputs) -> torch.Tensor:
+def site_streams(model, sites: Sequence[float], cache=None, **inputs) -> torch.Tensor:
     """Streams at the sites of one pass, (b, sites, T, d), behind what a cache holds."""
     decoder = model.get_decoder()
     given = {beginnings.cache_argument(decoder): cache} if cache else {}

@@ -1,7 +1,8 @@
 """Geometry of parallel problems: are the versions of a problem nearer to each other, inside a subspace, than different problems?
 
-Points are (languages, problems, d), float64. Distances and their ratios, what can be read from points (which problem, which
-language), and the nulls of both: random subspaces of the same size, Haar or covariance-matched, and shuffled problems.
+Points are (languages, problems, d), float64. Pairs of points and their distances, what random subspaces make of these, and the
+offset between the languages taken out: means removed out of fold, or LEACE. All arithmetic is where the points are; a random
+subspace costs no more than linearly in the problems once there are more points than dimensions.
 """
 
 from collections.abc import Callable
@@ -11,32 +12,48 @@ from itertools import combinations
 import numpy as np
 import torch
 
+import utils
 from lab import statistics
 
-CHUNK = 200  # random subspaces drawn at once: bounds the memory
-Rows = Callable[[int], tuple[torch.Tensor, torch.Tensor]]  # draws that many random subspaces: see haar_rows
+SHIFTS = 20  # different problems that each is paired with, beyond 2 * SHIFTS of them; up to there all pairs are taken
+CHUNK, NUMBERS = 200, 2**24  # random subspaces drawn at once, and numbers held for them: bounds the memory
+FOLDS = 5
+NULLS = ("haar", "matched", "missing")  # random subspaces: see `random_contrasts`
+Draws = Callable[
+    [int], torch.Tensor
+]  # that many random subspaces -> the points' coordinates in them, (count, points, k)
 
 
 @dataclass
 class Pairs:
-    """Pairs of points: first the two versions of each problem, then different problems of one language."""
+    """Pairs of points: first the versions of each problem, then different problems of one language.
+
+    Their inner products come from tiles: each lists points of one language, and its first `step` meet all of it in one small
+    matrix product, of which `entries` are pairs. So a subspace costs no more than linearly in the problems.
+    """
 
     first: torch.Tensor  # index into (languages * problems)
     second: torch.Tensor
     same_problem: int  # how many of the pairs are versions of one problem
+    tiles: torch.Tensor  # (tiles, points of one)
+    step: int
+    entries: torch.Tensor  # index into (tiles * step * points of one)
+    problems: int
+    folds: torch.Tensor | None  # (problems,): different problems are paired within these only
 
     def squares(self, points: torch.Tensor, subspaces: torch.Tensor | None = None) -> torch.Tensor:
         """Squared distance of every pair, inside each subspace where given. (l, n, d), (m, k, d) -> (m, pairs)"""
         flat = points.flatten(0, 1)
-        if subspaces is None:
-            return (flat[self.first] - flat[self.second]).square().sum(-1)
-        return self.squares_of(subspaces @ flat.T)
+        return self.squares_of(flat[None])[0] if subspaces is None else self.squares_of(flat @ subspaces.mT)
 
     def squares_of(self, coordinates: torch.Tensor) -> torch.Tensor:
-        """The same from coordinates (m, k, points), by way of their Gram matrices."""
-        gram = coordinates.mT @ coordinates
-        norms = gram.diagonal(dim1=-2, dim2=-1)
-        return (norms[:, self.first] + norms[:, self.second] - 2 * gram[:, self.first, self.second]).clamp_min(0)
+        """The same from coordinates (m, points, k)."""
+        first, second = (coordinates[:, end[: self.same_problem]] for end in (self.first, self.second))
+        tiles = coordinates[:, self.tiles]  # (m, tiles, points of one, k)
+        met = (tiles[:, :, : self.step] @ tiles.mT).flatten(1)
+        products = torch.cat([(first * second).sum(-1), met[:, self.entries]], 1)
+        norms = coordinates.square().sum(-1)
+        return (norms[:, self.first] + norms[:, self.second] - 2 * products).clamp_min(0)
 
     def ratio(self, squares: torch.Tensor) -> torch.Tensor:
         """Mean distance of a problem's versions over mean distance of different problems. (..., pairs) -> (...)"""
@@ -54,83 +71,187 @@ class Pairs:
         parts = (slice(None, cut), slice(cut, None))
         return tuple((inside[part].sum() / total[part].sum().clamp_min(1e-300)).item() for part in parts)
 
+    def by_problem(self, squares: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Every problem's summed distances, of its versions and to different problems (half of each pair): (n,) twice."""
+        distances, sums = squares.sqrt(), []
+        for part in (slice(None, self.same_problem), slice(self.same_problem, None)):
+            sums.append(distances.new_zeros(self.problems))
+            for end in (self.first, self.second):
+                sums[-1].index_add_(0, end[part] % self.problems, distances[part] / 2)
+        return tuple(part.cpu().numpy() for part in sums)
 
-def all_pairs(languages: int, problems: int, folds: torch.Tensor | None = None) -> Pairs:
-    """Every pair; with folds only those different problems that were held out together."""
+    def interval(self, inside: torch.Tensor, total: torch.Tensor, seed: int) -> tuple[float, float]:
+        """95 % interval of the contrast, resampling problems; the numbers of pairs cancel."""
+        samples = (*self.by_problem(inside), *self.by_problem((total - inside).clamp_min(0)))
+
+        def contrast(same, different, same_outside, different_outside, axis):
+            shares = same.mean(axis) * different_outside.mean(axis)
+            return shares / np.maximum(different.mean(axis) * same_outside.mean(axis), 1e-300)
+
+        return statistics.paired_interval(samples, contrast, statistics.seeded(seed, "phase2: problems"), 9_999)
+
+
+def make_pairs(
+    languages: int, problems: int, folds: torch.Tensor | None = None, seed: int = 0, device: torch.device | str = "cpu"
+) -> Pairs:
+    """All pairs of up to 2 * SHIFTS problems; of more, each with the next SHIFTS in a random cyclic order.
+
+    With `folds` (n,) only those different problems that were held out together, and their orders are the folds'.
+    """
     index = torch.arange(languages * problems).view(languages, problems)
     cross = [(index[a], index[b]) for a, b in combinations(range(languages), 2)]
-    i, j = torch.triu_indices(problems, problems, 1)
-    if folds is not None:
-        together = folds[i] == folds[j]
-        i, j = i[together], j[together]
-    same = [(index[language, i], index[language, j]) for language in range(languages)]
-    first, second = (torch.cat([pair[side] for pair in cross + same]) for side in (0, 1))
-    return Pairs(first, second, len(cross) * problems)
+    first, second = ([torch.cat([pair[side] for pair in cross])] for side in (0, 1))
+    order = torch.randperm(problems, generator=statistics.seeded(seed, "phase2: cyclic order"))
+    groups = [order] if folds is None else [order[folds[order] == fold] for fold in folds.unique()]
+    most = max(map(len, groups))
+    step, reach = min(SHIFTS, most), min(SHIFTS, most // 2)
+    tiles, entries = [], []
+    for language in range(languages):
+        for group in groups:
+            size = len(group)
+            for start in range(0, size, step):
+                tiles.append(index[language, group[(start + torch.arange(step + reach)) % size]])
+                for shift in range(1, min(SHIFTS, size // 2) + 1):
+                    once = size // 2 if 2 * shift == size else size  # opposite problems meet from either side
+                    places = torch.arange(start, max(start, min(start + step, once)))
+                    first.append(index[language, group[places]])
+                    second.append(index[language, group[(places + shift) % size]])
+                    row = places - start
+                    entries.append((len(tiles) - 1) * step * (step + reach) + row * (step + reach) + row + shift)
+    tiles = torch.stack(tiles)
+    first, second, entries = (torch.cat(parts).to(device) for parts in (first, second, entries))
+    return Pairs(first, second, len(cross) * problems, tiles.to(device), step, entries, problems, folds)
 
 
-def null_contrasts(
-    points: torch.Tensor, pairs: Pairs, cloud: torch.Tensor | None, ks: list[int], seed: int, draws: int = 2000
-) -> dict[int, torch.Tensor]:
-    """Contrasts of random subspaces of each size, nested: Haar, or covariance-matched where a token cloud is given.
+def folds_by_answer(answers: list, seed: int, most: int = FOLDS) -> torch.Tensor:
+    """A fold for every problem, of about equal sizes: problems with one answer share it. (n,)
 
-    points (l, n, d), cloud (..., d), -> {k: (draws,)}. Matched draws are orthonormalised draws from N(0, Σ) with Σ the
-    covariance of the cloud's tokens. Both kinds are drawn exactly, but only through what they do to the points: see
-    `haar_rows` and `matched_rows`.
+    At least two, and no more than half of the answers; where all have one answer they are parted all the same.
     """
-    kind = "Haar" if cloud is None else "matched"
-    draw, most, flat = statistics.seeded(seed, f"phase2: {kind} subspaces"), max(ks), points.flatten(0, 1)
-    total, contrasts = pairs.squares(points), {k: [] for k in ks}  # one list per size, however often asked
-    if cloud is None:
-        rows = haar_rows(flat, most, draw)
-    else:
-        rows = matched_rows(flat, cloud.reshape(-1, flat.shape[1]), most, draw)
-    for start in range(0, draws, CHUNK):
-        images, grams = rows(min(CHUNK, draws - start))
-        ridge = 1e-12 * grams.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None] * torch.eye(most, dtype=grams.dtype)
-        coordinates = torch.linalg.solve_triangular(torch.linalg.cholesky(grams + ridge), images, upper=False)
-        for k in contrasts:  # the first k orthonormalised rows span the first k draws
-            contrasts[k].append(pairs.contrast(pairs.squares_of(coordinates[:, :k]), total))
-    return {k: torch.cat(parts) for k, parts in contrasts.items()}
+    names = [str(answer) for answer in answers]
+    if len(set(names)) == 1:
+        names = list(map(str, range(len(names))))
+    order = torch.randperm(len(names), generator=statistics.seeded(seed, "phase2: folds")).tolist()
+    groups = {}
+    for place in order:
+        groups.setdefault(names[place], []).append(place)
+    sizes = [0] * max(2, min(most, len(groups) // 2))
+    folds = torch.zeros(len(names), dtype=torch.long)
+    for group in sorted(groups.values(), key=len, reverse=True):
+        smallest = sizes.index(min(sizes))
+        folds[group] = smallest
+        sizes[smallest] += len(group)
+    return folds
 
 
-def haar_rows(flat: torch.Tensor, k: int, draw: torch.Generator) -> Rows:
-    """(images of the points, Gram matrix) of k Gaussian rows in R^d, `count` times: (count, k, points), (count, k, k).
+def without_means(points: torch.Tensor, folds: torch.Tensor) -> torch.Tensor:
+    """Points less their language's mean, which is taken over the other folds. (l, n, d), (n,) -> (l, n, d)
 
-    The rows' part outside the r-dimensional span of the points enters their Gram matrix alone, as a Wishart matrix of
-    d - r degrees of freedom, and is drawn as such (Bartlett): k(r + k) random numbers instead of kd.
+    A mean that holds the point itself makes the versions of a problem correlate by -1/n where nothing is shared.
     """
-    width = flat.shape[1]
-    left, values, _ = torch.linalg.svd(flat, full_matrices=False)
-    rank = int((values > values[0] * 1e-12).sum())
+    centred = torch.empty_like(points)
+    for fold in folds.unique():
+        held = folds == fold
+        centred[:, held] = points[:, held] - points[:, ~held].mean(1, keepdim=True)
+    return centred
+
+
+def without_language(points: torch.Tensor, folds: torch.Tensor) -> torch.Tensor:
+    """Points after LEACE, which is fitted on the other folds. (l, n, d), (n,) -> (l, n, d)"""
+    erased = torch.empty_like(points)
+    for fold in folds.unique():
+        held = folds == fold
+        erased[:, held] = leace(points[:, ~held])(points[:, held])
+    return erased
+
+
+def leace(points: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The least change after which no linear reader tells the languages of these points apart. (l, n, d)
+
+    Belrose et al. 2023 (arXiv 2306.03819): x - W⁻¹ P W (x - μ) with W = Σ^(-1/2), P the projector onto the range of W Σ_xz; Σ
+    is shrunken by utils.SHRINKAGE. Σ_xz lies in the span of the centred points, so all is done there.
+    """
+    mean = points.mean((0, 1))
+    centred = points - mean
+    _, values, span = torch.linalg.svd(centred.flatten(0, 1), full_matrices=False)  # (r, d)
+    variances = values.square() / centred[..., 0].numel()
+    even = utils.SHRINKAGE * variances.sum() / points.shape[-1]
+    root = ((1 - utils.SHRINKAGE) * variances + even).clamp_min(1e-300).sqrt()
+    offsets = (centred.mean(1) @ span.T) / root  # (l, r), rank l - 1: W Σ_xz up to the languages' shares
+    _, lengths, directions = torch.linalg.svd(offsets, full_matrices=False)
+    directions = directions[: len(points) - 1][lengths[: len(points) - 1] > lengths[0] * 1e-9]
+
+    def erase(x: torch.Tensor) -> torch.Tensor:
+        whitened = ((x - mean) @ span.T) / root
+        return x - (whitened @ directions.T @ directions * root) @ span
+
+    return erase
+
+
+def random_draws(
+    points: torch.Tensor, k: int, draw: torch.Generator, kind: str = "haar", width: int | None = None
+) -> Draws:
+    """Random subspaces of k dimensions, drawn exactly but only through what they do to the points (l, n, d).
+
+    haar: of all subspaces. matched: orthonormalised draws from N(0, Σ), Σ the covariance within languages, shrunken by
+    utils.SHRINKAGE. missing: Haar among those orthogonal to the language space. The draws' part outside the r-dimensional span
+    of the points enters their Gram matrix alone, as a Wishart matrix of d - r degrees of freedom (Bartlett): k(r + k) random
+    numbers instead of kd. The first j coordinates are those in j of the draws.
+    """
+    flat, width = points.flatten(0, 1), width or points.shape[-1]
+    if kind == "missing":
+        flat, width = utils.outside(flat, utils.language_space(points)), width - (len(points) - 1)
+    left, values, right = torch.linalg.svd(flat, full_matrices=False)
+    rank = min(width, int((values > values[0] * 1e-12).sum()))
     reduced, rest = left[:, :rank] * values[:rank], width - rank
     if rest < k:
-        reduced, rank, rest = flat, width, 0
+        reduced, rank, rest = torch.nn.functional.pad(reduced, (0, rest)), width, 0
+    root, even = None, 1.0
+    if kind == "matched":
+        within = (points - points.mean(1, keepdim=True)).flatten(0, 1)
+        inside = within @ right[: min(rank, len(right))].T
+        inside = torch.nn.functional.pad(inside, (0, rank - inside.shape[1]))
+        covariance = inside.T @ inside / len(inside)
+        even = (utils.SHRINKAGE * covariance.trace() / width).clamp_min(1e-300).item()
+        covariance = (1 - utils.SHRINKAGE) * covariance + even * torch.eye(rank).to(covariance)
+        root = torch.linalg.cholesky(covariance).T
     numbers = statistics.numpy_generator(draw)
 
-    def rows(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        gaussian = torch.randn(count, k, rank, generator=draw, dtype=torch.float64)
-        grams = gaussian @ gaussian.mT
+    def coordinates(count: int) -> torch.Tensor:
+        rows = torch.randn(count, k, rank, generator=draw, dtype=torch.float64).to(reduced)
+        rows = rows if root is None else rows @ root
+        grams = rows @ rows.mT
         if rest:
             factor = torch.randn(count, k, k, generator=draw, dtype=torch.float64).tril(-1)
             chi_squares = torch.from_numpy(numbers.chisquare(rest - np.arange(k), (count, k)))
-            factor = factor + torch.diag_embed(chi_squares.sqrt())
-            grams = grams + factor @ factor.mT
-        return gaussian @ reduced.T, grams
+            factor = (factor + torch.diag_embed(chi_squares.sqrt())).to(reduced)
+            grams = grams + even * factor @ factor.mT
+        ridge = 1e-12 * grams.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None] * torch.eye(k).to(grams)
+        factor = torch.linalg.cholesky(grams + ridge)
+        rows = torch.linalg.solve_triangular(factor, rows, upper=False)
+        return reduced @ rows.mT
 
-    return rows
+    return coordinates
 
 
-def matched_rows(flat: torch.Tensor, tokens: torch.Tensor, k: int, draw: torch.Generator) -> Rows:
-    """The same for k draws from N(0, Σ), Σ the covariance of the tokens (t, d): Gaussian in Σ's eigenbasis."""
-    tokens = tokens.double() - tokens.double().mean(0)
-    _, values, right = torch.linalg.svd(tokens, full_matrices=False)
-    images = (right @ flat.T) * values[:, None]
+def in_chunks(draws: int, size: int) -> list[int]:
+    """How many random subspaces are drawn at a time, `size` numbers each."""
+    chunk = max(1, min(CHUNK, NUMBERS // size))
+    return [min(chunk, draws - start) for start in range(0, draws, chunk)]
 
-    def rows(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        gaussian = torch.randn(count, k, len(values), generator=draw, dtype=torch.float64)
-        return gaussian @ images, (gaussian * values.square()) @ gaussian.mT
 
-    return rows
+def random_contrasts(
+    points: torch.Tensor, pairs: Pairs, kind: str, ks: list[int], seed: int, draws: int = 999
+) -> dict[int, torch.Tensor]:
+    """Contrasts of random subspaces of each size, nested, of a kind of `random_draws`: {k: (draws,)} on the CPU."""
+    sizes, total, contrasts = sorted(set(ks)), pairs.squares(points), {k: [] for k in ks}
+    coordinates = random_draws(points, sizes[-1], statistics.seeded(seed, f"phase2: {kind} subspaces"), kind)
+    for count in in_chunks(draws, sizes[-1] * (points[..., 0].numel() + pairs.tiles.numel())):
+        drawn, inside, start = coordinates(count), 0, 0
+        for k in sizes:  # the first k orthonormalised rows span the first k draws
+            inside, start = inside + pairs.squares_of(drawn[:, :, start:k]), k
+            contrasts[k].append(pairs.contrast(inside, total).cpu())
+    return {k: torch.cat(parts) for k, parts in contrasts.items()}
 
 
 def cross_distances(points: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
@@ -150,57 +271,13 @@ def shuffles(problems: int, seed: int, folds: torch.Tensor | None, draws: int) -
     return order
 
 
-def pairing_null(cross: torch.Tensor, seed: int, folds: torch.Tensor | None = None, draws: int = 2000) -> dict:
+def pairing_null(cross: torch.Tensor, seed: int, folds: torch.Tensor | None = None, draws: int = 999) -> dict:
     """The mean distance of a problem's versions, cross (n, n), against the same with the second language's problems shuffled.
 
     With folds only problems that were held out together are exchanged: a subspace fitted on a problem spreads it out, so
     distances to fitted problems are no null for held-out ones.
     """
     order = shuffles(len(cross), seed, folds, draws)
-    shuffled = cross[torch.arange(len(cross)), order].mean(1)
+    shuffled = cross.cpu()[torch.arange(len(cross)), order].mean(1)
     observed = cross.diagonal().mean().item() * (1 + 1e-12)  # the true pairing, drawn, is summed in another order
     return statistics.null_record(shuffled.numpy(), observed, low_counts=True)
-
-
-def shuffled_retrieval(points: torch.Tensor, seed: int, remove_means: bool = True, draws: int = 40) -> float:
-    """Mean of `retrieved` when the other languages' problems are shuffled: its chance level, which is not 1/n once
-    leave-one-out means push the true match away. (l, n, d)"""
-    orders = shuffles(points.shape[1], seed, None, draws)
-    first = points[None, :1].expand(len(orders), -1, -1, -1)
-    return retrieved(torch.cat([first, points[1:, orders].transpose(0, 1)], 1), remove_means).mean().item()
-
-
-def retrieved(points: torch.Tensor, remove_means: bool = True) -> torch.Tensor:
-    """Whether a problem's nearest neighbour in another language is itself, mean over language pairs. (.., l, n, d) -> (.., n)
-
-    With `remove_means` each language's mean, taken without the problem at hand, is subtracted first.
-    """
-    languages, problems = points.shape[-3:-1]
-    if remove_means:
-        points = points - points.mean(-2, keepdim=True)
-    hits = []
-    for a in range(languages):
-        for b in range(languages):
-            if a == b:
-                continue
-            query = points[..., a, :, :]
-            if remove_means:  # x_i - mean without i, and the candidates' mean without i brought to this side
-                query = query + (query - points[..., b, :, :]) / (problems - 1)
-            nearest = torch.cdist(query, points[..., b, :, :]).argmin(-1)
-            hits.append((nearest == torch.arange(problems)).double())
-    return torch.stack(hits).mean(0)
-
-
-def language_decoded(points: torch.Tensor) -> torch.Tensor:
-    """Whether a point is nearest to its own language's centroid, taken without its problem. (.., l, n, d) -> (.., n)"""
-    languages, problems = points.shape[-3:-1]
-    means = points.mean(-2, keepdim=True)
-    centred = points - means
-    right = []
-    for own in range(languages):
-        distances = []
-        for other in range(languages):
-            centroid = means[..., other, :, :] - centred[..., other, :, :] / (problems - 1)
-            distances.append((points[..., own, :, :] - centroid).norm(dim=-1))
-        right.append((torch.stack(distances).argmin(0) == own).double())
-    return torch.stack(right).mean(0)

@@ -12,6 +12,7 @@ from lab import checkpoints, models, numerals, runs, words
 from lab.problems import NoTexts, Problem, load_problems, plain, read_problems
 
 DEFAULT_EXEMPLARS = runs.ROOT / "data" / "exemplars.jsonl"
+SHARED_EXEMPLARS = {"phase2": "words"}  # problem files asked with another's exemplars, if those lie beside them
 TEMPLATE = {"name": "", "prompt": "{question}", "answer": "{answer}", "separator": "", "script": ""}  # a row's parts
 WRITING = {  # scripts that it may name, without their digits; a language whose script is kana is written in Han characters too
     "latin": r"[A-Za-z\u00c0-\u024f]",
@@ -85,10 +86,11 @@ def load_exemplars(
 ) -> tuple[list[Problem], Path]:
     """The few-shot exemplars and their file; UserError if one of them is also a problem.
 
-    Those given; else those that lie beside the problems, words_exemplars.jsonl for words.jsonl; else the model folder's own
-    exemplars.jsonl; else data/exemplars.jsonl.
+    Those given; else those that lie beside the problems, words_exemplars.jsonl for words.jsonl (and for phase2.jsonl); else the
+    model folder's own exemplars.jsonl; else data/exemplars.jsonl.
     """
-    beside = files[0].with_name(f"{files[0].stem}_exemplars.jsonl")
+    stem = files[0].stem
+    beside = files[0].with_name(f"{SHARED_EXEMPLARS.get(stem, stem)}_exemplars.jsonl")
     default = beside if beside.exists() else None
     (file,) = (
         [given or default] if given or default else problem_files(None, folder, "exemplars.jsonl", DEFAULT_EXEMPLARS)

@@ -261,17 +261,17 @@ def tree_table(results: dict) -> str:
         again = node["node"] == "patching" and node is not first
         rows.append([f"patching: {CANDIDATES[node['z']]}" if again else name, branch(node), *measured(node)])
         if node is first:
-            for row in handed_on(results):
-                cells = swapped(row) if row["site"] else ("not swapped", "–")
-                rows.append([f"patching: {CANDIDATES[node['z']]}", f"`{row['verdict']}`", *cells])
+            name = f"patching: {CANDIDATES.get(node['z'])}"
+            rows += [[name, f"`{row['verdict']}`", *swapped(row)] for row in handed_on(results)]
     return page.table(["node", "branch", "measured", "null"], rows)
 
 
 def handed_on(results: dict) -> list[dict]:
     """The contingency that phase 2 handed on, as it was swapped, where it is another Z that decided."""
     node, tested = first_nodes(results["path"])["patching"], results["tasks"]["math"]["tested"]
-    known = "untested" not in node and node["z"] in CANDIDATES and (node["row"] or {}).get("name") != "handed"
-    return [row for row in tested if row["name"] == "handed" and known]
+    if "untested" in node or node["z"] not in CANDIDATES or (node["row"] or {}).get("name") == "handed":
+        return []
+    return [row for row in tested if row["name"] == "handed"]
 
 
 def layer_text(found: dict) -> str:

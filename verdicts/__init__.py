@@ -6,8 +6,10 @@ threshold costs no measurement. Constants that choose what is measured stand in 
 """
 
 from verdicts.dissociation import HALF_REACHED, HONEST, ILLUSORY, OPEN, REACHED, TESTED, beats_layers, phase3, subspace
+from verdicts.separation import phase2
 
 __all__ = ["HALF_REACHED", "HONEST", "ILLUSORY", "OPEN", "REACHED", "TESTED", "beats_layers", "phase3", "subspace"]
+__all__ += ["phase2"]
 
 LEVEL = 0.05
 RECIPE = {  # what the recipe recorded on Qwen2.5-3B, and asks for
@@ -194,62 +196,6 @@ def p_of_wins(wins: int) -> float:
 def fewest_wins(most: int) -> int | None:
     """Fewest problems that one side must win, the other winning none, before the exact test sees it; None beyond `most`."""
     return next((wins for wins in range(1, most + 1) if p_of_wins(wins) < LEVEL), None)
-
-
-def phase2(results: dict) -> dict:
-    """clear | partial | none.
-
-    clear: the primary mask, site and pooling beats all three nulls (Haar, covariance-matched, shuffled problems) at every k;
-    partial: some configuration of the grid does, after Holm. A row's `p` is the largest of the three nulls'.
-    """
-    grid, offset = results["grid"], results["offset"]
-    tests = {
-        "every_k": all(beats_nulls(row) for row in grid if row["primary"]),
-        "some_configuration": any(beats_nulls(row, "p_holm") for row in grid),
-        "centred": beats_nulls(offset),
-    }
-    verdict = "clear" if tests["every_k"] else "partial" if tests["some_configuration"] else "none"
-    energy, chance = results["content"]["energy"], results["primary"]["k"] / results["width"]
-    best = min((row for row in grid if row["primary"]), key=lambda row: row["contrast"])
-    holds = {
-        "ratio": sum(beats_nulls(row, "p_holm") for row in grid) > len(grid) / 2,
-        "primary": beats_nulls(results["primary"]),
-        "centred": tests["centred"],
-        "energy_cross": energy["cross_language"] < chance and energy["haar_cross_language"]["p"] < LEVEL,
-        "energy_same": energy["same_language"] > chance and energy["haar_same_language"]["p"] < LEVEL,
-        "multi": multi_head_wins(grid),
-        "best_k": best["share"] == 1,
-    }
-    judgement = {"verdict": verdict, "tests": tests, "holds": holds}
-    if "given" in results:
-        judgement["given"] = results["given"] | {"holds": beats_nulls(results["given"])}
-    if "contingencies" in results:
-        found = results["contingencies"]["candidates"]
-        judged = {name: row | {"holds": beats_nulls(row, "p_holm")} for name, row in found.items()}
-        judgement["contingencies"] = results["contingencies"] | {"candidates": judged}
-    evidence = results["z"]["stands_on"]  # of the primary weight-based Z none: it stands or falls with the verdict
-    held = verdict == "clear" if evidence is None else beats_nulls(evidence, "p_holm")
-    return judgement | {"z": results["z"] | {"holds": held}}
-
-
-def beats_nulls(row: dict, p: str = "p") -> bool:
-    """Whether a subspace keeps the problem and drops the language (contrast below 1) beyond what its nulls reach."""
-    return row["contrast"] < 1 and row[p] < LEVEL
-
-
-def multi_head_wins(grid: list[dict]) -> bool:
-    """Whether the multi-head mask is at least as good as head 0: in the primary configuration and in most."""
-    own = multi_at_least(grid, lambda row: row["primary"] and row["share"] == 1)
-    every = multi_at_least(grid, lambda row: True)
-    return all(own) and sum(every) > len(every) / 2
-
-
-def multi_at_least(grid: list[dict], chosen) -> list[bool]:
-    """For every chosen multi-head row whether its contrast is at most that of head 0 at the same place, pooling and k."""
-    place = ("place", "pooling", "share")
-    heads = {tuple(row[key] for key in place): row["contrast"] for row in grid if row["mask"] == "head0"}
-    rows = [row for row in grid if row["mask"] == "multi" and chosen(row)]
-    return [row["contrast"] <= heads[tuple(row[key] for key in place)] for row in rows]
 
 
 OVERFIT = 0.1  # an in-sample R² this far above the held-out one is overfitting, whatever it is called

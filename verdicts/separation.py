@@ -1,0 +1,88 @@
+"""Phase 2's verdict: whether a subspace parts problem from language, with the offset and without it, and beyond the text."""
+
+import verdicts
+
+CEILING = 0.99  # a curve that is as high at every site tells nothing
+
+
+def phase2(results: dict) -> dict:
+    """clear | partial | none; beside it `beyond_text`, of the primary Z: True, False, or None where it was not measured.
+
+    clear: the primary mask, site and pooling beats every gating null at every k, raw and with the language means removed;
+    partial: some configuration of the grid does, after Holm. A row's `p` is the largest of its gating nulls'.
+    """
+    grid, energy_chance = results["grid"], results["primary"]["k"] / results["width"]
+    primary = [row for row in grid if row["primary"]]
+    tests = {
+        "every_k": all(holds(row, "p") for row in primary),
+        "some_configuration": any(holds(row) for row in grid),
+        "centred": below(results["primary"]["centred"]),
+        "missing": below({"contrast": results["primary"]["contrast"], "p": results["primary"]["missing"]["p"]}),
+        "beyond_text": beats_text(results["text"]),
+    }
+    verdict = "clear" if tests["every_k"] else "partial" if tests["some_configuration"] else "none"
+    best = min(primary, key=lambda row: row["centred"]["contrast"])
+    claims = {
+        "ratio": sum(holds(row) for row in grid) > len(grid) / 2,
+        "primary": below(results["primary"]),
+        "centred": tests["centred"],
+        "beyond_text": tests["beyond_text"],
+        "energy_cross": results["primary"]["energy_cross_language"] < energy_chance,
+        "energy_same": results["primary"]["energy_same_language"] > energy_chance,
+        "multi": multi_head_wins(grid),
+        "best_k": best["share"] == 1,
+    }
+    judgement = {"verdict": verdict, "beyond_text": tests["beyond_text"], "tests": tests, "holds": claims}
+    judgement["depth_ceiling"] = ceilings(results["depth"])
+    if "given" in results:
+        judgement["given"] = results["given"] | {"holds": holds(results["given"], "p")}
+    if "contingencies" in results:
+        found = results["contingencies"]
+        judged = {
+            part: {name: row | {"holds": holds(row)} for name, row in found[part].items()}
+            for part in ("candidates", "as_recipe")
+        }
+        judgement["contingencies"] = found | judged
+    evidence, text = results["z"]["stands_on"], results["text_handed"] or results["text"]
+    held = verdict == "clear" if evidence is None else holds(evidence)
+    return judgement | {"z": results["z"] | {"holds": held, "beyond_text": beats_text(text)}}
+
+
+def holds(row: dict, p: str = "p_holm") -> bool:
+    """Whether a subspace keeps the problem and drops the language beyond its nulls, with the offset and without it."""
+    return below(row, p) and below(row["centred"], p)
+
+
+def below(row: dict, p: str = "p") -> bool:
+    """Whether a contrast is below 1 beyond what its nulls reach."""
+    return row["contrast"] < 1 and row[p] < verdicts.LEVEL
+
+
+def beats_text(text: dict) -> bool | None:
+    """Whether a subspace tells a text from its foil better than every baseline does; None where one was not measured."""
+    if text["unmeasured"]:
+        return None
+    return all(row["difference"]["low"] > 0 for row in text["baselines"].values())
+
+
+def ceilings(depth: dict) -> dict:
+    """Which curves along depth are at their ceiling at every site: {reader: {space: bool}}."""
+    return {
+        key: {name: None not in curve and min(curve) >= CEILING for name, curve in depth[key].items()}
+        for key in ("problem", "language", "answer")
+    }
+
+
+def multi_head_wins(grid: list[dict]) -> bool:
+    """Whether the multi-head mask is at least as good as head 0: in the primary configuration and in most."""
+    own = multi_at_least(grid, lambda row: row["primary"] and row["share"] == 1)
+    every = multi_at_least(grid, lambda row: True)
+    return all(own) and sum(every) > len(every) / 2
+
+
+def multi_at_least(grid: list[dict], chosen) -> list[bool]:
+    """For every chosen multi-head row whether its contrast is at most that of head 0 at the same place, pooling and k."""
+    place = ("place", "pooling", "share")
+    heads = {tuple(row[key] for key in place): row["contrast"] for row in grid if row["mask"] == "head0"}
+    rows = [row for row in grid if row["mask"] == "multi" and chosen(row)]
+    return [row["contrast"] <= heads[tuple(row[key] for key in place)] for row in rows]
