@@ -62,7 +62,6 @@ class Asks:
     """What a step asks where no file is named, and the steps that fall out where the problems do not allow it."""
 
     default: str  # in data/
-    few_shot: bool = True
     in_words: bool = False
     fewest: int = MINIMUM
     falls_out: tuple[str, ...] = ()  # none: then there is no hunt
@@ -79,10 +78,10 @@ class Plan:
 SECOND = tuple(f"{REASONING}/{stem}" for stem in ("phase2", "phase3", "phase3b"))
 ASKS = {
     "phase0": Asks("phase0.jsonl", fewest=1),
-    "phase2": Asks("phase2.jsonl", few_shot=False),
+    "phase2": Asks("phase2.jsonl"),
     # the ablation asks this file; phase 3 goes down the whole ladder where neither the user nor the model names one
     "phase3": Asks("words.jsonl", in_words=True, fewest=2 * MINIMUM, falls_out=("phase3", "phase3b", "ablation")),
-    SECOND[0]: Asks("reasoning.jsonl", few_shot=False, falls_out=SECOND),
+    SECOND[0]: Asks("reasoning.jsonl", falls_out=SECOND),
     SECOND[1]: Asks("reasoning.jsonl", in_words=True, falls_out=SECOND[1:]),
 }
 
@@ -173,7 +172,7 @@ def named_files(key: str, arguments: argparse.Namespace, folder: checkpoints.Mod
     own, data = folder.path / "reasoning.jsonl", runs.ROOT / "data"
     if own.exists():
         return [own], None
-    return [data / "reasoning.jsonl"], (data / "reasoning_exemplars.jsonl" if ASKS[key].few_shot else None)
+    return [data / "reasoning.jsonl"], data / "reasoning_exemplars.jsonl"
 
 
 def asking(arguments, folder: checkpoints.ModelFolder, asks: Asks, problems: list | None, exemplars) -> tuple[str, ...]:
@@ -182,7 +181,7 @@ def asking(arguments, folder: checkpoints.ModelFolder, asks: Asks, problems: lis
     None: what the step takes by itself. --limit is handed on where more problems are there.
     """
     what = argparse.Namespace(languages=arguments.languages, problems=problems, exemplars=exemplars, limit=None)
-    asked = questions.find_asked(what, folder, asks.default, asks.few_shot)
+    asked = questions.find_asked(what, folder, asks.default)
     kept, files = asked.problems[: arguments.limit], ", ".join(map(str, asked.files))
     for problem in [*kept, *asked.exemplars] if asks.in_words else []:
         questions.check_words(problem, arguments.languages)
@@ -300,7 +299,7 @@ def gather(parts: dict, layers: int, left_out: dict | None = None) -> dict:
     What was left out (step -> name of the reason) has no numbers: None, or no entry among the tasks.
     """
     one, two, phase2 = (parts[key] for key in ("one", "two", "phase2"))
-    left_out, plane, site = left_out or {}, phase2["plane"], phase2["z"]["site"]
+    left_out, depth, site = left_out or {}, phase2["depth"], phase2["z"]["site"]
     tested = {row["name"]: row for row in tested_rows(parts.get("phase3", UNPATCHED))}
     weights, bottleneck = tested.get("weights", {}), one["bottleneck"]
     return {
@@ -325,11 +324,11 @@ def gather(parts: dict, layers: int, left_out: dict | None = None) -> dict:
         "ffn_over_chance": two["ffn_alignment_over_chance"][two["settings"]["layer"]],
         "rivals": {name: phase2["rivals"][name]["contrast"] for name in ("weight", "centroid", "random")},
         "plane": {
-            "language_first": plane["language_in_z"][0],
-            "language": plane["language_in_z"][site],
+            "language_first": depth["language"]["z"][0],
+            "language": depth["language"]["z"][site],
             "language_chance": phase2["chance"]["language"],
-            "problem": plane["problem_in_z"][site],
-            "problem_shuffled": plane["problem_shuffled"][site],
+            "problem": depth["problem"]["z"][site],
+            "problem_shuffled": depth["problem_shuffled"]["z"][site],
         },
         "tasks": {
             task: task_row(parts, folder, left_out) for task, folder in TASKS.items() if f"{folder}phase2" in parts
@@ -377,7 +376,11 @@ def path(parts: dict, left_out: dict) -> list[dict]:
     keys = ("verdict", "right", "n", "mcnemar_p", "no_room", "one_problem_away")
     behaviour = {"node": "behaviour", "languages": phase0["settings"]["languages"], **select(phase0, keys)}
     behaviour |= {who: phase0["names"][language] for who, language in phase0["compared"].items()}
-    separation = {"node": "separation", "verdict": phase2["verdict"], "centred": phase2["tests"]["centred"]}
+    separation = {
+        "node": "separation",
+        **select(phase2, ("verdict", "beyond_text")),
+        "centred": phase2["tests"]["centred"],
+    }
     nodes = [behaviour, separation | select(phase2["primary"], ("ratio_z", "ratio_z_perp", "p"))]
     if found := candidates(phase2):
         nodes.append({"node": "contingencies", "candidates": found})
@@ -398,7 +401,7 @@ def patching(parts: dict, prefix: str, left_out: dict) -> dict:
     z, phase3 = parts[f"{prefix}phase2"]["z"], parts.get(f"{prefix}phase3", UNPATCHED)
     name = "handed" if prefix else phase3["decided_by"]
     row = next((row for row in tested_rows(phase3) if row["name"] == name), None)
-    node = {"node": "patching", "z": z["method"], "layer": z["layer"], "holds": z["holds"], "row": row}
+    node = {"node": "patching", "z": z["method"], **select(z, ("layer", "holds", "beyond_text")), "row": row}
     node |= select(phase3, ("verdict", "rung", "pairs")) | reason(phase3, left_out.get(f"{prefix}phase3"))
     return node | ({"verdict": row["verdict"] if row else "untestable"} if prefix else {})
 

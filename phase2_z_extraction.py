@@ -16,8 +16,6 @@ Steps, which are also the report's headings; 5 is measured last, since twins are
 6 rivals on held-out problems   7 contingencies   8 depth   9 channels   10 what the recipe asks
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +33,11 @@ from lab import (
     runs,
     separation,
     statistics,
+    studies,
     subspaces,
     text,
 )
+from lab.studies import Study
 from reports import phase2 as page
 
 ARRAYS = ("phase2_activations.npy", "phase2_z_basis.npy", "phase2_layer_subspaces.npy", "z.safetensors")
@@ -55,8 +55,6 @@ MINIMUM_PROBLEMS = 4
 HAND_ON_LEVEL = 0.05  # below this p a Z counts as holding: chooses what is measured next, and judges nothing
 FITTED = ("centroid", "ard_mmd")
 CONTINGENCIES = ("centroid", "previous_layer", "sweep", "ard_mmd")  # the recipe's (a), (b), (b) and (c)
-ARD_LAYERS, ARD_STEPS = 10, 150
-RELEVANT_SHARE = 0.9  # |Z| of ARD-MMD: fewest dimensions that hold this share of the relevance
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -166,96 +164,14 @@ def given_hash(results: dict, basis: np.ndarray) -> str:
     return runs.short_hash([runs.array_hash(basis), what])
 
 
-@dataclass
-class Study:
-    """The data that every measurement is taken on."""
-
-    vectors: np.ndarray  # (languages, problems, sites, poolings, d)
-    updates: np.ndarray  # (languages, problems, layers, attention and FFN, d)
-    clouds: dict  # site -> (languages, problems, tokens, d)
-    layer: int
-    weights: dict  # see weight_subspaces
-    problems: list[questions.Problem]
-    seed: int
-    device: torch.device
-    batch: int = 16
-    fitting_share: float = 1.0
-    places: dict = field(default_factory=dict)  # (site, pooling, held out) -> separation.Place
-
-    @property
-    def answers(self) -> list[str]:
-        return [str(problem.answer) for problem in self.problems]
-
-    @property
-    def primary(self) -> torch.Tensor:
-        """The weight-based Z of the bottleneck at the primary k, (k, d)."""
-        return self.weights["every_layer"][self.layer]
-
-    def points(self, site: int, pooled: str) -> torch.Tensor:
-        """(languages, problems, d) float64 on the model's device, centred on their common mean."""
-        points = torch.from_numpy(self.vectors[:, :, site, pooling.POOLINGS.index(pooled)]).to(self.device).double()
-        return points - points.mean((0, 1))
-
-    def folds(self) -> torch.Tensor:
-        return pairs.folds_by_answer(self.answers, self.seed)
-
-    def place(self, site: int, pooled: str, held_out: bool = False) -> separation.Place:
-        """Where subspaces are scored, with the random ones that were; `held_out`: different problems of one fold only."""
-        key = (site, pooled, held_out)
-        if key not in self.places:
-            self.places[key] = separation.Place(self.points(site, pooled), self.folds(), self.seed, DRAWS, held_out)
-        return self.places[key]
-
-    def masks(self) -> dict[str, tuple[int, int]]:
-        """Name -> (layer of the mask, site of the activations)."""
-        places = {"b at b.out": (self.layer, self.layer + 1), "b at b.in": (self.layer, self.layer)}
-        return places | ({"b-1 at b-1.out": (self.layer - 1, self.layer)} if self.layer else {})
-
-    def fitting(self) -> list[int]:
-        """The problems that a Z handed on may be fitted on: whole answers, so that the others are of answers unseen."""
-        wanted, folds = round(self.fitting_share * len(self.problems)), {}
-        order = torch.randperm(len(self.problems), generator=statistics.seeded(self.seed, "phase2: fitting")).tolist()
-        for place in order:
-            folds.setdefault(self.answers[place], []).append(place)
-        chosen = []
-        for group in folds.values():
-            if len(chosen) < wanted:
-                chosen += group
-        return chosen if len(chosen) < len(order) or self.fitting_share == 1 else order[:wanted]
-
-
 def make_study(opening: questions.Asking, model, tokenizer, settings: dict) -> tuple[Study, dict]:
     """Every prompt run once, the subspaces of the weights, and a summary of the sinks."""
     arguments, layer = opening.arguments, settings["layer"]
-    sites, clouds = range(opening.folder.layers + 1), [at + 1 for at in ard_layers(layer)]
+    sites, clouds = range(opening.folder.layers + 1), [at + 1 for at in studies.ard_layers(layer)]
     found = pooling.capture(model, tokenizer, opening, sites, arguments.batch, "problems", clouds, updates=True)
-    weights = weight_subspaces(opening.folder, layer, arguments.fold_norm, opening.device)
+    weights = subspaces.weight_subspaces(opening.folder, layer, K_SHARES, arguments.fold_norm, opening.device)
     measured = (found.vectors, found.updates, found.clouds, layer, weights, opening.problems, arguments.seed)
     return Study(*measured, opening.device, arguments.batch, settings["fitting_share"]), found.sinks
-
-
-def weight_subspaces(folder, layer: int, fold_norm: bool, device) -> dict:
-    """Weight-based subspaces: per-head vectors at b and b-1 (h, r, d), k for each share, multi-head Z of every layer.
-
-    k = share of the mean effective rank of layer b's kernels, at most d_head and at most d - 1.
-    """
-
-    def kernels(index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        factors = utils.kernel_factors(checkpoints.read_layer(folder, index), folder.head_width, fold_norm)
-        values, vectors = utils.kernel_svd(*(part.to(device) for part in factors))
-        return values.cpu(), vectors.cpu()
-
-    values, _ = kernels(layer)
-    rank = utils.effective_rank(values).mean().item()
-    limit = min(folder.head_width, folder.width - 1)
-    k = [min(limit, max(1, round(share * rank))) for share in K_SHARES]
-    heads, every_layer = {}, []
-    for index in progress.steps(range(folder.layers), "kernels", "layer"):
-        _, vectors = kernels(index)
-        if index in (layer - 1, layer):
-            heads[index] = vectors
-        every_layer.append(utils.multi_head_subspace(vectors[:, : k[-1]], k[-1]))
-    return {"k": k, "rank": rank, "heads": heads, "every_layer": every_layer}
 
 
 def sizes(study: Study) -> dict:
@@ -280,7 +196,7 @@ def measure_grid(study: Study) -> list[dict]:
     rows, ks = [], study.weights["k"]
     places = [(name, *where, pooled) for name, where in study.masks().items() for pooled in pooling.POOLINGS]
     for name, mask_layer, site, pooled in progress.steps(places, "the grid", "place"):
-        place = study.place(site, pooled)
+        place = study.place(site, pooled, DRAWS)
         if not place.defined():
             continue
         place.draw(ks)
@@ -316,7 +232,7 @@ def standing(grid: list[dict]) -> str:
 
 def offset_share(study: Study) -> float:
     """Share of the squared distance between versions that is one constant offset, at the primary place."""
-    place = study.place(study.layer + 1, PRIMARY["pooling"])
+    place = study.place(study.layer + 1, PRIMARY["pooling"], DRAWS)
     points, paired = place.points, place.raw.paired
     versions = slice(None, paired.same_problem)
     rest = paired.squares(points - points.mean(1, keepdim=True))[versions].sum()
@@ -332,55 +248,11 @@ def rivals(study: Study, with_ard: bool) -> dict:
 
 def held_out(study: Study, name: str, pooled: str) -> dict:
     """A rival's row at the bottleneck's output, fitted anew for every fold on the other folds; all have one size."""
-    folds, k = study.folds(), common_k(study)
-    fit = fitter(study, name, pooled, k)
+    folds, k = study.folds(), studies.common_k(study)
+    fit = studies.fitter(study, name, pooled, k)
     bases = torch.stack([fit((folds != fold).nonzero().flatten().tolist()).cpu() for fold in folds.unique()])
-    row = study.place(study.layer + 1, pooled, held_out=True).row(bases)
+    row = study.place(study.layer + 1, pooled, DRAWS, held_out=True).row(bases)
     return {"layer": study.layer, "site": study.layer + 1, "pooling": pooled, **row}
-
-
-def common_k(study: Study) -> int:
-    """The largest k, up to the primary one, that problems of the smallest training part can determine."""
-    largest_fold = int(study.folds().bincount().max())
-    return max(1, min(study.weights["k"][-1], len(study.problems) - largest_fold - 1))
-
-
-def fitter(study: Study, name: str, pooled: str, k: int) -> Callable[[list[int]], torch.Tensor]:
-    """What makes a rival's subspace (k, d) at the bottleneck's output from some problems."""
-    points, site = study.points(study.layer + 1, pooled), study.layer + 1
-    if name == "centroid":
-        return lambda chosen: subspaces.centroid_subspace(own_mean(points[:, chosen]), k)
-    if name == "pca":
-        return lambda chosen: utils.principal_subspace(points[:, chosen], k)
-    if name == "ard_mmd":
-        return lambda chosen: subspaces.axis_subspace(relevance(study, cloud_of(study, site, pooled, chosen)), k)
-    heads, draw = study.weights["heads"][study.layer], statistics.seeded(study.seed, "phase2: one Haar rival")
-    fixed = utils.multi_head_subspace(heads[:, :k], k)
-    if name == "random":
-        (fixed,) = utils.random_subspaces(draw, 1, k, points.shape[-1])
-    return lambda _: fixed
-
-
-def own_mean(points: torch.Tensor) -> torch.Tensor:
-    return points - points.mean((0, 1))
-
-
-def cloud_of(study: Study, site: int, pooled: str, chosen: list[int]) -> torch.Tensor:
-    """The tokens of some problems that ARD-MMD sees, (l, n, tokens, d): spread over the prompt, or its last position alone."""
-    kept = [index for index in chosen if index < pooling.CLOUD_PROBLEMS]
-    if pooled == "mean":
-        return study.clouds[site][:, kept]
-    return study.points(site, pooled)[:, kept, None].float().cpu()
-
-
-def relevance(study: Study, cloud: torch.Tensor) -> torch.Tensor:
-    """ARD-MMD's relevances of the coordinates at one site, started from the weight-based Z. (l, n, m, d) -> (d,)"""
-    return subspaces.fit_relevance(cloud, study.primary, study.seed, ARD_STEPS)
-
-
-def ard_layers(bottleneck: int) -> list[int]:
-    """About ten layers spread from the first to the bottleneck."""
-    return sorted({round(layer) for layer in np.linspace(0, bottleneck, ARD_LAYERS)})
 
 
 def contingencies(study: Study, grid: list[dict], rival: dict) -> dict:
@@ -401,10 +273,10 @@ def contingencies(study: Study, grid: list[dict], rival: dict) -> dict:
         if (PRIMARY | {"place": "b-1 at b-1.out", "share": 1}).items() <= row.items():
             candidates["previous_layer"] = {"layer": study.layer - 1, **row}
     candidates = {name: row | {"passed": held(row)} for name, row in candidates.items()}
-    layers = progress.steps(ard_layers(study.layer), "ARD-MMD along depth", "layer")
-    relevances = {layer: relevance(study, study.clouds[layer + 1]) for layer in layers}
+    layers = progress.steps(studies.ard_layers(study.layer), "ARD-MMD along depth", "layer")
+    relevances = {layer: studies.relevance(study, study.clouds[layer + 1]) for layer in layers}
     found = {"candidates": candidates, "as_recipe": as_recipe, "sweep": sweep}
-    return found | {"ard": ard_summary(relevances, study.primary)}
+    return found | {"ard": studies.ard_summary(relevances, study.primary)}
 
 
 def p_of(row: dict) -> tuple[float, float]:
@@ -421,19 +293,6 @@ def layer_sweep(study: Study) -> list[dict]:
             row = separation.Place(points, folds, study.seed, DRAWS).row(basis)
         rows.append({"layer": layer, "site": layer + 1, "pooling": PRIMARY["pooling"], **row})
     return rows
-
-
-def ard_summary(relevances: dict[int, torch.Tensor], basis: torch.Tensor) -> dict:
-    """Per fitted layer: |Z|, the spectrum of the relevances, and how much of the weight-based Z its top k coordinates hold."""
-    layers = []
-    for layer, values in relevances.items():
-        size = subspaces.relevant_dimensions(values, RELEVANT_SHARE)
-        overlap = utils.grassmann_similarity(basis, subspaces.axis_subspace(values, len(basis))).item()
-        spectrum = values.sort(descending=True).values
-        picks = torch.linspace(0, len(spectrum) - 1, min(len(spectrum), 64)).round().long()
-        row = {"layer": layer, "size": size, "overlap": overlap, "chance": len(basis) / len(values)}
-        layers.append(row | {"spectrum": spectrum[picks]})
-    return {"layers": layers, "relevant_share": RELEVANT_SHARE}
 
 
 def depth(study: Study) -> dict:
@@ -512,7 +371,7 @@ def choose_z(study: Study, results: dict, wanted: str) -> tuple[dict, torch.Tens
         passed, basis = row["passed"], study.weights["every_layer"][row["layer"]]
         if by_name in FITTED:
             fitted = study.fitting()
-            basis = fitter(study, by_name, POSITION, min(row["k"], max(1, len(fitted) - 1)))(fitted).cpu()
+            basis = studies.fitter(study, by_name, POSITION, min(row["k"], max(1, len(fitted) - 1)))(fitted).cpu()
     hashes = [questions.problem_hash(problem) for problem in study.problems]
     return {
         "method": method,

@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = runs.command_line(__doc__)
-    parser.add_argument("--pooling", default="mean_without_sinks", help="of phase 2's activations, as phase 2 names it")
+    parser.add_argument("--pooling", default="mean", help="of phase 2's activations, as phase 2 names it")
     parser.add_argument("--batch", type=runs.positive, default=16, help="prompts per forward pass of the transfer")
     return parser.parse_args(argv)
 

@@ -9,6 +9,7 @@ from tqdm import tqdm
 from lab import runs
 
 EVERY = 60.0  # seconds between two lines where there is no terminal
+_said = [time.monotonic()]  # when the last line was written, by whatever work
 
 
 def steps(things: Iterable, what: str, unit: str = "step", total: int | None = None) -> Iterator:
@@ -17,9 +18,10 @@ def steps(things: Iterable, what: str, unit: str = "step", total: int | None = N
     if sys.stderr.isatty():
         yield from tqdm(things, desc=what, unit=unit, total=total)
         return
-    start = said = time.monotonic()
+    start = time.monotonic()
     for done, thing in enumerate(things):
-        if time.monotonic() - said >= EVERY and runs.processes()[0] == 0:
-            said = time.monotonic()
-            print(f"{what}: {done} of {total} {unit}s, {said - start:.0f} s", file=sys.stderr, flush=True)
+        now = time.monotonic()
+        if now - _said[0] >= EVERY and runs.processes()[0] == 0:
+            _said[0] = now
+            print(f"{what}: {done} of {total} {unit}s after {now - start:.0f} s", file=sys.stderr, flush=True)
         yield thing

@@ -4,6 +4,7 @@ A subspace is a matrix of orthonormal rows (k, d). The fits are pure: tensors in
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 import utils
-from lab import checkpoints, runs, statistics
+from lab import checkpoints, progress, runs, statistics
 
 ARD_RATE = 0.1
 ARD_SPARSITY = 0.01  # weight of the entropy of the relevances, in nats, beside a difference of log MMD²
@@ -77,6 +78,30 @@ def z_file(basis: np.ndarray, z: dict, model: dict) -> bytes:
     header = json.dumps({"__metadata__": metadata, "z": tensor}, sort_keys=True).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header + content
+
+
+def weight_subspaces(folder, layer: int, shares: Sequence[float], fold_norm: bool, device) -> dict:
+    """Weight-based subspaces: per-head vectors at b and b-1 (h, r, d), k for each share, multi-head Z of every layer.
+
+    k = each of the `shares` of the mean effective rank of layer b's kernels, at most d_head and at most d - 1.
+    """
+
+    def kernels(index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        factors = utils.kernel_factors(checkpoints.read_layer(folder, index), folder.head_width, fold_norm)
+        values, vectors = utils.kernel_svd(*(part.to(device) for part in factors))
+        return values.cpu(), vectors.cpu()
+
+    values, _ = kernels(layer)
+    rank = utils.effective_rank(values).mean().item()
+    limit = min(folder.head_width, folder.width - 1)
+    k = [min(limit, max(1, round(share * rank))) for share in shares]
+    heads, every_layer = {}, []
+    for index in progress.steps(range(folder.layers), "kernels", "layer"):
+        _, vectors = kernels(index)
+        if index in (layer - 1, layer):
+            heads[index] = vectors
+        every_layer.append(utils.multi_head_subspace(vectors[:, : k[-1]], k[-1]))
+    return {"k": k, "rank": rank, "heads": heads, "every_layer": every_layer}
 
 
 def centroid_subspace(points: torch.Tensor, k: int) -> torch.Tensor:

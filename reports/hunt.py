@@ -52,10 +52,10 @@ VERDICTS = {
     "inconclusive": "Whether there is a causal Z is neither shown nor excluded",
     "correlational_z": """Z is correlational: something separates language from problem, or moves some answers, but no swap is
         a double dissociation. The Z that phase 2 handed on is""",
-    "untestable": """Whether there is a Z cannot be told: nothing that the tree names separates language from problem on held-out
-        data, and on math no cause could be tested""",
-    "no_z": """No Z was found: nothing that the tree names separates language from problem on held-out data, and no swap moves
-        the answer beyond chance""",
+    "untestable": """Whether there is a Z cannot be told: nothing that the tree names separates language from problem beyond what
+        the words give, and on math no cause could be tested""",
+    "no_z": """No Z was found: nothing that the tree names separates language from problem beyond what the words give, and no swap
+        moves the answer beyond chance""",
 }
 SEPARATES = {"clear": "separates language from problem", "none": "does not separate language from problem"}
 SEPARATES |= {"partial": "separates language from problem in some configurations only"}
@@ -64,6 +64,8 @@ MOVES |= {"answer_word": "moves the answer by the output word's code", "illusion
 MOVES |= {"language_removed": "moves it as all but the language would", "inconclusive": "leaves open what it moves"}
 UNTESTED = """Z is correlational: something separates language from problem. Whether the model uses it in math could not be
     tested. The Z that phase 2 handed on is"""
+WARNINGS = {"offset_only": "The separation vanishes once the constant offset between the languages is removed."}
+WARNINGS |= {"text_only": "Numerals, a bag of words or untrained twins tell the problems apart as well as Z does."}
 NOT_RUN = "Not run; section 7 says why."
 CLAIMS = {  # the recipe's publishability list
     "structure": ("a bottleneck of attention that the FFN avoids", "minimal 1"),
@@ -219,10 +221,8 @@ def verdict_sentence(results: dict) -> str:
     if results["site_moves"] is False:
         warnings.append(f"""At the weight-based Z's own place, {place(weights["site"])}, the whole stream carries
             {CARRIES[weights["place"]]}: what is said of it there is about the place as much as about Z.""")
-    if results["offset_only"]:
-        warnings.append("The separation vanishes once the constant offset between the languages is removed.")
-    return page.prose(f"""
-        {what} (`{results["verdict"]}`). The weight-based Z of {layer}
+    warnings += [said for key, said in WARNINGS.items() if results[key]]
+    return page.prose(f"""{what} (`{results["verdict"]}`). The weight-based Z of {layer}
         {SEPARATES[weights["separates"]]} and, swapped at its own place, {moves}. {" ".join([patched, *warnings])}
         """)
 

@@ -28,9 +28,7 @@ def claims(results: dict) -> list[dict]:
     show, primary, grid, text = page.show, results["primary"], results["grid"], results["text"]
     chance = f"k/d {show(primary['k'] / results['width'], 3)}"
     below = sum(row["contrast"] < 1 for row in grid)
-    by_k = ", ".join(
-        f"k = {row['k']}: {show(row['centred']['contrast'], 3)}" for row in grid if row["primary"]
-    )
+    by_k = ", ".join(f"k = {row['k']}: {show(row['centred']['contrast'], 3)}" for row in grid if row["primary"])
     rows = {
         "ratio": ("ratio_Z < ratio_Z⊥ in most configurations", "most", f"{below} of {len(grid)}", "after Holm"),
         "primary": ("ratio_Z < ratio_Z⊥ in the primary configuration", "≪", ratios(primary), f"p {show(primary['p'], 2)}"),

@@ -6,10 +6,10 @@ threshold costs no measurement. Constants that choose what is measured stand in 
 """
 
 from verdicts.dissociation import HALF_REACHED, HONEST, ILLUSORY, OPEN, REACHED, TESTED, beats_layers, phase3, subspace
-from verdicts.separation import phase2
+from verdicts.separation import beats_text, phase2
 
 __all__ = ["HALF_REACHED", "HONEST", "ILLUSORY", "OPEN", "REACHED", "TESTED", "beats_layers", "phase3", "subspace"]
-__all__ += ["phase2"]
+__all__ += ["beats_text", "phase2"]
 
 LEVEL = 0.05
 RECIPE = {  # what the recipe recorded on Qwen2.5-3B, and asks for
@@ -268,9 +268,10 @@ SAME_Z = ("weights", "weights_at_carrier", "handed")  # subspaces of math, teste
 def hunt(results: dict) -> dict:
     """causal_z | answer_word | illusion | inconclusive | correlational_z | no_z | untestable; of several models see `comparison`.
 
-    The second to fourth are phase 3's where no Z is causal; untestable: nothing separates, and phase 3 could test nothing.
-    Beside verdict, tests and holds: which way the tree went at each node of `path`, how the predicted and the causal layer
-    lie (`layers`), which Z the verdict is about (`z`), and two warnings, `offset_only`, `site_moves`.
+    The second to fourth are phase 3's where no Z is causal; correlational_z: something separates, beyond the offset and beyond
+    the text; untestable: nothing does, and phase 3 could test nothing. Beside verdict, tests and holds: which way the tree went
+    at each node of `path`, how the predicted and the causal layer lie (`layers`), which Z the verdict is about (`z`), and
+    warnings: `offset_only`, `text_only`, `site_moves`.
     """
     if "models" in results:
         return comparison(results)
@@ -281,16 +282,20 @@ def hunt(results: dict) -> dict:
     again = [row for row in again if (1 + len(others)) * row["p"] < LEVEL]  # Bonferroni over the contingencies patched
     tests = {
         "separates": separation["verdict"] != "none",
+        "beyond_text": separation["beyond_text"],
         "handed_on_separates": first["holds"],
+        "handed_on_beyond_text": first["beyond_text"],
         "causal": bool(own),
         "causal_contingency": bool(again),
         "moves_some": first["verdict"] in ("partial", "language_removed"),
     }
+    separates = tests["separates"] and tests["beyond_text"] is True
+    separates = separates or (tests["handed_on_separates"] and tests["handed_on_beyond_text"] is True)
     if own or again:
         verdict = "causal_z"
     elif first["verdict"] in EXPLAINED:
         verdict = first["verdict"]
-    elif tests["separates"] or tests["handed_on_separates"] or tests["moves_some"]:
+    elif separates or tests["moves_some"]:
         verdict = "correlational_z"
     else:
         verdict = "untestable" if WAYS.get(first["verdict"]) == "untestable" else "no_z"
@@ -304,6 +309,7 @@ def hunt(results: dict) -> dict:
         "layers": layers,
         "z": causal or (first["row"] or {}) | {"found_by": None},
         "offset_only": tests["separates"] and separation["centred"] is False,
+        "text_only": tests["separates"] and separation["beyond_text"] is False,
         "site_moves": None if place is None else place == "joint",
     }
 
