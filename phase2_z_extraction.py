@@ -225,7 +225,14 @@ def standing(grid: list[dict]) -> str:
 
     It is the verdict's rule at HAND_ON_LEVEL; the verdict itself is judged from the saved results.
     """
-    if all(held(row, "p") for row in grid if row["primary"]):
+    primary = [row for row in grid if row["primary"]]
+    at_every_k = all(
+        row["contrast"] < 1 and row[null]["p"] < HAND_ON_LEVEL
+        for row in primary
+        for null in row["gates"]
+        if null != "missing"
+    )
+    if at_every_k and all(held(row, "p") for row in primary if row["share"] == 1):
         return "clear"
     return "partial" if any(map(held, grid)) else "none"
 

@@ -242,16 +242,21 @@ def in_chunks(draws: int, size: int) -> list[int]:
 
 def random_contrasts(
     points: torch.Tensor, pairs: Pairs, kind: str, ks: list[int], seed: int, draws: int = 999
-) -> dict[int, torch.Tensor]:
-    """Contrasts of random subspaces of each size, nested, of a kind of `random_draws`: {k: (draws,)} on the CPU."""
+) -> tuple[dict[int, torch.Tensor], dict[int, float]]:
+    """Contrasts of random subspaces of each size, nested, of a kind of `random_draws`: {k: (draws,)} on the CPU.
+
+    Beside it {k: mean share of the squared distance between different problems that the draws hold}.
+    """
     sizes, total, contrasts = sorted(set(ks)), pairs.squares(points), {k: [] for k in ks}
+    cut, shares = pairs.same_problem, dict.fromkeys(ks, 0.0)
     coordinates = random_draws(points, sizes[-1], statistics.seeded(seed, f"phase2: {kind} subspaces"), kind)
     for count in in_chunks(draws, sizes[-1] * (points[..., 0].numel() + pairs.tiles.numel())):
         drawn, inside, start = coordinates(count), 0, 0
         for k in sizes:  # the first k orthonormalised rows span the first k draws
             inside, start = inside + pairs.squares_of(drawn[:, :, start:k]), k
             contrasts[k].append(pairs.contrast(inside, total).cpu())
-    return {k: torch.cat(parts) for k, parts in contrasts.items()}
+            shares[k] += (inside[:, cut:].sum() / total[cut:].sum().clamp_min(1e-300)).item() / draws
+    return {k: torch.cat(parts) for k, parts in contrasts.items()}, shares
 
 
 def cross_distances(points: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:

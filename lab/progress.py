@@ -23,5 +23,5 @@ def steps(things: Iterable, what: str, unit: str = "step", total: int | None = N
         now = time.monotonic()
         if now - _said[0] >= EVERY and runs.processes()[0] == 0:
             _said[0] = now
-            print(f"{what}: {done} of {total} {unit}s after {now - start:.0f} s", file=sys.stderr, flush=True)
+            print(f"{what}: {done} of {total} after {now - start:.0f} s", file=sys.stderr, flush=True)
         yield thing

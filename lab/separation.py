@@ -17,6 +17,9 @@ RAW = (
     "pairing",
 )  # nulls of the contrast that gate it; `pairing` is about versions' distances
 CENTRED = ("haar", "matched", "pairing")  # without the offset there is nothing to miss
+# Draws that hold most of what tells problems apart (as many dimensions as problems do that) are a rival, and no null: whatever
+# separates is in them. Then they are shown, and do not gate.
+MOST_HELD = 0.5
 DRAWS = 999  # Holm over the grid's 36 configurations needs a p that can fall below .05 / 36
 
 
@@ -31,6 +34,9 @@ class Scene:
     draws: int
     total: torch.Tensor = field(init=False)  # squared distance of every pair
     contrasts: dict = field(default_factory=dict)  # kind -> {k: (draws,)}
+    shares: dict = field(
+        default_factory=dict
+    )  # kind -> {k: share of the distance between problems that its draws hold}
 
     def __post_init__(self):
         self.total = self.paired.squares(self.points)
@@ -39,8 +45,9 @@ class Scene:
         """Score random subspaces of these sizes, of every kind that gates."""
         for kind in self.gating:
             if kind != "pairing":
-                found = pairs.random_contrasts(self.points, self.paired, kind, ks, self.seed, self.draws)
+                found, shares = pairs.random_contrasts(self.points, self.paired, kind, ks, self.seed, self.draws)
                 self.contrasts[kind] = self.contrasts.get(kind, {}) | found
+                self.shares[kind] = self.shares.get(kind, {}) | shares
 
     def inside(self, bases: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Squared distances of all pairs inside (k, d), or inside each fold's own (folds, k, d), and those of versions (n, n)."""
@@ -55,7 +62,7 @@ class Scene:
         return squares, cross
 
     def row(self, bases: torch.Tensor, interval: bool = False) -> dict:
-        """Ratios, contrast, every null that gates, and `p`, the largest of theirs; with `interval` the contrast's over problems."""
+        """Ratios, contrast, every null, and `p`, the largest of those in `gates`; with `interval` the contrast's over problems."""
         inside, cross = self.inside(bases)
         contrast, k = self.paired.contrast(inside, self.total).item(), bases.shape[-2]
         row = {
@@ -70,7 +77,9 @@ class Scene:
         for kind, found in self.contrasts.items():
             row[kind] = statistics.null_record(found[k].numpy(), contrast, low_counts=True)
         row["pairing"] = pairs.pairing_null(cross, self.seed, self.paired.folds, self.draws)
-        row["p"] = max(row[kind]["p"] for kind in self.gating)
+        row["matched_share"] = self.shares["matched"][k]
+        row["gates"] = [kind for kind in self.gating if kind != "matched" or row["matched_share"] <= MOST_HELD]
+        row["p"] = max(row[kind]["p"] for kind in row["gates"])
         return row | dict(zip(("energy_cross_language", "energy_same_language"), self.energy(inside)))
 
     def energy(self, inside: torch.Tensor) -> tuple[float, float]:

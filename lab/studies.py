@@ -94,6 +94,7 @@ def fitter(study: Study, name: str, pooled: str, k: int) -> Callable[[list[int]]
 
 
 def own_mean(points: torch.Tensor) -> torch.Tensor:
+    """Points less the mean of all of them. (l, n, d)"""
     return points - points.mean((0, 1))
 
 

@@ -214,7 +214,12 @@ def phase3_of(
 
 
 def parts(
-    separates: str = "none", holds: bool = False, found: str = "none", again: dict | None = None, **phase3
+    separates: str = "none",
+    holds: bool = False,
+    found: str = "none",
+    again: dict | None = None,
+    beyond_text: bool | None = True,
+    **phase3,
 ) -> dict:
     """What the hunt reads of the scripts' results, as the scripts write them.
 
@@ -230,9 +235,11 @@ def parts(
         "settings": {"layer": 1},
         "primary": {"ratio_z": 1.0, "ratio_z_perp": 1.0, "p": 0.5, "contrast": 1.0},
         "rivals": {name: {"contrast": 1.0} for name in ("weight", "centroid", "random")},
-        "plane": dict.fromkeys(("language_in_z", "problem_in_z", "problem_shuffled"), [0.5, 0.5, 0.5]),
+        "beyond_text": beyond_text,
+        "depth": {key: {"z": [0.5, 0.5, 0.5]} for key in ("language", "problem", "problem_shuffled")},
         "chance": {"language": 0.5},
-        "z": {"method": method, "holds": separates == "clear" or holds, "layer": 1, "site": 2},
+        "z": {"method": method, "holds": separates == "clear" or holds, "layer": 1, "site": 2}
+        | {"beyond_text": beyond_text},
         "problems": 10,
     } | ({"contingencies": {"candidates": {"centroid": candidate}}} if separates == "none" else {})
     rates = {"ridge": 0.4, "identity": 0.1, "shuffled": 0.1, "own_language": 0.5}
@@ -302,6 +309,10 @@ DISSOCIATES = {"verdict": "double_dissociation"}
         ({"separates": "none", "holds": True, "found": "double_dissociation"}, "causal_z"),
         ({"separates": "none", "holds": True, "found": "none"}, "correlational_z"),
         ({"separates": "none", "holds": True, "again": {"ard_mmd": "double_dissociation"}}, "causal_z"),
+        ({"separates": "clear", "beyond_text": False, "found": "none"}, "no_z"),
+        ({"separates": "clear", "beyond_text": None, "found": "none"}, "no_z"),
+        ({"separates": "none", "holds": True, "beyond_text": False, "found": "none"}, "no_z"),
+        ({"separates": "clear", "beyond_text": False, "found": "double_dissociation"}, "causal_z"),
         ({"separates": "none", "found": "partial"}, "correlational_z"),
         ({"separates": "none", "found": "language_removed"}, "correlational_z"),
         ({"separates": "none", "found": "none"}, "no_z"),

@@ -162,7 +162,7 @@ def test_results_follow_the_contract(finished, small):
         array = np.load(finished / name, allow_pickle=False)
         assert (array.shape, array.dtype) == (shape, np.float64), name
     activations, basis = (np.load(finished / f"phase2_{name}.npy") for name in ("activations", "z_basis"))
-    assert (activations.shape, activations.dtype) == ((2, 8, layers + 1, 3, folder.width), np.float32)
+    assert (activations.shape, activations.dtype) == ((2, 8, layers + 1, 2, folder.width), np.float32)
     assert (basis.shape[1], basis.dtype) == (folder.width, np.float32)
     np.testing.assert_allclose(basis @ basis.T, np.eye(len(basis)), atol=1e-5)
     subspaces, scores = (np.load(finished / f"phase{name}.npy") for name in ("2_layer_subspaces", "3_scores"))

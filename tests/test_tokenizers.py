@@ -3,7 +3,6 @@
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ import transformers
 from conftest import ROOT, fails, random_model
 from gguf_files import write_gguf
 
-from lab import checkpoints, engine, models, questions, runs
+from lab import checkpoints, engine, models, pooling, questions, runs
 
 CPU = torch.device("cpu")
 FIRST, END = "!", "<|endoftext|>"  # tokens that the embedded tokenizer has
@@ -68,16 +67,14 @@ def test_nothing_is_appended_and_what_comes_first_stays(sound, copy, before):
     assert batch["attention_mask"][1].sum() == len(first) + len(plain("five")["input_ids"])
 
 
-def test_what_comes_first_is_no_part_of_a_question(script, copy):
+def test_what_comes_first_is_no_part_of_a_question(copy):
     """Phase 2 pools the question's tokens; without exemplars what stands before them is the beginning-of-text token."""
     changed(copy, marking([FIRST], []))
     languages = questions.load_languages(["en", "zh"])
     problems = questions.load_problems([copy / "problems.jsonl"], list(languages), limit=2)
-    asked = {"languages": languages, "problems": problems, "exemplars": [], "arguments": SimpleNamespace(batch=4)}
-    folder = checkpoints.find_model(str(copy))
-    opening = SimpleNamespace(folder=folder, device=CPU, dtype=torch.float32, **asked)
-    pooled, _, _ = script("phase2_z_extraction.py").capture(opening)
-    model, tokenizer = models.load_model(folder, CPU, torch.float32)
+    model, tokenizer = models.load_model(checkpoints.find_model(str(copy)), CPU, torch.float32)
+    asked = questions.Asked(languages, [], problems, [], {})
+    pooled = pooling.capture(model, tokenizer, asked, range(6), 4, "test").vectors
     prompt = questions.prompt_text(problems[1], "zh", languages)
     ((_, ids, streams),) = models.residual_streams(model, tokenizer, [prompt], range(6), 1)
     assert tokenizer.convert_ids_to_tokens(ids.tolist())[0] == FIRST

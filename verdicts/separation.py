@@ -8,19 +8,23 @@ CEILING = 0.99  # a curve that is as high at every site tells nothing
 def phase2(results: dict) -> dict:
     """clear | partial | none; beside it `beyond_text`, of the primary Z: True, False, or None where it was not measured.
 
-    clear: the primary mask, site and pooling beats every gating null at every k, raw and with the language means removed;
-    partial: some configuration of the grid does, after Holm. A row's `p` is the largest of its gating nulls'.
+    clear: the primary configuration beats every gating null, raw and with the language means removed, and at every k the
+    recipe's own nulls, those that keep the offset. (A smaller k leaves the rest of the same subspace outside, where it lowers
+    the ratio alike: not even a planted Z stands out without the offset at a third of its size.) partial: some configuration of
+    the grid beats all of them, after Holm. A row's `p` is the largest of its gating nulls'.
     """
     grid, energy_chance = results["grid"], results["primary"]["k"] / results["width"]
     primary = [row for row in grid if row["primary"]]
     tests = {
-        "every_k": all(holds(row, "p") for row in primary),
+        "primary_k": holds(results["primary"], "p"),
+        "every_k": all(row["contrast"] < 1 and recipe_p(row) < verdicts.LEVEL for row in primary),
         "some_configuration": any(holds(row) for row in grid),
         "centred": below(results["primary"]["centred"]),
         "missing": below({"contrast": results["primary"]["contrast"], "p": results["primary"]["missing"]["p"]}),
         "beyond_text": beats_text(results["text"]),
     }
-    verdict = "clear" if tests["every_k"] else "partial" if tests["some_configuration"] else "none"
+    clear = tests["primary_k"] and tests["every_k"]
+    verdict = "clear" if clear else "partial" if tests["some_configuration"] else "none"
     best = min(primary, key=lambda row: row["centred"]["contrast"])
     claims = {
         "ratio": sum(holds(row) for row in grid) > len(grid) / 2,
@@ -51,6 +55,11 @@ def phase2(results: dict) -> dict:
 def holds(row: dict, p: str = "p_holm") -> bool:
     """Whether a subspace keeps the problem and drops the language beyond its nulls, with the offset and without it."""
     return below(row, p) and below(row["centred"], p)
+
+
+def recipe_p(row: dict) -> float:
+    """The largest p of the nulls that gate, but for the one that misses the offset: the recipe does not ask for it."""
+    return max(row[null]["p"] for null in row["gates"] if null != "missing")
 
 
 def below(row: dict, p: str = "p") -> bool:
