@@ -74,7 +74,6 @@ def main(argv: list[str] | None = None) -> None:
         return
     model, tokenizer = questions.load_model(opening)
     study, sinks = make_study(opening, model, tokenizer, settings)
-    text.ask(foils, model, tokenizer, range(opening.folder.layers + 1), arguments.batch)
     results = {"sinks": sinks} | sizes(study)
     results["grid"] = measure_grid(study)
     results["primary"] = next(row for row in results["grid"] if row["primary"] and row["share"] == 1)
@@ -424,7 +423,7 @@ def beyond_text(study: Study, foils: text.Foils, model, tokenizer, z: dict, basi
     """
     own = (study.layer + 1, PRIMARY["pooling"])
     handed = (z["site"], z["position"])
-    text.ask_twins(foils, model, tokenizer, {own[0], handed[0]}, study.batch, study.seed)
+    text.ask(foils, model, tokenizer, {own[0], handed[0]}, study.batch, study.seed)
     same = basis.shape == study.primary.shape and torch.allclose(basis, study.primary) and own == handed
     measured = {"text": text.measure(foils, study.primary, *own, study.seed), "text_handed": None}
     return measured if same else measured | {"text_handed": text.measure(foils, basis, *handed, study.seed)}

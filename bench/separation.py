@@ -141,8 +141,7 @@ def untrained(name: str, seed: int) -> dict:
         opening, layer, model, tokenizer = opened(path, seed)
         weights = phase2.subspaces.weight_subspaces(opening.folder, layer, phase2.K_SHARES, False, opening.device)
         foils = phase2.find_foils(opening)
-        text.ask(foils, model, tokenizer, range(opening.folder.layers + 1), 32)
-        text.ask_twins(foils, model, tokenizer, {layer + 1}, 32, seed)
+        text.ask(foils, model, tokenizer, {layer + 1}, 32, seed)
         found = text.measure(foils, weights["every_layer"][layer], layer + 1, "mean", seed)
     rates = {key: row["rate"] for key, row in found["baselines"].items()}
     low = min(row["difference"]["low"] for row in found["baselines"].values())

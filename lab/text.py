@@ -76,7 +76,7 @@ class Foils:
     asked: questions.Asked | None
     bases: list[str] = field(default_factory=list)
     places: dict[str, list[int]] = field(default_factory=dict)  # variant -> place of each base's
-    real: np.ndarray | None = None  # (l, prompts, sites, poolings, d), a prompt for every problem asked
+    real: np.ndarray | None = None  # (l, prompts, sites, poolings, d): every problem asked, sites as far as needed
     twins: dict[str, list[np.ndarray]] = field(default_factory=dict)  # kind -> (l, bases, 2, sites, poolings, d) each
     sites: list[int] = field(default_factory=list)  # of the twins
     unmeasured: str | None = "there are no such problems in these languages"
@@ -120,25 +120,23 @@ def find_foils(asked: questions.Asked | None, limit: int | None = None) -> Foils
     return Foils(asked, bases, places, unmeasured=few)
 
 
-def ask(foils: Foils, model, tokenizer, sites: range, batch: int) -> None:
-    """Run every prompt in the trained model."""
-    if foils.unmeasured is None:
-        foils.real = pooling.capture(model, tokenizer, foils.asked, sites, batch, "contrast stories").vectors
+def ask(foils: Foils, model, tokenizer, sites: set[int], batch: int, seed: int) -> None:
+    """Run every prompt in the trained model, and base and operation in its twins: afterwards the model is one of them.
 
-
-def ask_twins(foils: Foils, model, tokenizer, sites: set[int], batch: int, seed: int) -> None:
-    """Run base and operation in twins of the model, which is one of them afterwards; pooled as in the model itself."""
-    if foils.unmeasured is None:
-        foils.unmeasured = twins.impossible(model)
+    All of them up to the last of the sites that are needed, and pooled alike.
+    """
+    if foils.unmeasured is not None:
+        return
+    foils.sites, upto = sorted(sites), range(max(sites) + 1)
+    foils.real = pooling.capture(model, tokenizer, foils.asked, upto, batch, "contrast stories").vectors
+    foils.unmeasured = twins.impossible(model)
     if foils.unmeasured is not None:
         return
     pair = replace(foils.asked, problems=[foils.asked.problems[place] for place in foils.pair])
-    foils.sites, last = sorted(sites), max(sites)
-    for kind, number in twins.make_twins(model, seed, last):
+    for kind, number in twins.make_twins(model, seed, max(sites)):
         what = f"{kind} twin {number + 1} of {twins.SEEDS}"
-        vectors = pooling.capture(model, tokenizer, pair, range(last + 1), batch, what).vectors[:, :, foils.sites]
-        shape = (len(vectors), -1, 2, *vectors.shape[2:])
-        foils.twins.setdefault(kind, []).append(vectors.reshape(shape))
+        vectors = pooling.capture(model, tokenizer, pair, upto, batch, what).vectors[:, :, foils.sites]
+        foils.twins.setdefault(kind, []).append(vectors.reshape(len(vectors), -1, 2, *vectors.shape[2:]))
 
 
 def measure(foils: Foils, basis: torch.Tensor, site: int, pooled: str, seed: int) -> dict:

@@ -34,7 +34,7 @@ def make_twins(model, seed: int, layers: int, count: int = SEEDS) -> Iterator[tu
             if kind == "permuted":
                 permute(model, seed, number, layers)
             else:
-                reinitialise(model, seed, number)
+                reinitialise(model, seed, number, layers)
             yield kind, number
 
 
@@ -49,12 +49,14 @@ def permute(model, seed: int, number: int, layers: int) -> None:
 
 
 @torch.no_grad()
-def reinitialise(model, seed: int, number: int) -> None:
-    """The model's own initial weights, drawn anew."""
+def reinitialise(model, seed: int, number: int, layers: int) -> None:
+    """The model's own initial weights, drawn anew; of its layers those of the first ones."""
     for part in (*model.parameters(), *model.buffers(), *model.modules()):
         vars(part).pop("_is_hf_initialized", None)  # by which transformers keeps what was loaded
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(int(statistics.seeded(seed, f"twin {number}: initial weights").initial_seed()))
+        later = {part for layer in model.get_decoder().layers[layers:] for part in layer.modules()}
         for module in model.modules():
-            model._init_weights(module)
+            if module not in later:
+                model._init_weights(module)

@@ -66,7 +66,7 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
     """The report from results alone (the arrays are for later phases)."""
     primary, settings = [row for row in results["grid"] if row["primary"]], results["settings"]
     where = page.layer_name(settings["layer"], results["layer_chosen"])
-    sentence = page.prose(f"""The weight-based Z of {where} is judged `{results["verdict"]}`, beyond the text:
+    sentence = page.prose(f"""The weight-based Z of {where} is judged (`{results["verdict"]}`), beyond the text:
         {page.HOLDS[results["beyond_text"]]}. {ratios(results["primary"])}.""")
     rows = [
         [row["k"], row["ratio_z"], row["ratio_z_perp"], row["contrast"], row["p"]]
