@@ -36,6 +36,7 @@ LIKE = {
     "missing": "Haar without the offset",
     "pairing": "shuffled problems",
 }
+PROBLEMS = 30  # of a source: enough for k = 6 and k = 20, and fast
 TINY = runs.ROOT / "tiny"
 
 
@@ -105,7 +106,8 @@ def pairings(source: str, trials: int) -> dict:
     with model_of(source, 0) as path:
         opening, layer, model, tokenizer = opened(path, 0)
         study, _ = phase2.make_study(opening, model, tokenizer, {"layer": layer, "fitting_share": 1.0})
-    points, folds, sizes = study.points(layer + 1, "mean"), study.folds(), study.weights["k"]
+    points, sizes = study.points(layer + 1, "mean")[:, :PROBLEMS], study.weights["k"]
+    folds = pairs.folds_by_answer(study.answers[:PROBLEMS], 0)
     width, k = points.shape[-1], sizes[-1]
     passed, cleared = {}, 0
     orders = pairs.shuffles(points.shape[1], 1, None, trials)
@@ -128,7 +130,8 @@ def pairings(source: str, trials: int) -> dict:
                     hit = scene.row(basis)[kind]["p"] < verdicts.LEVEL
                     passed[f"{kind} {part}"] = passed.get(f"{kind} {part}", 0) + hit
         rows = [study.weights["heads"][layer][:, :size] for size in sizes]
-        rows = [place.row(utils.multi_head_subspace(heads, size)) for heads, size in zip(rows, sizes)]
+        bases = [utils.multi_head_subspace(heads, size) for heads, size in zip(rows, sizes)]
+        rows = [place.raw.row(basis) | {"centred": place.centred.row(basis)} for basis in bases]
         for share, row in zip(phase2.K_SHARES, rows):
             row |= {"primary": True, "share": share, "p_holm": 1.0}
         cleared += phase2.standing(rows) == "clear"
