@@ -11,7 +11,7 @@ Outputs    output/phase2_output.md with figures, phase2_results.json,
            phase2_layer_subspaces.npy (L, k, d): the multi-head Z of every layer; z.safetensors: the Z handed on, for use elsewhere
 Run        python phase2_z_extraction.py --model Qwen/Qwen2.5-3B          after 1.py
 
-Steps, which are also the report's headings; 5 is measured last, since twins are made of the model's own weights:
+Step 5 is measured last: twins are made of the model's own weights. Steps, which are also the report's headings:
 1 activations   2 primary configuration   3 the grid   4 beyond the offset   5 beyond the text
 6 rivals on held-out problems   7 contingencies   8 depth   9 channels   10 what the recipe asks
 """

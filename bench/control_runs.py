@@ -12,7 +12,7 @@ import torch
 import phase3_patching as phase3
 import utils
 from bench import planted
-from lab import checkpoints, dissociation, formats, gates, ladder, models, questions, runs, statistics, subspaces
+from lab import checkpoints, dissociation, formats, gates, ladder, models, questions, runs, statistics, subspaces, text
 
 SCRIPTS = ("1", "phase2_z_extraction", "phase3_patching")
 NONE = {"Haar": 3, "other layer": 3, "decoy": 2, "other positions": 2}  # of each seed: subspaces that are no Z
@@ -56,6 +56,9 @@ def run(case: str, seed: int) -> dict:
             with (
                 mock.patch.object(module.page, "render", lambda *_: {}),  # a fifth of the time
                 mock.patch.object(phase3, "beside", lambda *_: None),
+                mock.patch(
+                    "phase2_z_extraction.find_foils", lambda *_: text.Foils(None)
+                ),  # bench/separation.py has these
                 mock.patch.object(formats, "FORMATS", FORMATS),
             ):
                 module.main(flags)

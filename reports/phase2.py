@@ -68,13 +68,53 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
     where = page.layer_name(settings["layer"], results["layer_chosen"])
     sentence = page.prose(f"""The weight-based Z of {where} is judged (`{results["verdict"]}`), beyond the text:
         {page.HOLDS[results["beyond_text"]]}. {ratios(results["primary"])}.""")
-    rows = [
-        [row["k"], row["ratio_z"], row["ratio_z_perp"], row["contrast"], row["p"]]
-        + [row["centred"]["contrast"], row["centred"]["p"], row["leace"]["contrast"]]
-        for row in primary
-    ]
-    headers = ["k", "ratio_Z", "ratio_Z⊥", "contrast", "p", "without the offset", "p", "LEACE"]
-    table = f"## 2 Primary configuration\n\n{page.table(headers, rows)}"
+    measured = [("1 Activations", f"{results['problems']} problems.")]
+    measured += [("2 Primary configuration", primary_table(primary)), ("3 The grid", grid_table(results["grid"]))]
+    share = f"{results['offset']['share']:.0%} of the squared distance between versions is a constant offset."
+    measured += [("4 Beyond the offset", share), ("5 Beyond the text", text_table(results["text"]))]
+    measured += [("6 Rivals on held-out problems", rivals_table(results["rivals"], results["rival_order"]))]
+    found = results.get("contingencies", {}).get("candidates", {})
+    measured += [("7 Contingencies", rivals_table(found, sorted(found)) if found else "Not run.")]
+    measured += [("8 Depth", "In `phase2_results.json`."), ("9 Channels", "In `phase2_results.json`.")]
+    lines = [f"- {row['claim']}: {page.HOLDS[row['holds']]}, {row['measured']}" for row in results["claims"]]
+    measured += [("10 What the recipe asks", "\n".join(lines))]
     title = f"Phase 2: Z extraction from {results['model']['name']}"
     limits = ["Separation is correlational: whether the model uses Z is phase 3's question."]
-    return {"phase2_output.md": page.report(title, sentence, results, [table], limits)}
+    sections = [f"## {heading}\n\n{text}" for heading, text in measured]
+    return {"phase2_output.md": page.report(title, sentence, results, sections, limits)}
+
+
+def primary_table(rows: list[dict]) -> str:
+    headers = ["k", "ratio_Z", "ratio_Z⊥", "contrast", "p", "without the offset", "p", "LEACE"]
+    return page.table(headers, [[row["k"], row["ratio_z"], row["ratio_z_perp"], *scores(row)] for row in rows])
+
+
+def scores(row: dict) -> list[float]:
+    return [row["contrast"], row["p"], row["centred"]["contrast"], row["centred"]["p"], row["leace"]["contrast"]]
+
+
+def grid_table(grid: list[dict]) -> str:
+    headers = ["place", "mask", "pooling", "k", "contrast", "p", "without the offset", "p", "LEACE"]
+    return page.table(
+        headers,
+        [
+            [f"L{row['mask_layer']} at site {row['site']}", row["mask"], row["pooling"], row["k"], *scores(row)]
+            for row in grid
+        ],
+    )
+
+
+def text_table(text: dict) -> str:
+    if "z" not in text:
+        return f"Not measured: {text['unmeasured']}."
+    rows = [["Z", text["z"]["rate"], "–", "–"]]
+    for name, row in text["baselines"].items():
+        difference = row["difference"]
+        rows.append([BASELINES[name], row["rate"], difference["value"], f"{difference['low']} to {difference['high']}"])
+    return page.table(["", "rate", "Z less it", "95 %"], rows)
+
+
+def rivals_table(rivals: dict, order: list[str]) -> str:
+    headers = ["subspace", "k", "contrast", "p", "without the offset", "p", "LEACE"]
+    names = page.METHODS | {"pca": "PCA", "random": "random"}
+    return page.table(headers, [[names[name], rivals[name]["k"], *scores(rivals[name])] for name in order])
