@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import utils
-from lab import answers, dissociation, ladder, questions, statistics, swaps, transfer
+from lab import answers, dissociation, gates, ladder, questions, statistics, swaps, transfer
 from lab.problems import Problem
 
 DRAWS = 20  # Haar subspaces: above all of them is p < .05
@@ -61,6 +61,11 @@ class Reformatted:
             patching = swaps.Patching(asker.model, asker.tokenizer, [prompts], tokens, asker.batch, everybody)
             self.solved[row] = patching.unpatched(measured.patching.streams.shape[2] - 1)[0].argmax(-1) == self.own
             self.patchings.append(patching)
+        both = [
+            measured.words,
+            gates.word_subspace(asker.model, [(token,) for kind in apart for token in kind], len(names)),
+        ]
+        self.code = gates.spanned(torch.cat(both))
         self.usable = np.flatnonzero(self.solved.all(0))
         few = len(set(self.own[self.usable])) < dissociation.FEWEST
         self.unmeasured = f"too few problems are solved with answers in {form.name}" if few else None
@@ -72,7 +77,11 @@ class Reformatted:
         return {"name": self.form.name, "asked": len(self.part), "solved": solved, "unmeasured": self.unmeasured}
 
     def test(self, candidate: dissociation.Candidate, row: dict) -> dict:
-        """How much of a swap's effect on the answer a subspace carries into this format, beside Haar subspaces."""
+        """How much of a swap's effect on the answer a subspace carries into this format, beside Haar subspaces.
+
+        `outside`: the same outside of the code of both ways' words, which hold much of each other where the model is about to
+        write: what a full swap keeps there, and what the subspace moves of that.
+        """
         if self.unmeasured:
             return self.summary
         site, basis, measured = row["site"], candidate.basis(row["site"]).float(), self.measured
@@ -86,20 +95,31 @@ class Reformatted:
         donors[np.ix_(usable, usable)] = blocks
         weights = transfer.resamples(len(usable), dissociation.RESAMPLES, measured.seeded("resamples in a format"))
 
-        def moved(bases: torch.Tensor | None, sent: torch.Tensor, drawn: np.ndarray | None = weights) -> dict:
-            scores = [patching.scores(site, donors, bases, given=sent) for patching in self.patchings]
+        def moved(bases: torch.Tensor | None, sent: torch.Tensor, outside: bool = False, drawn=weights) -> dict:
+            parts = None if bases is None else bases.float()
+            scores = [patching.scores(site, donors, parts, outside, given=sent) for patching in self.patchings]
             return self.effects(np.concatenate(scores, 1), donors, usable, drawn)
 
-        reference, full, z = moved(None, own), moved(None, given), moved(basis[None], given)
-        found = self.summary | {"problems": len(usable), "reference": transfer.record(reference["t"][0])}
-        if not transfer.usable(reference["t"][0], reference["t"][0][0]):
+        def share(subspace: torch.Tensor, draws: torch.Tensor, below: np.ndarray) -> dict:
+            if not transfer.usable(below, reference[0]):
+                return {"z": transfer.record(None), "haar": None}
+            found = moved(subspace[None], given)["t"][0] / below
+            null = moved(draws, given, drawn=None)["t"] / below[0]
+            return {"z": transfer.record(found), "haar": statistics.null_record(null, float(found[0]))}
+
+        swapped, full, z = moved(None, own), moved(None, given)["t"][0], moved(basis[None], given)
+        reference = swapped["t"][0]
+        found = self.summary | {"problems": len(usable), "reference": transfer.record(reference)}
+        if not transfer.usable(reference, reference[0]):
             return found | {"unmeasured": f"the full swap moves too little with answers in {self.form.name}"}
         haar = utils.random_subspaces(measured.seeded(f"Haar in {self.form.name}"), DRAWS, *basis.shape)
-        null = moved(haar.float(), given, None)["t"] / reference["t"][0][0]
-        share = z["t"][0] / reference["t"][0]
-        found |= {"full": transfer.record(full["t"][0] / reference["t"][0]), "z": transfer.record(share)}
-        found |= {"wins": transfer.record(z["wins"][0]), "full_wins": transfer.record(reference["wins"][0])}
-        return found | {"haar": statistics.null_record(null, float(share[0]))}
+        rest = [gates.left_outside(one, self.code) for one in (basis, *haar)]
+        size = min(map(len, rest[1:]))
+        left = moved(self.code[None], own, outside=True)["t"][0]
+        outside = {"dimensions": len(self.code), "full": transfer.record(left / reference)}
+        outside |= share(rest[0], torch.stack([one[:size] for one in rest[1:]]), left)
+        found |= {"full": transfer.record(full / reference), **share(basis, haar, reference), "outside": outside}
+        return found | {"wins": transfer.record(z["wins"][0]), "full_wins": transfer.record(swapped["wins"][0])}
 
     def effects(self, scores: np.ndarray, donors: np.ndarray, usable: np.ndarray, weights) -> dict[str, np.ndarray]:
         """T over donors of all languages, nats, and how often the donor's answer wins: scores (m, b, R, a, N, A)."""

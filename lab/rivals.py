@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 import utils
-from lab import checkpoints, dissociation, families, subspaces, swaps, transfer
+from lab import checkpoints, dissociation, families, statistics, subspaces, swaps, transfer
 
 DRAWS = 20  # of a rival that is random, and of Haar subspaces beside it
 SWEPT = 10  # of Haar subspaces at every size and place of a sweep: no p follows from them
@@ -97,7 +97,9 @@ class Beside:
     def swept(self, site: int, basis: torch.Tensor) -> dict:
         """What a sweep shows of a subspace at a site, beside random ones of its size there."""
         profile, haar = self.profile(basis, site=site), self.measured.haar(site, len(basis), self.half, SWEPT)
-        return {name: profile[name] for name in SHOWN} | {"haar": {name: spread(haar[name]) for name in SHOWN}}
+        return {name: profile[name] for name in SHOWN} | {
+            "haar": {name: statistics.spread(haar[name]) for name in SHOWN}
+        }
 
     def ablation(self) -> dict:
         """How much of the own answer's margin is left without the part inside, or outside, of the subspace.
@@ -127,7 +129,7 @@ class Beside:
             rows[name] = {
                 side: transfer.record(weights @ after / (weights @ unpatched)) for side, after in sides.items()
             }
-            rows[name]["haar"] = spread(np.array([left(basis).sum() / unpatched.sum() for basis in haar]))
+            rows[name]["haar"] = statistics.spread(np.array([left(basis).sum() / unpatched.sum() for basis in haar]))
         return rows
 
     def margins(self, scores: np.ndarray, donors: np.ndarray, given: np.ndarray) -> np.ndarray:
@@ -188,17 +190,9 @@ def principal_within(streams: torch.Tensor, k: int) -> torch.Tensor:
     return torch.linalg.svd(centred, full_matrices=False)[2][:rank]
 
 
-def spread(values: np.ndarray) -> dict:
-    """{draws, low, middle, high}: 5 %, median and 95 % of random draws; None where any is undefined."""
-    if not np.isfinite(values).all():
-        return {"draws": len(values), "low": None, "middle": None, "high": None}
-    low, middle, high = np.quantile(values, (0.05, 0.5, 0.95)).tolist()
-    return {"draws": len(values), "low": low, "middle": middle, "high": high}
-
-
 def as_record(values: np.ndarray) -> dict:
     """The spread of random draws in the place of a value with its interval."""
-    row = spread(values)
+    row = statistics.spread(values)
     return {"value": row["middle"], "low": row["low"], "high": row["high"]}
 
 

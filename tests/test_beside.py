@@ -151,6 +151,22 @@ def test_a_swap_carries_to_another_format_where_the_code_is_of_the_answer_and_no
     assert found["z"]["value"] == pytest.approx(run.truth.profile["coverage_in_other_format"], abs=NEAR)
     assert found["wins"]["value"] == (1.0 if kind == "planted" else 0.0)
     assert verdicts.dissociation.carries_over(found, row) == (kind == "planted")
+    left = (
+        1 if kind == "planted" else 0
+    )  # no word is written yet; in one_format the other one's is there from the start
+    assert found["outside"]["full"]["value"] == pytest.approx(left, abs=NEAR)
+    assert found["outside"]["z"]["value"] == (pytest.approx(1, abs=NEAR) if left else None)
+
+
+def test_words_that_share_their_directions_carry_to_each_other_and_prove_nothing(ordinary):
+    """Behind the translation both ways of writing read `word`: its swap carries over in full, as the word's code alone."""
+    site = ordinary.truth.acts[-1] + 1
+    word = dissociation.Candidate("word", "weight", lambda _: ordinary.truth.parts["word"], lambda _: 3, "all", site)
+    row, form = ordinary.row(word), formats.Reformatted(ordinary.study, ordinary.rung, ordinary.measured, OTHER_WORDS)
+    found = form.test(word, row)
+    assert found["z"]["value"] == pytest.approx(1, abs=NEAR)
+    assert abs(found["outside"]["full"]["value"]) < NEAR
+    assert verdicts.dissociation.carries_over(found, row) is None
 
 
 def test_an_answer_that_has_no_other_form_is_not_asked_for_in_it(ordinary):
@@ -201,6 +217,7 @@ def test_the_word_is_said_of_a_dissociation_that_both_bear_out():
     passes, fails = {"value": 0.9, "low": 0.8, "high": 1.0}, {"value": 0.1, "low": 0.0, "high": 0.2}
     null = {"p": 0.04}
     form = {"unmeasured": None, "full_wins": passes, "z": passes, "haar": null}
+    form["outside"] = {"z": passes, "haar": null}
     contrast = {"unmeasured": None, "operation": {"full_wins": passes, "z": passes, "haar": null}}
     contrast["same_answer"] = {"kept": passes, "full_kept": passes, "moved": fails}
     row = {"coverage": {"value": 1.0}, "reasoning": {"formats": [form], "contrast": contrast}}
@@ -208,7 +225,8 @@ def test_the_word_is_said_of_a_dissociation_that_both_bear_out():
     assert judge(row, "double_dissociation") == {"format": True, "contrast": True, "said": True}
     assert not judge(row, "partial")["said"]
     assert judge({}, "none") == {"format": None, "contrast": None, "said": False}
-    for part in (form | {"z": fails}, form | {"haar": {"p": 0.2}}):
+    code = form | {"outside": {"z": fails, "haar": null}}
+    for part in (form | {"z": fails}, form | {"haar": {"p": 0.2}}, code):
         assert (
             judge(row | {"reasoning": {"formats": [part], "contrast": contrast}}, "double_dissociation")["format"]
             is False

@@ -53,13 +53,26 @@ def reasoning(row: dict, verdict: str) -> dict[str, bool | None]:
 
 
 def carries_over(form: dict, row: dict) -> bool | None:
-    """Whether Z moves answers in another format nearly as it moves them in words; None where even the full swap does not."""
+    """Whether Z moves answers in another format nearly as it moves them in words, also outside of both ways' words.
+
+    None where even the full swap does not, or nothing of it is left outside of these: before it writes, a model may hold a
+    number's ways of writing in much the same directions.
+    """
     if form["unmeasured"] or form["full_wins"]["value"] < MOVES:
         return None
-    needed, beyond = BESIDE_WORD * min(1.0, row["coverage"]["value"]), form["haar"]["p"] < verdicts.LEVEL
-    if beyond and form["z"]["value"] >= needed and form["z"]["low"] > 0:
+    needed = BESIDE_WORD * min(1.0, row["coverage"]["value"])
+    ways = [moves_enough(form, needed), moves_enough(form["outside"], needed)]
+    return False if False in ways else None if None in ways else True
+
+
+def moves_enough(found: dict, needed: float) -> bool | None:
+    """Whether a share reaches what is needed and lies beyond random subspaces; None if neither that nor the reverse is sure."""
+    if found["z"]["value"] is None:
+        return None
+    beyond = found["haar"]["p"] < verdicts.LEVEL
+    if beyond and found["z"]["value"] >= needed and found["z"]["low"] > 0:
         return True
-    return False if not beyond or form["z"]["high"] < needed else None
+    return False if not beyond or found["z"]["high"] < needed else None
 
 
 def contrasts_behave(found: dict) -> bool | None:
