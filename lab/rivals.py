@@ -24,11 +24,13 @@ class Beside:
     measured: dissociation.Measured
     site: int
     basis: torch.Tensor  # (k, d)
-    half: str  # the problems that judge: no rival's fit and no choice has seen their answers
+    half: str  # the problems that judge
+    fitted: (
+        torch.Tensor
+    )  # (languages, problems, d) streams at the site that rivals are fitted on: those that a Z's fit sees
 
     def __post_init__(self):
         self.donors = self.measured.design.within(self.half)
-        self.fitted = self.measured.fitted[:, :, self.site]
         self.seeded = self.measured.seeded
 
     @property
@@ -119,17 +121,25 @@ class Beside:
         def resample(basis: torch.Tensor, outside: bool = False) -> np.ndarray:
             return self.margins(self.scores(basis, outside), self.donors, self.measured.design.places)
 
-        alone = np.diag(judged)
-        unpatched = self.margins(patching.scores(self.site, alone), alone, self.measured.design.places)
+        own = patching.unpatched(self.site)[None, :, :, None, None]
+
+        def unpatched(donors: np.ndarray, given: np.ndarray) -> np.ndarray:
+            """The margins above the same others as after an edit."""
+            return self.margins(
+                np.broadcast_to(own, (*own.shape[:3], len(own[0]), len(given), own.shape[-1])), donors, given
+            )
+
+        whole = {"mean": unpatched(judged[:, None], np.array([-1]))}
+        whole["resample"] = unpatched(self.donors, self.measured.design.places)
         weights = transfer.resamples(len(part), dissociation.RESAMPLES, self.seeded(f"resamples {self.half}"))
         haar = utils.random_subspaces(self.seeded(f"ablation Haar {self.site}"), SWEPT, self.k, width)
-        rows = {"margin": transfer.record(weights @ unpatched / weights.sum(1))}
+        rows = {"margin": transfer.record(weights @ whole["mean"] / weights.sum(1))}
         for name, left in (("mean", mean), ("resample", resample)):
             sides = {"z": left(self.basis), "complement": left(self.basis, outside=True)}
             rows[name] = {
-                side: transfer.record(weights @ after / (weights @ unpatched)) for side, after in sides.items()
+                side: transfer.record(weights @ after / (weights @ whole[name])) for side, after in sides.items()
             }
-            rows[name]["haar"] = statistics.spread(np.array([left(basis).sum() / unpatched.sum() for basis in haar]))
+            rows[name]["haar"] = statistics.spread(np.array([left(basis).sum() / whole[name].sum() for basis in haar]))
         return rows
 
     def margins(self, scores: np.ndarray, donors: np.ndarray, given: np.ndarray) -> np.ndarray:
