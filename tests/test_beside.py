@@ -1,7 +1,7 @@
 """What stands beside a tested subspace, on models with a known truth: rivals, sweeps, ablations, other formats, contrasts."""
 
-import copy
 import importlib
+import json
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -226,7 +226,9 @@ def bearing_out() -> dict:
     form = {"unmeasured": None, "full_wins": passes, "wins": passes, "outside": share | {"full": passes}} | share
     contrast = {"unmeasured": None, "operation": {"full_wins": passes, "wins": passes} | share}
     contrast["same_answer"] = {"kept": passes, "full_kept": passes, "moved": nothing, "full_moved": nothing}
-    return copy.deepcopy({"coverage": {"value": 1.0}, "reasoning": {"formats": [form], "contrast": contrast}})
+    return json.loads(
+        json.dumps({"coverage": {"value": 1.0}, "reasoning": {"formats": [form], "contrast": contrast}})
+    )  # each number its own
 
 
 NOT, UNSURE = {"value": 0.1, "low": 0.0, "high": 0.2}, {"value": 0.6, "low": 0.3, "high": 0.9}
