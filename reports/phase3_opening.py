@@ -217,10 +217,11 @@ def where_lines(name: str, row: dict, results: dict) -> list[str]:
     """Where answer and language arrive, and which Z was swapped where."""
     scored = results["problems"]["development"]["scored"]
     answer, language = (arrival(results, *pair) for pair in (("answer", "t_same"), ("language", "g")))
+    which = subject(name, row, results, stands=name == "weights")  # of others another paragraph says it
     judged = f"{judged_on(row)}, on whose answers nothing was fitted or chosen"
     return [
         f"Where: the answer arrives {answer}, the language {language}; F on {scored} development problems.",
-        f"Z (the directions given): {subject(name, row, results, True)}; k {row['k']} of {results['width']}; judged on {judged}.",
+        f"Z (the directions given): {which}; k {row['k']} of {results['width']}; judged on {judged}.",
     ]
 
 
@@ -328,8 +329,8 @@ def gate_lines(row: dict) -> list[str]:
         f", and Z {span(word['z'])} of that" if word["z"]["value"] is not None else ", too little to ask what Z keeps"
     )
     random, needed = "", page.needed(verdicts.dissociation.BESIDE_WORD)
-    if word.get("random"):
-        random = f"; outside of random subspaces as large, {random_span(word['random'])} (5 to 95 % of draws)"
+    if (null := word.get("random")) and null["middle"] is not None:
+        random = f"; outside of random subspaces as large {random_span(null)}, 5 to 95 % of {null['draws']} draws"
     lines = [f"""Code of the output word ({word["dimensions"]} dimensions): outside of it F keeps {span(word["full"])} of its
         effect on the answer{rest} (needed {needed}){random}."""]  # fmt: skip
     if states is None:

@@ -169,7 +169,7 @@ def word_table(gated: dict) -> str:
 
 def random_span(null: dict | None) -> str:
     """A share's median over draws, with their 5 and 95 %."""
-    return span({"value": null["middle"], "low": null["low"], "high": null["high"]}) if null else "–"
+    return span(dict(zip(page.ENDS, (null[point] for point in ("middle", "low", "high"))))) if null else "–"
 
 
 def states_table(gated: dict) -> str:

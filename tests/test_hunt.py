@@ -370,7 +370,7 @@ def test_a_causal_z_says_what_told_where_it_is(judged, given, found_by, name):
     assert "(1280 pairs of `words`)" in sentence
     assert (
         "coverage 80.0 % (70.0 to 90.0); D 1.60 (1.50 to 1.70); wins across languages 70.0 % (60.0 to 80.0); random "
-        "subspaces of that size (Haar): coverage 5.0 %, D 0.02, 95 % point 0.10; p < .009 (120 draws), Holm < .020; full swap's wins"
+        "subspaces of that size (Haar): coverage 5.0 %, D 0.02, 95 % point 0.10; p < .009 (120 draws), Holm < .021; full swap's wins"
         in sentence
     )
     assert page.summary(results).startswith(f"{common.SUBSPACES[name]}, L")
@@ -692,7 +692,7 @@ def test_a_changed_threshold_is_judged_again_without_a_model(script, small, tmp_
         "causal_z: best layer's weights' Z, L2.out: coverage 80.0 % (70.0 to 90.0); D 1.60 (1.50 to 1.70); wins across "
     )
     said += "languages 70.0 % (60.0 to 80.0); random subspaces of that size (Haar): coverage "
-    said += "5.0 %, D 0.02, 95 % point 0.10; p < .009 (120 draws), Holm < .020; "
+    said += "5.0 %, D 0.02, 95 % point 0.10; p < .009 (120 draws), Holm < .021; "
     said += "full swap's wins across languages 75.0 % (65.0 to 85.0); 1280 pairs of words -> "
     assert said in capsys.readouterr().out
     before = snapshot(tmp_path)

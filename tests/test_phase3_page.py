@@ -633,7 +633,9 @@ def test_the_gates_of_a_z_that_moves_enough_are_shown():
     alone["word"]["random"] = {"draws": 20, "low": 0.94, "middle": 0.96, "high": 0.98}
     (line,) = cells(shown.word_table({"weights": alone})).values()
     assert line == ["97.0 % (92.0 to 102.0)", "96.0 % (94.0 to 98.0)", "102.0 % (97.0 to 107.0)"]
-    assert "as large, 96.0 % (94.0 to 98.0)" in " ".join(opening_words.gate_lines(row(18, gates=alone)))
+    assert "as large 96.0 % (94.0 to 98.0), 5 to 95 % of 20 draws" in " ".join(
+        opening_words.gate_lines(row(18, gates=alone))
+    )
 
 
 def test_a_learned_z_stands_beside_its_control():
