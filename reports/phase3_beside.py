@@ -193,26 +193,45 @@ def beside_null(null: dict | None) -> list[str]:
 
 
 def format_text(asked: dict) -> str:
-    cells, silent, shared = [], [], []
+    cells, outside, silent = [], [], []
     for name, row in [(name, row) for name, found in asked.items() for row in found["formats"]]:
         if row["unmeasured"]:
             silent.append((page.SUBSPACES[name], f"{row['name']}: {row['unmeasured']}"))
             continue
-        counts = ", ".join(f"{language} {count}" for language, count in row["solved"].items())
-        line = [f"{page.SUBSPACES[name]}, {row['name']}", f"{row['problems']} of {row['asked']} ({counts})"]
-        line += [span(row["reference"], decimal), span(row["full"]), span(row["z"])]
-        line += beside_null(row["haar"])
-        shared += [f"{page.SUBSPACES[name]} moves {found}"] if (found := same_donors(row)) else []
-        cells.append([*line, f"{span(row['wins'])}; {percent(row['full_wins']['value'])}"])
-    headers = ["Z, format", "problems solved in it (each language)", "F: answer, nats", "F, donors in words"]
-    table = (
-        page.table([*headers, "Z, donors in words", "Haar", "p", "donor's answer wins: Z; F"], cells) if cells else ""
-    )
-    same = f"With the same donors, asked in words, {'; '.join(shared)}." if shared else ""
-    return f"""**Another format.** Shares are of what F moves with donors asked in that format too. {same}
+        counts, label = (
+            ", ".join(f"{language} {count}" for language, count in row["solved"].items()),
+            f"{page.SUBSPACES[name]}, {row['name']}",
+        )
+        cells.append(
+            [label, f"{row['problems']} with {row['answers']} of {row['asked']} ({counts})", span(row["full"], decimal)]
+            + [span(row["z"]), *beside_null(row["haar"]), random_span(row["matched"])]
+            + [f"{span(row['wins'])}; {percent(row['full_wins']['value'])}"]
+        )
+        rest = row["outside"]
+        outside.append([label, rest["dimensions"], span(rest["full"]), span(rest["z"]), *beside_null(rest["haar"])])
+    headers = [
+        "Z, format",
+        "problems judged, with answers, of (solved)",
+        "F: answer, nats",
+        "Z: answer, of F's",
+        "Haar",
+        "p",
+    ]
+    headers += ["matched draws", "donor's answer wins: Z; F, donors in that format"]
+    rest = ["Z, format", "dimensions of both codes", "F outside of them, of F's", "Z there, of that", "Haar", "p"]
+    return f"""**Another format.** The recipient's exemplars answer so, and the donor is asked in words. An answer counts by what it
+        begins with; those that begin as a number of the question does, or as an answer that a fit has seen, are left out.
         {unmeasured(silent, asked)}
 
-        {table}"""
+        {page.table(headers, cells) if cells else ""}
+
+        {OUTSIDE if outside else ""}
+
+        {page.table(rest, outside) if outside else ""}"""
+
+
+OUTSIDE = """Two ways of writing may share directions where the model is about to write, so that the code of the words alone
+        would carry over. So the same is asked outside of the code of both: something must be left there, and Z must move it."""
 
 
 def contrast_text(asked: dict) -> str:
@@ -285,21 +304,16 @@ def outcomes(row: dict, judged: dict) -> str:
     return f"dissociation {WAYS[whole]}, another format {ways['format']}, contrast donors {ways['contrast']}"
 
 
-def same_donors(form: dict) -> str:
-    """Z beside the whole stream with the same donors, those asked in words."""
-    z, full = form["z"]["value"], form["full"]["value"]
-    return f"{percent(z / full)} of what F moves" if z is not None and full else ""
-
-
 def format_line(form: dict, passed: bool | None) -> str:
     """How far Z carries to answers in another format."""
     lead = f"Answer asked in {form['name']}, donors in words"
     if form["unmeasured"]:
         return f"{lead}: could not be run, {form['unmeasured']}."
-    same = f"; and {found} with the same donors, asked in words" if (found := same_donors(form)) else ""
-    return f"""{lead}: {WAYS[passed]}; Z moves {span(form["z"])} of what F moves with donors asked in {form["name"]}
-        ({span(form["reference"], decimal)} nats, {form["problems"]} problems; Haar {percent(form["haar"]["middle"])}, p
-        {page.p_value(form["haar"]["p"], form["haar"]["draws"])}){same}."""
+    rest = form["outside"]
+    there = f", and Z {span(rest['z'])} of that" if rest["z"]["value"] is not None else ""
+    return f"""{lead}: {WAYS[passed]}; Z moves {span(form["z"])} of what F moves ({form["problems"]} problems; Haar
+        {percent(form["haar"]["middle"])}, p {page.p_value(form["haar"]["p"], form["haar"]["draws"])}) and wins in
+        {span(form["wins"])} of swaps; outside of the code of both ways' words F keeps {span(rest["full"])}{there}."""
 
 
 def contrast_line(found: dict, passed: bool | None) -> str:

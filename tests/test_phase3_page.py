@@ -192,10 +192,15 @@ def carried(unmeasured: str | None = None) -> dict:
     """How a Z's effect carries to another format, and to contrast donors or why it was not asked."""
     null = spread(0.03, draws=120) | {"p": 0.0083}
     digits = {"name": "digits", "unmeasured": None, "asked": 38, "solved": {"en": 30, "zh": 28}, "problems": 25}
-    digits |= {"reference": record(6.0), "full": record(0.9), "z": record(0.8), "haar": null}
+    digits |= {"reference": record(6.0), "full": record(5.5), "z": record(0.8), "haar": null, "answers": 6, "mass": 0.9}
+    digits |= {
+        "matched": spread(0.5),
+        "outside": {"dimensions": 40, "full": record(0.7), "z": record(0.75), "haar": null},
+    }
     contrast = {"unmeasured": None, "asked": 12, "solved": {"en": 9, "zh": 8}, "problems": 8}
     contrast |= {"operation": {"pairs": 16, "full": record(5.0), "z": record(0.7), "haar": null}}
     contrast |= {"same_answer": {"pairs": 16, "kept": record(0.95), "full_kept": record(0.97), "moved": record(0.02)}}
+    contrast["same_answer"]["full_moved"] = record(0.03)
     for row in (digits, contrast["operation"]):
         row |= {"wins": record(0.7), "full_wins": record(0.9)}
     return {"formats": [digits], "contrast": {"unmeasured": unmeasured} if unmeasured else contrast}
@@ -792,10 +797,15 @@ def test_what_stands_beside_is_shown_where_it_was_measured():
 def test_another_format_and_contrast_donors_are_shown_where_they_were_asked():
     z = common.SUBSPACES["best_layer"]
     text, _ = rendered("everything")
-    assert table_of(text, "Z, donors in words")[f"{z}, digits"] == [
-        "25 of 38 (en 30, zh 28)", "6.00 (5.95 to 6.05)", "90.0 % (85.0 to 95.0)", "80.0 % (75.0 to 85.0)",
-        "3.0 %", "< .009 (120 draws)", "70.0 % (65.0 to 75.0); 90.0 %",
+    assert table_of(text, "matched draws")[f"{z}, digits"] == [
+        "25 with 6 of 38 (en 30, zh 28)", "5.50 (5.45 to 5.55)", "80.0 % (75.0 to 85.0)", "3.0 %", "< .009 (120 draws)",
+        "50.0 % (47.0 to 53.0)", "70.0 % (65.0 to 75.0); 90.0 %",
     ]  # fmt: skip
+    assert table_of(text, "Z there, of that")[f"{z}, digits"][:3] == [
+        "40",
+        "70.0 % (65.0 to 75.0)",
+        "75.0 % (70.0 to 80.0)",
+    ]
     assert table_of(text, "Z, of F's")[z][1:4] == ["16", "5.00 (4.95 to 5.05)", "70.0 % (65.0 to 75.0)"]
     assert table_of(text, "Z: own answer stays")[z][:2] == ["16", "95.0 % (90.0 to 100.0)"]
     opening = before_claims(text)
