@@ -75,7 +75,7 @@ def claims(results: dict) -> list[dict]:
     half, keeps = "surely half of it", page.needed(verdicts.dissociation.KEEPS)
     moves = f"swapping Z moves the answer ({half}) and not the language (surely less than half)"
     keeps = f"swapping Z⊥ keeps the language ({keeps}) and moves surely less than half of the answer"
-    both = "the Z that the weights predict does both, at the place that they predict"
+    both = "the Z of the weights' layer does both, at the place that goes with it"
     rows = [("z", moves, "yes", *inside), ("z_perp", keeps, "yes", *outside)]
     return [page.claim(*row) for row in [*rows, ("weights", both, "yes, without any data", *predicted)]]
 

@@ -143,14 +143,29 @@ def swept(row: dict) -> list[str]:
     return [span(row["coverage"]), span(row["leak"]), span(row["d"], decimal), random_span(coverage), d]
 
 
+def strays(found: dict, row: dict) -> str:
+    """Where free answers come in the donor's language though Z moves little of it."""
+    z = found["swaps"].get("z") or {}
+    foreign = sum(count for key, count in z.items() if key in ("donor_donor", "recipient_donor") and count is not None)
+    if 2 * foreign <= found["prompts"]:
+        return ""
+    return f"""This disagrees with section 3: {foreign} of {found["prompts"]} free answers after Z's swap come in the donor's language,
+        of which Z moves {percent(row["leak"]["value"])} there."""
+
+
+def disagreements(name: str, row: dict, results: dict) -> list[str]:
+    """What section 4 measures otherwise than the profile says, of the Z that it is about."""
+    found = results.get("beside")
+    if not found or found["of"] != name:
+        return []
+    said = [("Same problem in the other language", elsewhere(found["same_problem"], row))]
+    said += [("Free answers", strays(found["generated"], row))]
+    return [f"{kind} (section 4): {text}" for kind, text in said if text]
+
+
 def generated_text(found: dict, row: dict) -> str:
     if not found["prompts"]:
         return ""
-    z, strays = found["swaps"].get("z") or {}, ""
-    foreign = sum(count for key, count in z.items() if key in ("donor_donor", "recipient_donor") and count is not None)
-    if 2 * foreign > found["prompts"]:
-        strays = f"""This disagrees with section 3: {foreign} of {found["prompts"]} answers after Z's swap come in the donor's
-            language, of which Z moves {percent(row["leak"]["value"])} there."""
     cells = [
         [SWAPS[swap], *(f"{counts[key]}" for key in (*WINNERS, "other"))]
         for swap in SWAPS
@@ -158,7 +173,7 @@ def generated_text(found: dict, row: dict) -> str:
     ]
     headers = ["swapped", *(label for label, _, _ in WINNERS.values()), "anything else"]
     return f"""**Free answers**: what the model writes after a swap, greedily, {found["tokens"]} tokens, of {found["prompts"]} prompts
-        whose donor was asked in another language: counts of what could be read in the text. {strays}
+        whose donor was asked in another language: counts of what could be read in the text. {strays(found, row)}
 
         {page.table(headers, cells)}""" if cells else ""  # fmt: skip
 
@@ -311,8 +326,9 @@ def format_line(form: dict, passed: bool | None) -> str:
         return f"{lead}: could not be run, {form['unmeasured']}."
     rest = form["outside"]
     there = f", and Z {span(rest['z'])} of that" if rest["z"]["value"] is not None else ""
-    return f"""{lead}: {WAYS[passed]}; Z moves {span(form["z"])} of what F moves ({form["problems"]} problems; Haar
-        {percent(form["haar"]["middle"])}, p {page.p_value(form["haar"]["p"], form["haar"]["draws"])}) and wins in
+    return f"""{lead}: {WAYS[passed]}; Z moves {span(form["z"])} of what F moves ({form["problems"]} problems with
+        {form["answers"]} answers; Haar {percent(form["haar"]["middle"])}, p
+        {page.p_value(form["haar"]["p"], form["haar"]["draws"])}; matched draws {random_span(form["matched"])}) and wins in
         {span(form["wins"])} of swaps; outside of the code of both ways' words F keeps {span(rest["full"])}{there}."""
 
 

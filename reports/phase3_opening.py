@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import verdicts
 from reports import page
 from reports.page import decimal, percent, place, span
-from reports.phase3_beside import said_lines
+from reports.phase3_beside import disagreements, said_lines
 from reports.phase3_figures import SHARES, haar_share, same_size, stretches
 from reports.phase3_tables import CARRIES, RIVALS, TOLD, random_span, required, told
 
@@ -37,7 +37,7 @@ TESTED = {  # what it is in the verdict; what it is in full; what follows where 
         "is not shown: answers have a code that unseen ones share, but it was learned for its effect"],
 }  # fmt: skip
 WEIGHTS = ("weights", "weights_at_carrier", "best_layer")  # of these, the Zs that weights alone give
-GIVEN = "giving one prompt another's residual stream in {k} of {width} directions {place} ({what})"
+GIVEN = "giving a prompt's last position another's residual stream in {k} of {width} directions {place} ({what})"
 MOVES = f"In {{model}}, {GIVEN} brings over its answer ({{coverage}} of what the whole stream brings)"
 VERDICTS = {  # what was swapped and what moved, in one sentence; what becomes of the hypothesis, of a dissociation TESTED says it
     "double_dissociation": [
@@ -52,8 +52,8 @@ VERDICTS = {  # what was swapped and what moved, in one sentence; what becomes o
         f"{MOVES}, but along directions that the model's own states do not use: among these, {{h}} of that is left",
         "is not shown: the swap works through a path that the model leaves idle (Makelov et al. 2023)"],
     "partial": [
-        f"""In {{model}}, {GIVEN} brings over {{coverage}} of its answer and {{leak}} of its language (random directions
-        {{haar}}), but {{complement_transfer}} of the answer stays in the rest: {{count}}""",
+        f"""In {{model}}, {GIVEN} brings over {{coverage}} of its answer (random directions {{haar}}) and {{leak}} of its language,
+        and the rest {{complement_transfer}} of the answer; {{count}}""",
         "is not shown"],
     "inconclusive": [
         f"""Whether in {{model}} {GIVEN} brings over its answer and not its language is neither shown nor excluded: it brings
@@ -170,8 +170,8 @@ def word_told(word: dict, row: dict) -> str:
     """How much of a Z's effect is the code of the word to be written, by the limit that says so."""
     rules, rest = verdicts.dissociation, word["full"]["value"]
     if rest is None or rest < rules.ONLY_WORD:
-        return f"""all of it explained by the code of the word to be written: outside of that code even the whole stream
-            moves {percent(rest)} (limit {page.needed(rules.ONLY_WORD)})"""
+        return f"""explained by the code of the word to be written: outside of that code even the whole stream moves
+            {span(word["full"])} (limit {page.needed(rules.ONLY_WORD)})"""
     limit = percent(rules.BESIDE_WORD * min(1.0, row["coverage"]["value"]))
     return f"""mostly explained by the code of the word to be written: outside of that code it moves
         {percent(word["z"]["value"])} of what the whole stream moves there (limit {limit})"""
@@ -185,7 +185,7 @@ def numbers_text(results: dict) -> str:
     else:
         lines = [*where_lines(name, row, results), *profile_lines(name, row, results), *seen_lines(name, row)]
         lines += [*rival_lines(name, row, results), *weights_lines(name, results), *failed_lines(row, results)]
-        lines += [*gate_lines(row), *said_lines(row, results)]
+        lines += [*gate_lines(row), *said_lines(row, results), *disagreements(name, row, results)]
     items = "\n".join(f"- {line}" for line in lines)
     return f"""
         Deciding numbers, with 95 % intervals (*surely*: by the end of the interval). Shares are of what F, the swap of the
@@ -299,10 +299,11 @@ def weights_lines(name: str, results: dict) -> list[str]:
 
 
 def at_chance(results: dict) -> str:
-    """Whether the weights' Z does no more than random subspaces wherever it could be tested."""
+    """Whether the weights' Z is not beyond its nulls at the places where it was tested."""
     rows = weights_rows(results).values()
     chance = rows and all(row["verdict"] == "none" for row in rows)
-    return "; the weights' Z is at chance wherever it could be tested" if chance else ""
+    places = listing(list(dict.fromkeys(place(row["site"]) for row in rows)))
+    return f"; the weights' Z is not beyond its nulls where it was tested, at {places}" if chance else ""
 
 
 def failed_lines(row: dict, results: dict) -> list[str]:

@@ -457,11 +457,11 @@ def test_where_a_place_is_no_joint_carrier_nothing_is_said_of_z():
     ("name", "says"),
     [
         ("partial", "moves the answer (50.0 % (45.0 to 55.0); needed surely 50 %)"),
-        ("partial", "of its answer and 3.0 % of its language (random directions 4.4 %), but 46.0 % of the answer stays in the"),
+        ("partial", "of its answer (random directions 4.4 %) and 3.0 % of its language, and the rest 46.0 % of the answer; "),
         ("partial", "rest: 2 of 10 tests failed"),
         ("no states", "Tests that could not be run, 1 of 10: acts among the model's own states"),
         ("no states", "there were no other problems to tell which it visits"),
-        ("answer word", "moves 95.0 % of its answer, all of it explained by the code of the word to be written: outside of that code"),
+        ("answer word", "moves 95.0 % of its answer, explained by the code of the word to be written: outside of that code"),
         ("answer word", "even the whole stream moves 4.0 % (limit 10 %)"),
         ("answer word", "(F keeps 4.0 %, too little to ask what Z keeps; needed F 10 %, Z 50 % of that)"),
         ("little beside the word", "outside of that code it moves 20.0 % of what the whole stream moves there (limit 47.5 %)"),
@@ -719,7 +719,7 @@ def test_what_does_not_add_up_or_disagrees_is_said():
 
 
 def test_the_weights_are_called_at_chance_only_where_they_are():
-    chance = "at chance wherever it could be tested"
+    chance = "is not beyond its nulls where it was tested"
     fitted = copy.deepcopy(CASES["fitted"][0])
     opening = before_claims(rendered(fitted)[0])
     assert f"weights alone do not give this subspace; the weights' Z is {chance}" in opening
