@@ -173,8 +173,8 @@ def word_told(word: dict, row: dict) -> str:
         return f"""explained by the code of the word to be written: outside of that code even the whole stream moves
             {span(word["full"])} (limit {page.needed(rules.ONLY_WORD)})"""
     limit = percent(rules.BESIDE_WORD * min(1.0, row["coverage"]["value"]))
-    return f"""mostly explained by the code of the word to be written: outside of that code it moves
-        {percent(word["z"]["value"])} of what the whole stream moves there (limit {limit})"""
+    return f"""mostly explained by the code of the word to be written: outside of it they move
+        {percent(word["z"]["value"])} of what the whole stream does (limit {limit})"""
 
 
 def numbers_text(results: dict) -> str:

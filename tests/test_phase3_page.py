@@ -392,7 +392,7 @@ def test_a_positive_names_its_z_place_and_nulls():
     text, _ = rendered("positive")
     opening = before_claims(text)
     for said in (
-        "In a-model, giving one prompt another's residual stream in 34 of 896 directions after layer 19",
+        "In a-model, giving a prompt's last position another's residual stream in 34 of 896 directions after layer 19",
         "brings over its answer (95.0 % of what the whole stream brings) and not its language (3.0 %)",
         "the weights' subspace of layer 19 at its own output L19.out, best on development answers; k 34 of 896",
         "judged on 19 held-out problems, on whose answers nothing was fitted or chosen",
@@ -458,13 +458,13 @@ def test_where_a_place_is_no_joint_carrier_nothing_is_said_of_z():
     [
         ("partial", "moves the answer (50.0 % (45.0 to 55.0); needed surely 50 %)"),
         ("partial", "of its answer (random directions 4.4 %) and 3.0 % of its language, and the rest 46.0 % of the answer; "),
-        ("partial", "rest: 2 of 10 tests failed"),
+        ("partial", "answer; 2 of 10 tests failed"),
         ("no states", "Tests that could not be run, 1 of 10: acts among the model's own states"),
         ("no states", "there were no other problems to tell which it visits"),
         ("answer word", "moves 95.0 % of its answer, explained by the code of the word to be written: outside of that code"),
-        ("answer word", "even the whole stream moves 4.0 % (limit 10 %)"),
+        ("answer word", "even the whole stream moves 4.0 % (-1.0 to 9.0) (limit 10 %)"),
         ("answer word", "(F keeps 4.0 %, too little to ask what Z keeps; needed F 10 %, Z 50 % of that)"),
-        ("little beside the word", "outside of that code it moves 20.0 % of what the whole stream moves there (limit 47.5 %)"),
+        ("little beside the word", "outside of it they move 20.0 % of what the whole stream does (limit 47.5 %)"),
         ("illusion", "directions that the model's own states do not use: among these, 6.0 % of that is left"),
         ("illusion", "a path that the model leaves idle"),
         ("language removed", "little more than everything except the language"),
@@ -714,7 +714,7 @@ def test_what_does_not_add_up_or_disagrees_is_said():
     }  # fmt: skip
     text, _ = rendered(case)
     assert "adds up to 66.0 % (best layer's weights' Z), not to 100 %" in text
-    assert "34 of 40 answers after Z's swap come in the donor's language, of which Z moves 3.0 % there" in text
+    assert "34 of 40 free answers after Z's swap come in the donor's language, of which Z moves 3.0 % there" in text
     assert "Z⊥ moves 50.0 % of the language here and 91.0 % in section 3" in text
 
 
@@ -722,7 +722,7 @@ def test_the_weights_are_called_at_chance_only_where_they_are():
     chance = "is not beyond its nulls where it was tested"
     fitted = copy.deepcopy(CASES["fitted"][0])
     opening = before_claims(rendered(fitted)[0])
-    assert f"weights alone do not give this subspace; the weights' Z is {chance}" in opening
+    assert f"weights alone do not give this subspace; the weights' Z {chance}" in opening
     assert (
         "From weights alone: weights' Z, best place, L17.out, moves 6.0 % (1.0 to 11.0) of the answer (Haar 4.4 %; p"
         in opening
