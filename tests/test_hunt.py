@@ -99,7 +99,7 @@ def test_a_planted_z_is_causal(script, tmp_path, in_process, monkeypatch):
 
 @pytest.mark.slow
 def test_a_decoy_is_refuted_and_the_contingency_named(script, tmp_path, in_process):
-    results = hunt(script, tmp_path / "out", "--model", write_planted(tmp_path / "decoy", "decoy").path)
+    results = hunt(script, tmp_path / "out", "--model", write_planted(tmp_path / "decoy", "decoy", seed=1).path)
     assert results["weight_based"]["separates"] == "none"
     assert results["weight_based"]["causal"] != "double_dissociation"
     assert branches(results)["separation"] == "no"
