@@ -25,9 +25,8 @@ class Beside:
     site: int
     basis: torch.Tensor  # (k, d)
     half: str  # the problems that judge
-    fitted: (
-        torch.Tensor
-    )  # (languages, problems, d) streams at the site that rivals are fitted on: those that a Z's fit sees
+    # (languages, problems, d) streams at the site that rivals are fitted on: those that a Z's fit sees
+    fitted: torch.Tensor
 
     def __post_init__(self):
         self.donors = self.measured.design.within(self.half)
