@@ -299,7 +299,8 @@ def beside(
     site, design = rows[best]["site"], measured.design
     basis = candidate.basis(site).float()
     half = "test" if rows[best]["judged_on"] == "all" else rows[best]["judged_on"]
-    own, swept = rivals.Beside(measured, site, basis, half), [one for one in found if rows[one.name].get("seen")]
+    own = rivals.Beside(measured, site, basis, half, rung.streams[:, design.fits][:, :, site])
+    swept = [one for one in found if rows[one.name].get("seen") and rows[one.name]["judged_on"] == half]
     weights = rivals.other_constructions(folder, study.z.bottleneck, study.z.every_layer)
     haar = utils.random_subspaces(study.seeded("Haar of continuations"), 1, *basis.shape)[0]
     parts = continuations.parts_of(basis, haar)
@@ -315,7 +316,9 @@ def beside(
         "sweep_k": own.sweep_k(),
         "sweep_site": own.sweep_site(swept),
         "same_problem": own.same_problem(),
-        "generated": continuations.continuations(study, rung.problems, design, streams, site, parts, MAX_NEW_TOKENS),
+        "generated": continuations.continuations(
+            study, rung.problems, design, streams, site, parts, MAX_NEW_TOKENS, half
+        ),
     }
 
 

@@ -29,13 +29,14 @@ def continuations(
     site: int,
     parts: dict,
     most: int,
+    half: str,
 ) -> dict:
     """Whose answer in whose language greedy continuations give after swaps at the last prompt position: counts by swap.
 
-    problems: of the rung; streams (languages, problems, d) of the patched ones at the site. Some judging problems, each with
+    problems: of the rung; streams (languages, problems, d) of the patched ones at the site. Some problems of a half, each with
     one donor asked in the next language. parts: those of `parts_of`. `most`: new tokens.
     """
-    names, donors, rows = asker.names, design.within("test", RECIPIENTS), []
+    names, donors, rows = asker.names, design.within(half, RECIPIENTS), []
     for language in range(len(names)):
         for recipient in donors.any(1).nonzero()[0].tolist():
             rows.append((language, recipient, (language + 1) % len(names), int(donors[recipient].argmax())))

@@ -17,6 +17,7 @@ DRAWS, FULL_DRAWS = 20, 120  # Haar subspaces: for every Z; and every null's for
 WORTH = 0.25  # coverage from which on: half of what a dissociation asks for
 CHUNK = 40  # drawn subspaces in memory at once
 TIE = 0.01  # of D: a code that is passed on unchanged scores alike at every site that it passes
+BESIDE_WORD = 10  # random subspaces beside the word's code
 EVEN = 0.5  # of the variance within languages: draws that match a larger share hold what acts, as Z does
 
 
@@ -245,7 +246,7 @@ class Measured:
         def share(above: str, below: str) -> np.ndarray | None:
             return moved[above] / moved[below] if transfer.usable(moved[below], best) else None
 
-        word = {"dimensions": len(self.words), "left": len(rest)}
+        word = {"dimensions": len(self.words), "left": len(rest), "random": self.outside_random(site, half)}
         word |= {"full": transfer.record(share("without_word", "full"))}
         word |= {"z": transfer.record(share("z_without_word", "without_word"))}
         if manifold is None:
@@ -256,6 +257,13 @@ class Measured:
         sizes = {"states": manifold.states, "components": len(onto), "variance": manifold.share}
         sizes |= {"full": transfer.record(reach), "h": transfer.record(h), "by_construction": candidate.among_states}
         return {"word": word, "manifold": sizes}
+
+    def outside_random(self, site: int, half: str) -> dict:
+        """What is left of the full swap outside of random subspaces as large as the word's code: points of some recipients."""
+        draw, width = self.seeded(f"outside Haar {site}"), self.patching.streams.shape[-1]
+        bases = utils.random_subspaces(draw, BESIDE_WORD, len(self.words), width)
+        points = self.points(site, bases, half, self.design.within(half, DRAWN))
+        return statistics.spread(points["complement_transfer"])
 
     def beyond(self, candidate: Candidate, control: Candidate) -> dict:
         """A subspace's `control`: the same search's for other answers, judged on the true ones; and D less the control's."""
@@ -285,7 +293,8 @@ def worth_it(row: dict) -> bool:
 
 
 def null_row(drawn: dict[str, np.ndarray], own: dict, gates: bool) -> dict:
-    """A null of D, with its mean coverage and the null of the winners' gain."""
+    """A null of D, with its mean shares and the null of the winners' gain."""
     gain = statistics.null_record(drawn["iia_cross_gain"], own["iia_cross_gain"])
     row = statistics.null_record(drawn["d"], own["d"])
-    return row | {"coverage": float(np.mean(drawn["coverage"])), "iia_cross_gain": gain, "gates": gates}
+    shares = {name: float(np.mean(drawn[name])) for name in transfer.RATIOS if name != "d"}
+    return row | {"coverage": shares["coverage"], "shares": shares, "iia_cross_gain": gain, "gates": gates}

@@ -52,7 +52,12 @@ def word_subspace(model, tokens: Sequence[Sequence[int]], languages: int) -> tor
     for language in range(languages):
         rows = unembedding_rows(model, sorted({token for own in tokens[language::languages] for token in own}))
         centred.append(rows - rows.mean(0))
-    _, values, vectors = torch.linalg.svd(torch.cat(centred), full_matrices=False)
+    return spanned(torch.cat(centred))
+
+
+def spanned(rows: torch.Tensor) -> torch.Tensor:
+    """Orthonormal rows (k, d) of what rows (n, d) span, but for rounding."""
+    _, values, vectors = torch.linalg.svd(rows, full_matrices=False)
     return vectors[values > LEAST_WORD * values[0]]
 
 

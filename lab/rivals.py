@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 import utils
-from lab import checkpoints, dissociation, families, subspaces, swaps, transfer
+from lab import checkpoints, dissociation, families, statistics, subspaces, swaps, transfer
 
 DRAWS = 20  # of a rival that is random, and of Haar subspaces beside it
 SWEPT = 10  # of Haar subspaces at every size and place of a sweep: no p follows from them
@@ -24,11 +24,12 @@ class Beside:
     measured: dissociation.Measured
     site: int
     basis: torch.Tensor  # (k, d)
-    half: str  # the problems that judge: no rival's fit and no choice has seen their answers
+    half: str  # the problems that judge
+    # (languages, problems, d) streams at the site that rivals are fitted on: those that a Z's fit sees
+    fitted: torch.Tensor
 
     def __post_init__(self):
         self.donors = self.measured.design.within(self.half)
-        self.fitted = self.measured.fitted[:, :, self.site]
         self.seeded = self.measured.seeded
 
     @property
@@ -97,7 +98,9 @@ class Beside:
     def swept(self, site: int, basis: torch.Tensor) -> dict:
         """What a sweep shows of a subspace at a site, beside random ones of its size there."""
         profile, haar = self.profile(basis, site=site), self.measured.haar(site, len(basis), self.half, SWEPT)
-        return {name: profile[name] for name in SHOWN} | {"haar": {name: spread(haar[name]) for name in SHOWN}}
+        return {name: profile[name] for name in SHOWN} | {
+            "haar": {name: statistics.spread(haar[name]) for name in SHOWN}
+        }
 
     def ablation(self) -> dict:
         """How much of the own answer's margin is left without the part inside, or outside, of the subspace.
@@ -117,17 +120,25 @@ class Beside:
         def resample(basis: torch.Tensor, outside: bool = False) -> np.ndarray:
             return self.margins(self.scores(basis, outside), self.donors, self.measured.design.places)
 
-        alone = np.diag(judged)
-        unpatched = self.margins(patching.scores(self.site, alone), alone, self.measured.design.places)
+        own = patching.unpatched(self.site)[None, :, :, None, None]
+
+        def unpatched(donors: np.ndarray, given: np.ndarray) -> np.ndarray:
+            """The margins above the same others as after an edit."""
+            return self.margins(
+                np.broadcast_to(own, (*own.shape[:3], len(own[0]), len(given), own.shape[-1])), donors, given
+            )
+
+        whole = {"mean": unpatched(judged[:, None], np.array([-1]))}
+        whole["resample"] = unpatched(self.donors, self.measured.design.places)
         weights = transfer.resamples(len(part), dissociation.RESAMPLES, self.seeded(f"resamples {self.half}"))
         haar = utils.random_subspaces(self.seeded(f"ablation Haar {self.site}"), SWEPT, self.k, width)
-        rows = {"margin": transfer.record(weights @ unpatched / weights.sum(1))}
+        rows = {"margin": transfer.record(weights @ whole["mean"] / weights.sum(1))}
         for name, left in (("mean", mean), ("resample", resample)):
             sides = {"z": left(self.basis), "complement": left(self.basis, outside=True)}
             rows[name] = {
-                side: transfer.record(weights @ after / (weights @ unpatched)) for side, after in sides.items()
+                side: transfer.record(weights @ after / (weights @ whole[name])) for side, after in sides.items()
             }
-            rows[name]["haar"] = spread(np.array([left(basis).sum() / unpatched.sum() for basis in haar]))
+            rows[name]["haar"] = statistics.spread(np.array([left(basis).sum() / whole[name].sum() for basis in haar]))
         return rows
 
     def margins(self, scores: np.ndarray, donors: np.ndarray, given: np.ndarray) -> np.ndarray:
@@ -188,17 +199,9 @@ def principal_within(streams: torch.Tensor, k: int) -> torch.Tensor:
     return torch.linalg.svd(centred, full_matrices=False)[2][:rank]
 
 
-def spread(values: np.ndarray) -> dict:
-    """{draws, low, middle, high}: 5 %, median and 95 % of random draws; None where any is undefined."""
-    if not np.isfinite(values).all():
-        return {"draws": len(values), "low": None, "middle": None, "high": None}
-    low, middle, high = np.quantile(values, (0.05, 0.5, 0.95)).tolist()
-    return {"draws": len(values), "low": low, "middle": middle, "high": high}
-
-
 def as_record(values: np.ndarray) -> dict:
     """The spread of random draws in the place of a value with its interval."""
-    row = spread(values)
+    row = statistics.spread(values)
     return {"value": row["middle"], "low": row["low"], "high": row["high"]}
 
 

@@ -77,6 +77,14 @@ def null_record(draws: np.ndarray, observed: float, low_counts: bool = False) ->
     return {"draws": len(draws), "low": low, "middle": middle, "high": high, "p": permutation_p(reached, len(draws))}
 
 
+def spread(values: np.ndarray) -> dict:
+    """{draws, low, middle, high}: 5 %, median and 95 % of random draws; None where any is undefined."""
+    if not np.isfinite(values).all():
+        return {"draws": len(values), "low": None, "middle": None, "high": None}
+    low, middle, high = np.quantile(values, (0.05, 0.5, 0.95)).tolist()
+    return {"draws": len(values), "low": low, "middle": middle, "high": high}
+
+
 def outlier_p(value: float, others: Sequence[float]) -> float | None:
     """One-sided p that one more member of a normal population is as high as `value`, its mean and variance seen in `others`.
 

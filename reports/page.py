@@ -78,11 +78,13 @@ def needed(value: float) -> str:
 
 
 def span(record: dict | None, write: Callable = percent) -> str:
-    """A measured value with its interval."""
+    """A measured value with its interval, where that is wider than what is written."""
     if not record or record["value"] is None:
         return "–"
     value, low, high = (write(record[end]) for end in ENDS)
-    return value if record["low"] is None else f"{value} ({low.removesuffix(' %')} to {high.removesuffix(' %')})"
+    if record["low"] is None or value == low == high:
+        return value
+    return f"{value} ({low.removesuffix(' %')} to {high.removesuffix(' %')})"
 
 
 def place(site: int | None) -> str:
@@ -91,7 +93,7 @@ def place(site: int | None) -> str:
 
 
 def p_value(value: float | None, draws: int | None = None, what: str = "draws", bound: bool = False) -> str:
-    """A p: ".29", ".008 (120 draws)", and "< .009 (120 draws)" where no draw reached what was measured.
+    """A p: ".29", ".008 (120 draws)", and "< .009 (120 draws)" where no draw reached what was measured, "<" being strict.
 
     `bound`: whether a p that names no draws is only known to be this or less.
     """
@@ -99,7 +101,9 @@ def p_value(value: float | None, draws: int | None = None, what: str = "draws", 
         return "–"
     of = f" ({draws} {what})" if draws else ""
     if bound or (draws and value * (1 + draws) < 1.5):
-        return f"< {math.ceil(1000 * value - 1e-3) / 1000:.3f}{of}".replace(" 0.", " .") if value < 1 else f"1{of}"
+        return (
+            f"< {(math.floor(1000 * value + 1e-6) + 1) / 1000:.3f}{of}".replace(" 0.", " .") if value < 1 else f"1{of}"
+        )
     if value < 0.001:
         return f"< .001{of}"
     text = f"{value:.3f}" if value < 0.0995 else f"{value:.2f}"
@@ -185,7 +189,7 @@ def report(
             "not those of the original model."
         )
     if rows:
-        parts += ["## Claims", table(["claim", "recipe", "measured", "null or chance", "holds"], rows)]
+        parts += ["## Claims", table(["claim", "recipe predicts", "measured", "null or chance", "holds"], rows)]
     parts += [*sections, "## Limitations", "\n".join(f"- {line}" for line in limitations)]
     return ("\n\n".join(parts) + "\n").encode()
 

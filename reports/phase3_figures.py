@@ -15,8 +15,8 @@ BLUE, SKY, GREEN, RED, ORANGE, PINK = "#0072B2", "#56B4E9", "#009E73", "#D55E00"
 COLOURS = (BLUE, RED, GREEN, PINK, SKY, "black")
 MARKERS = "os^DvP"
 MOVED = {
-    "t_same": ("answer (T_same), donor asked in the same language", BLUE, "o"),
-    "t_cross": ("answer (T_cross), donor asked in another language", SKY, "s"),
+    "t_same": ("answer (T_same), donor asked alike", BLUE, "o"),
+    "t_cross": ("answer (T_cross), donor asked otherwise", SKY, "s"),
     "g": ("language (G)", RED, "^"),
 }
 WINNERS = {  # of donors asked in another language: whose answer wins, in whose language
@@ -25,6 +25,7 @@ WINNERS = {  # of donors asked in another language: whose answer wins, in whose 
     "recipient_recipient": ("recipient's answer, recipient's language", "black", "v"),
     "recipient_donor": ("recipient's answer, donor's language", PINK, "D"),
 }
+UNORDERED = ("learned", "ard_mmd")  # methods whose directions come in no order of size
 OUTERMOST = (-60, 160)  # % that a profile's axis shows: intervals beyond end in an arrow
 SMALL = 9.5  # points: 12 pixels where a page shows the figure 700 pixels wide
 
@@ -41,35 +42,35 @@ def neither(row: dict) -> float:
     return max(0.0, 1 - sum(row[name]["value"] for name in WINNERS))
 
 
+def winning(row: dict) -> tuple[float, float]:
+    """How often the donor's answer wins where both are asked alike, and how often a third answer where they are not."""
+    return row["iia_same"]["value"], neither(row)
+
+
 def figure_depth(results: dict) -> bytes:
-    """T and G, winners, and carriers along depth; the axis counts layers: n is Ln.out, -1 the embeddings."""
+    """T and G, winners, and carriers along depth; shaded carries both. On the axis n is Ln.out, -1 the embeddings."""
     curve, layers = results["curve"], results["sites"] - 1
     x = np.array([row["site"] - 1 for row in curve])
     shares = {key: [100 * row[key]["value"] for row in curve] for key in WINNERS}
     with page.figure(7.6, 8.0, 2, 1, sharex=True) as (figure, (moved, won)):
-        strip = won.inset_axes((0, -0.26, 1, 0.2), sharex=won)
+        strip = won.inset_axes((0, -0.22, 1, 0.16), sharex=won)
         won.tick_params(labelbottom=False)
-        for offset, (key, (label, colour, marker)) in zip((-0.08, 0.08, 0), MOVED.items()):
-            whiskers(moved, x + offset, [row[key] for row in curve], colour, marker, label)
-        won.plot(
-            x,
-            [100 * row["iia_same"]["value"] for row in curve],
-            "--",
-            color=BLUE,
-            label="donor's answer, both asked alike",
-        )
-        for key, (label, colour, marker) in WINNERS.items():
-            won.plot(x, shares[key], color=colour, marker=marker, markersize=5, label=label)
-        won.plot(x, [100 * neither(row) for row in curve], ":", color="gray", label="a third answer")
-        for height, (kind, colour) in enumerate((("joint", "gray"), ("language", RED), ("answer", BLUE))):
+        for offset, width, (key, (label, colour, marker)) in zip((-0.005, 0.005, 0), (2.8, 1.4, 1.4), MOVED.items()):
+            whiskers(moved, x + offset * layers, [row[key] for row in curve], colour, marker, label, width=width)
+        for width, (key, (label, colour, marker)) in zip((5.4, 3.8, 2.4, 1.2), WINNERS.items()):  # none hides another
+            won.plot(x, shares[key], color=colour, linewidth=width, marker=marker, markersize=3.4 + width, label=label)
+        alike, third = ([100 * share for share in shares] for shares in zip(*(winning(row) for row in curve)))
+        won.plot(x, alike, "--", color=BLUE, linewidth=2, label="donor's answer, both asked alike")
+        won.plot(x, third, ":", color="silver", linewidth=2, label="a third answer")
+        for height, (kind, colour) in enumerate((("language", RED), ("answer", BLUE))):
             sites = np.array(results["carriers"][kind], float)
             strip.plot(sites - 1, np.full(len(sites), height), "s", color=colour)
         mark_places((moved, won, strip), results)
         title = f"{results['model']['name']}, {results['rung']}: swapping the whole stream"
         moved.set_ylabel("moved, nats (95 % intervals)")
         won.set(ylabel="answer that wins, % of swaps", ylim=(-4, 104))
-        strip.set(ylim=(-0.6, 2.6), xlim=(-1.6, layers - 0.4), xlabel="output of layer (emb.: embeddings)")
-        strip.set_yticks(range(3), ["both", "language", "answer"])
+        strip.set(ylim=(-0.6, 1.6), xlim=(-1.6, layers - 0.4), xlabel="output of layer (emb.: embeddings)")
+        strip.set_yticks(range(2), ["language", "answer"])
         label_layers(strip, layers)
         for panel in (moved, won):
             panel.legend(fontsize=SMALL, loc="lower center", bbox_to_anchor=(0.46, 1.0), ncol=2, frameon=False)
@@ -83,29 +84,38 @@ def label_layers(panel, layers: int) -> None:
     panel.set_xticks(ticks, ["emb." if tick < 0 else f"L{tick}" for tick in ticks])
 
 
-def whiskers(panel, x: Sequence, records: Sequence[dict], colour: str, marker: str, label: str, line="-") -> None:
+def whiskers(
+    panel,
+    x: Sequence,
+    records: Sequence[dict],
+    colour: str,
+    marker: str,
+    label: str,
+    line: str = "-",
+    width: float = 1.4,
+) -> None:
     """Measured values with their 95 % intervals, where they are known."""
     value, low, high = np.array([[record[end] for end in page.ENDS] for record in records], float).T
     panel.vlines(x, low, high, color=colour, linewidth=1.3)
-    panel.plot(x, value, line, color=colour, marker=marker, markersize=5, label=label)
+    panel.plot(x, value, line, color=colour, linewidth=width, marker=marker, markersize=4 + width, label=label)
 
 
 def mark_places(panels: Sequence, results: dict) -> None:
-    """Joint carriers shaded, and lines at the places that the weights point at; named in the first panel's legend."""
+    """Joint carriers shaded where measured, and lines at the places that the weights point at; named in the first panel's legend."""
     lowest, inner = results["weights"]["lowest"], results["weights"]["inner"]
     lines = [(inner, "layer of the weights' Z", "--")]
-    lines += [(lowest, "lowest rank of all layers", ":")] if lowest not in (None, inner) else []
+    lines += [(lowest, "lowest effective rank of all layers (1.py)", ":")] if lowest not in (None, inner) else []
     for panel in panels:
         hidden = "" if panel is panels[0] else "_"  # a label that begins so is left out of the legend
-        for index, (first, last) in enumerate(stretches(results, "joint")):
+        for index, site in enumerate(results["carriers"]["joint"]):
             label = f"{hidden or '_' * bool(index)}the whole stream carries both"
-            panel.axvspan(first - 1.5, last - 0.5, color="gray", alpha=0.18, label=label)
+            panel.axvspan(site - 1.4, site - 0.6, color="gray", alpha=0.22, linewidth=0, label=label)
         for layer, label, style in lines:
             panel.axvline(layer, color="black", linestyle=style, linewidth=1.3, label=f"{hidden}{label}: L{layer}")
 
 
 def figure_profile(results: dict, rows: dict) -> bytes:
-    """The four shares of every measured Z beside the full swap's, the hypothesis' and, where known, random subspaces'."""
+    """The four shares of every measured Z beside the full swap's, the hypothesis', and random subspaces' and PCA's if known."""
     labels = [f"{page.SUBSPACES[name]}\n{page.place(row['site'])}, k {row['k']}" for name, row in rows.items()]
     y = np.arange(len(rows))
     with page.figure(7.6, 2.0 + 0.62 * len(rows), 1, 4, sharey=True) as (figure, panels):
@@ -119,17 +129,40 @@ def figure_profile(results: dict, rows: dict) -> bytes:
             panel.plot(
                 100 * np.array(seen, float), y - 0.22, "o", color=BLUE, fillstyle="none", label="Z, seen answers"
             )
-            panel.plot(random_shares(results, rows, key), y + 0.22, "D", color=ORANGE, label="Haar-random, same k")
+            random = [haar_share(results, name, key) for name in rows]
+            panel.plot(100 * np.array(random, float), y + 0.22, "D", color=ORANGE, label="Haar-random, same k")
+            beside = [(same_size(results, name, "pca") or {}).get(key, {"value": None})["value"] for name in rows]
+            panel.plot(
+                100 * np.array(beside, float),
+                y + 0.38,
+                "s",
+                color=RED,
+                fillstyle="none",
+                label="PCA within languages, same k",
+            )
+            for height in np.flatnonzero([row[key]["value"] is None for row in rows.values()]):
+                panel.text(50, height, "n/a", ha="center", va="center", fontsize=SMALL)
             panel.set_title(label, fontsize=11)
             panel.set_xticks([0, 50, 100])
         panels[0].set_ylim(len(rows) - 0.5, -0.5)
         panels[0].set_yticks(y, labels)
+        for name, text in zip(rows, panels[0].get_yticklabels()):
+            text.set_fontweight("bold" if name == results["decided_by"] else "normal")
         figure.suptitle(f"{results['model']['name']}: what each subspace moves")
         figure.supxlabel("% of what the full swap F moves", fontsize=10.5)
-        handles = {name: handle for panel in panels for handle, name in zip(*panel.get_legend_handles_labels())}
+        drawn = [pair for panel in panels for pair in zip(*panel.get_legend_handles_labels())]
+        handles = {
+            name: handle for handle, name in drawn if not hasattr(handle, "get_xdata") or len(known(handle.get_xdata()))
+        }
         place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncol": 3, "frameon": False}
         figure.legend(handles.values(), handles.keys(), fontsize=10, **place)
     return page.png(figure)
+
+
+def known(values: Sequence) -> np.ndarray:
+    """Without what was not measured."""
+    values = np.asarray(values, float)
+    return values[~np.isnan(values)]
 
 
 def intervals(panel, y: np.ndarray, records: Sequence[dict]) -> None:
@@ -148,31 +181,42 @@ def intervals(panel, y: np.ndarray, records: Sequence[dict]) -> None:
             )
 
 
-def random_shares(results: dict, rows: dict, key: str) -> np.ndarray:
-    """What random subspaces move, in percent: coverage of every Z's size and place, the rest of the Z that was looked at most."""
-    beside, found = results.get("beside"), []
-    for name, row in rows.items():
-        known = row["nulls"]["haar"]["coverage"] if key == "coverage" and "haar" in row["nulls"] else None
-        if known is None and beside and beside["of"] == name:
-            known = beside["rivals"]["haar"][key]["value"]
-        found.append(known)
-    return 100 * np.array(found, float)
+def haar_share(results: dict, name: str, key: str) -> float | None:
+    """What random subspaces of a Z's size move at its place, or their complements; None where that was not measured."""
+    null, beside = results["tested"][name]["nulls"].get("haar", {}), results.get("beside")
+    known = null.get("shares", {}).get(key)
+    if known is None and key == "coverage":
+        known = null.get("coverage")
+    if known is None and beside and beside["of"] == name:
+        known = beside["rivals"]["haar"][key]["value"]
+    return known
+
+
+def same_size(results: dict, name: str, rival: str) -> dict | None:
+    """A rival as large as a Z, where it was swapped beside it."""
+    beside = results.get("beside")
+    found = beside["rivals"].get(rival) if beside and beside["of"] == name else None
+    return found if found and found["k"] == results["tested"][name]["k"] and found["d"]["value"] is not None else None
 
 
 def figure_sweeps(results: dict) -> bytes:
     """D over sizes of the basis, and over places, each beside random subspaces of that size there."""
     beside, layers = results["beside"], results["sites"] - 1
     with page.figure(7.6, 4.6, 1, 2, sharey=True) as (figure, (sizes, places)):
-        drawn = {row["k"]: row["haar"]["d"] for row in beside["sweep_k"]}
-        draws_bars(sizes, sorted(drawn), [drawn[k] for k in sorted(drawn)])
-        for of, colour, marker, label in (("z", BLUE, "o", "first k rows of Z"), ("pca", RED, "s", "first k of PCA")):
+        order = "" if results["tested"][beside["of"]]["method"] in UNORDERED else ", by singular value"
+        kinds = (("z", BLUE, "o", f"first k of Z{order}"), ("pca", RED, "s", "first k of PCA, by variance"))
+        for of, colour, marker, label in kinds:
             rows = [row for row in beside["sweep_k"] if row["of"] == of]
             whiskers(sizes, [row["k"] for row in rows], [row["d"] for row in rows], colour, marker, label)
-        for index, name in enumerate(dict.fromkeys(row["name"] for row in beside["sweep_site"])):
-            rows = [row for row in beside["sweep_site"] if row["name"] == name]
-            x = np.array([row["site"] - 1 for row in rows]) + 0.1 * index
-            whiskers(places, x, [row["d"] for row in rows], COLOURS[index], MARKERS[index], page.SUBSPACES[name])
-            draws_bars(places, x, [row["haar"]["d"] for row in rows], "" if index == 0 else "_")
+        drawn = {row["k"]: row["haar"]["d"] for row in beside["sweep_k"]}
+        draws_bars(sizes, sorted(drawn), [drawn[k] for k in sorted(drawn)])
+        names = list(dict.fromkeys(row["name"] for row in beside["sweep_site"]))
+        swept = {name: [row for row in beside["sweep_site"] if row["name"] == name] for name in names}
+        x = {name: np.array([row["site"] - 1 for row in swept[name]]) + 0.1 * index for index, name in enumerate(names)}
+        for name, colour, marker in zip(names, COLOURS, MARKERS):
+            whiskers(places, x[name], [row["d"] for row in swept[name]], colour, marker, swept_name(name))
+        for name in names:
+            draws_bars(places, x[name], [row["haar"]["d"] for row in swept[name]], "" if name == names[0] else "_")
         for panel in (sizes, places):
             panel.axhline(2, color=GREEN, linestyle="--", linewidth=2, label="hypothesis")
             panel.axhline(0, color="gray", linewidth=0.8)
@@ -184,11 +228,16 @@ def figure_sweeps(results: dict) -> bytes:
     return page.png(figure)
 
 
+def swept_name(name: str) -> str:
+    """A Z whose place is varied; where its layer varies too, it is another Z at every place."""
+    return "each layer's own weights' Z" if name == "best_layer" else page.SUBSPACES[name]
+
+
 def draws_bars(panel, x: Sequence, draws: Sequence[dict], hidden: str = "") -> None:
     """5 to 95 % of random subspaces, as bars with their median."""
     low, middle, high = np.array([[one[point] for point in ("low", "middle", "high")] for one in draws], float).T
     panel.vlines(x, low, high, color=ORANGE, alpha=0.5, linewidth=9, label=f"{hidden}Haar, 5 to 95 % of draws")
-    panel.plot(x, middle, "D", color=ORANGE, markersize=4)
+    panel.plot(x, middle, "D", color=ORANGE, markersize=4, label=f"{hidden}their median")
 
 
 def label_places(panel, measured: Sequence[int], layers: int) -> None:

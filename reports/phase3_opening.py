@@ -1,12 +1,14 @@
 """What phase 3's page says first: the verdict in a sentence, the numbers that decided, what follows, and what was run."""
 
+import re
 from collections.abc import Sequence
 
 import verdicts
 from reports import page
 from reports.page import decimal, percent, place, span
-from reports.phase3_figures import SHARES, stretches
-from reports.phase3_tables import CARRIES, TOLD, missed, told
+from reports.phase3_beside import disagreements, said_lines
+from reports.phase3_figures import SHARES, haar_share, same_size, stretches
+from reports.phase3_tables import CARRIES, RIVALS, TOLD, random_span, required, told
 
 TESTED = {  # what it is in the verdict; what it is in full; what follows where it dissociates
     "weights": [
@@ -34,7 +36,8 @@ TESTED = {  # what it is in the verdict; what it is in full; what follows where 
         "the subspace learned by gradients on development answers, at {place}",
         "is not shown: answers have a code that unseen ones share, but it was learned for its effect"],
 }  # fmt: skip
-GIVEN = "giving one prompt another's residual stream in {k} of {width} directions {place} ({what})"
+WEIGHTS = ("weights", "weights_at_carrier", "best_layer")  # of these, the Zs that weights alone give
+GIVEN = "giving a prompt's last position another's residual stream in {k} of {width} directions {place} ({what})"
 MOVES = f"In {{model}}, {GIVEN} brings over its answer ({{coverage}} of what the whole stream brings)"
 VERDICTS = {  # what was swapped and what moved, in one sentence; what becomes of the hypothesis, of a dissociation TESTED says it
     "double_dissociation": [
@@ -43,14 +46,14 @@ VERDICTS = {  # what was swapped and what moved, in one sentence; what becomes o
         f"{MOVES}, but these directions are so many that they are little more than everything except the language",
         "is not shown: whatever leaves out the language alone does the same"],
     "answer_word": [
-        f"{MOVES}, but mostly as the code of the word to be written: outside of it {{word}}",
+        f"In {{model}}, {GIVEN} moves {{coverage}} of its answer, {{word}}",
         "is not shown: what moves the answer is the output word"],
     "illusion": [
         f"{MOVES}, but along directions that the model's own states do not use: among these, {{h}} of that is left",
         "is not shown: the swap works through a path that the model leaves idle (Makelov et al. 2023)"],
     "partial": [
-        f"""In {{model}}, {GIVEN} brings over its answer better than random directions do ({{coverage}} against {{haar}} of what
-        the whole stream brings), but answer and language do not come apart cleanly: {{count}}""",
+        f"""In {{model}}, {GIVEN} brings over {{coverage}} of its answer (random directions {{haar}}) and {{leak}} of its language,
+        and the rest {{complement_transfer}} of the answer; {{count}}""",
         "is not shown"],
     "inconclusive": [
         f"""Whether in {{model}} {GIVEN} brings over its answer and not its language is neither shown nor excluded: it brings
@@ -75,6 +78,7 @@ UNSOLVED = """In {model} nothing was swapped: at most {everywhere} of {asked} pr
     every language, where {problems} are needed"""
 RECIPE = """**The hypothesis tested** (the *recipe*: the few directions that attention reads at one late layer, known from
     weights alone, carry the answer, and the rest the language)"""
+INTERVAL = re.compile(r" \([-\d.]+ to [-\d.]+\)")
 CANNOT = "cannot be tested with this model and these problems; nothing follows for it"
 
 
@@ -100,9 +104,10 @@ def carriers(results: dict, *kinds: str) -> str:
     return ", ".join(parts)
 
 
-def subject(name: str, row: dict, results: dict) -> str:
-    """A tested Z in words."""
-    inner = page.layer_name(results["weights"]["inner"], results["layer_chosen"])
+def subject(name: str, row: dict, results: dict, stands: bool = False) -> str:
+    """A tested Z in words; `stands`: with what the weights' layer stands on."""
+    inner = f"layer {results['weights']['inner']}"
+    inner = page.layer_name(results["weights"]["inner"], results["layer_chosen"]) if stands else inner
     method = page.METHODS.get(row["method"], row["method"])
     return TESTED[name][1].format(inner=inner, layer=row["layer"], place=place(row["site"]), method=method)
 
@@ -110,7 +115,7 @@ def subject(name: str, row: dict, results: dict) -> str:
 def judged_on(row: dict) -> str:
     if row["judged_on"] == "all":
         return f"all {row['judged']} scored problems"
-    return f"{row['judged']} problems with answers on which nothing was fitted or chosen"
+    return f"{row['judged']} held-out problems"
 
 
 def solved(row: dict) -> str:
@@ -119,15 +124,12 @@ def solved(row: dict) -> str:
     return f"`{row['rung']}` {counts}, {row['everywhere']} in every language, of {row['asked']}{mass}"
 
 
-def random_rest(name: str, row: dict, results: dict) -> str:
-    """What the complement of random subspaces moves: measured, or to first order 1 less what they move."""
-    beside, null = results.get("beside"), row["nulls"].get("haar")
-    if beside and beside["of"] == name:
-        answer, language = (beside["rivals"]["haar"][key] for key in ("complement_transfer", "complement_language"))
-        return f"Haar's complement {span(answer)} and {span(language)} (5 to 95 % of draws)"
-    if null is None:
-        return "no random subspaces were swapped here"
-    return f"Haar's complement, to first order, {percent(1 - null['coverage'])} of the answer (1 less Haar's coverage)"
+def haar_text(name: str, key: str, results: dict, lead: str = "Haar ") -> str:
+    """What random subspaces of a Z's size, or their complements, move in one share; nothing where it was not measured."""
+    share = haar_share(results, name, key)
+    if share is None and key == "complement_transfer" and (inside := haar_share(results, name, "coverage")) is not None:
+        return f"{lead}to first order {percent(1 - inside)}"
+    return f"{lead}{percent(share)}" if share is not None else ""
 
 
 def verdict_text(results: dict) -> str:
@@ -152,18 +154,27 @@ def told_by(name: str, row: dict, results: dict) -> dict[str, str]:
         return said
     said |= {key: percent(row[key]["value"]) for key in ("coverage", "leak")}
     said |= {end: percent(row["coverage"][end]) for end in ("low", "high")}
+    said["complement_transfer"] = percent(row["complement_transfer"]["value"])
     said["haar"] = percent(row["nulls"]["haar"]["coverage"])
     gates = row.get("gates") or {"word": {"full": {"value": None}, "z": {"value": None}}, "manifold": None}
-    word, states = gates["word"], gates["manifold"] or {"h": {"value": None}}
-    rest = word["full"]["value"]
-    beside = f"they bring {percent(word['z']['value'])}"
-    alone = f"the whole stream keeps {percent(rest)}"
-    said["word"] = alone if rest is None or rest < verdicts.dissociation.ONLY_WORD else beside
-    said["h"] = percent(states["h"]["value"])
-    failed, made = list(results["tests"].values()).count(False), len(results["tests"])
-    unmade = list(results["tests"].values()).count(None)
-    said["count"] = f"{failed} of {made} tests failed" if failed else f"{unmade} of {made} tests stays open"
+    said["word"] = word_told(gates["word"], row)
+    said["h"] = percent((gates["manifold"] or {"h": {"value": None}})["h"]["value"])
+    made = list(results["tests"].values())
+    said["count"] = f"{made.count(False)} of {len(made)} tests failed"
+    if not made.count(False):
+        said["count"] = f"{made.count(None)} of {len(made)} tests could not be run"
     return said
+
+
+def word_told(word: dict, row: dict) -> str:
+    """How much of a Z's effect is the code of the word to be written, by the limit that says so."""
+    rules, rest = verdicts.dissociation, word["full"]["value"]
+    if rest is None or rest < rules.ONLY_WORD:
+        return f"""explained by the code of the word to be written: outside of that code even the whole stream moves
+            {span(word["full"])} (limit {page.needed(rules.ONLY_WORD)})"""
+    limit = percent(rules.BESIDE_WORD * min(1.0, row["coverage"]["value"]))
+    return f"""mostly explained by the code of the word to be written: outside of it they move
+        {percent(word["z"]["value"])} of what the whole stream does (limit {limit})"""
 
 
 def numbers_text(results: dict) -> str:
@@ -172,11 +183,13 @@ def numbers_text(results: dict) -> str:
     if row is None or row["verdict"] in NOT_TOLD:
         lines = [place_line(row), *whole_lines(results)] if row else whole_lines(results)
     else:
-        lines = [*profile_lines(name, row, results), *failed_lines(row, results), *gate_lines(row)]
-        lines += said_lines(row, results)
+        lines = [*where_lines(name, row, results), *profile_lines(name, row, results), *seen_lines(name, row)]
+        lines += [*rival_lines(name, row, results), *weights_lines(name, results), *failed_lines(row, results)]
+        lines += [*gate_lines(row), *said_lines(row, results), *disagreements(name, row, results)]
     items = "\n".join(f"- {line}" for line in lines)
     return f"""
-        Deciding numbers, with 95 % intervals; shares are of what F, the swap of the whole stream, moves there:
+        Deciding numbers, with 95 % intervals (*surely*: by the end of the interval). Shares are of what F, the swap of the
+        whole stream, moves there; Haar: random subspaces as large:
 
         {items}
     """
@@ -200,29 +213,112 @@ def place_line(row: dict) -> str:
     )
 
 
+def where_lines(name: str, row: dict, results: dict) -> list[str]:
+    """Where answer and language arrive, and which Z was swapped where."""
+    scored = results["problems"]["development"]["scored"]
+    answer, language = (arrival(results, *pair) for pair in (("answer", "t_same"), ("language", "g")))
+    which = subject(name, row, results, stands=name == "weights")  # of others another paragraph says it
+    judged = f"{judged_on(row)}, on whose answers nothing was fitted or chosen"
+    return [
+        f"Where: the answer arrives {answer}, the language {language}; F on {scored} development problems.",
+        f"Z (the directions given): {which}; k {row['k']} of {results['width']}; judged on {judged}.",
+    ]
+
+
+def arrival(results: dict, kind: str, key: str) -> str:
+    """The first place that carries something, with what the full swap moves there and at the last one measured before."""
+    sites, curve = results["carriers"][kind], {row["site"]: row[key]["value"] for row in results["curve"]}
+    first, before = min(sites), max((site for site in curve if site < min(sites)), default=None)
+    if before is None:
+        return f"at {place(first)} already ({decimal(curve[first])} nats)"
+    where = f"in layer {first - 1}" if before == first - 1 else f"between {place(before)} and {place(first)}"
+    return f"{where} ({decimal(curve[before])} → {decimal(curve[first])} nats)"
+
+
 def profile_lines(name: str, row: dict, results: dict) -> list[str]:
-    """Which Z and where, the four shares and D, each beside what random subspaces do and what the hypothesis says."""
+    """The four shares and D, each beside what random subspaces do and what the hypothesis says."""
     coverage, leak, transfer, language = (span(row[key]) for key in SHARES)
+    haar = {key: text + "; " if (text := haar_text(name, key, results)) else "" for key in SHARES}
+    rest = {key: text + "; " if (text := haar_text(name, key, results, "Haar's rest ")) else "" for key in SHARES}
     null = row["nulls"]["haar"]
     drawn = f"Haar's median {decimal(null['middle'])}, 95 % point {decimal(null['high'])}; {page.p_text(row)}"
-    size = f"k {row['k']} of {results['width']}"
     return [
-        f"Z (the directions given) and where: {subject(name, row, results)}; {size}; judged on {judged_on(row)}.",
-        f"""Z moves of the answer (coverage): {coverage}; random subspaces of that size (Haar) {percent(null["coverage"])};
-        hypothesis 100 %.""",
-        f"Z moves of the language (leak): {leak}; hypothesis 0 %.",
-        f"""The rest, Z⊥, moves {transfer} of the answer and {language} of the language; {random_rest(name, row, results)};
-        hypothesis 0 and 100 %.""",
+        f"Z moves of the answer (coverage): {coverage}; {haar['coverage']}hypothesis 100 %.",
+        f"Z moves of the language (leak): {leak}; {haar['leak']}hypothesis 0 %.",
+        f"""Z⊥, the rest, moves {transfer} of the answer ({rest["complement_transfer"]}hypothesis 0 %) and {language} of the
+        language ({rest["complement_language"]}hypothesis 100 %).""",
         f"D (coverage − leak − Z⊥'s answer + Z⊥'s language): {span(row['d'], decimal)}; hypothesis 2; {drawn}.",
     ]
 
 
+def seen_lines(name: str, row: dict) -> list[str]:
+    """What is only memorised shows as a difference between answers that were seen and new ones."""
+    if not row["seen"] or row["seen"]["coverage"]["value"] is None:
+        return []
+    how = "its place was chosen" if name in WEIGHTS else "Z was fitted"
+    return [
+        f"On answers on which {how}, Z moves {span(row['seen']['coverage'])} of the answer, on new ones {span(row['coverage'])}."
+    ]
+
+
+def rival_lines(name: str, row: dict, results: dict) -> list[str]:
+    """What other subspaces of that size move of the answer."""
+    found = {rival: same_size(results, name, rival) for rival in ("pca", "centroid")}
+    parts = [f"{RIVALS[rival]} {short(one)}" for rival, one in found.items() if one]
+    own = same_size(results, name, "z")
+    parts[1:] = [*parts[1:], f"beside Z's {short(own)} with the same donors"] if parts and own else parts[1:]
+    matched = row["nulls"].get("matched")
+    if matched:
+        why = "" if matched["gates"] else f", not counted as a null because Z holds {percent(row['within_share'])}"
+        why += " of the variance, more than half" if why else ""
+        parts.append(f"""{page.NULLS["matched"]} {percent(matched["coverage"])} (D {decimal(matched["middle"])}; p
+            {page.p_value(matched["p"], matched["draws"])}{why})""")
+    return [f"Rivals of that size move of the answer: {'; '.join(parts)}."] if parts else []
+
+
+def short(row: dict) -> str:
+    return f"{percent(row['coverage']['value'])} (D {decimal(row['d']['value'])})"
+
+
+def weights_rows(results: dict) -> dict[str, dict]:
+    """The weights' own Zs, as far as they could be tested."""
+    rows = {name: results["tested"].get(name, {}) for name in WEIGHTS}
+    return {name: row for name, row in rows.items() if row.get("p") is not None}
+
+
+def weights_lines(name: str, results: dict) -> list[str]:
+    """What the weights' own Zs do where they were swapped, and the verdict is about another one."""
+    rows = weights_rows(results)
+    parts = [
+        f"{page.SUBSPACES[other]}, {place(row['site'])}, moves {span(row['coverage'])} of the answer"
+        f" ({haar_text(other, 'coverage', results)}; {page.p_text(row)}; `{row['verdict']}`)"
+        for other, row in rows.items()
+        if other not in (name, "weights")
+    ]
+    return [f"From weights alone: {'; '.join(parts)}."] if parts and name != "weights" else []
+
+
+def at_chance(results: dict) -> str:
+    """Whether the weights' Z is not beyond its nulls at the places where it was tested."""
+    rows = weights_rows(results).values()
+    chance = rows and all(row["verdict"] == "none" for row in rows)
+    places = listing(list(dict.fromkeys(place(row["site"]) for row in rows)))
+    return f"; the weights' Z is not beyond its nulls where it was tested, at {places}" if chance else ""
+
+
 def failed_lines(row: dict, results: dict) -> list[str]:
-    """The tests that were not passed, with their numbers, and those that could not be made."""
-    failed = missed(row, results["tests"])
-    lines = [f"Tests not passed: {'; '.join(failed)}."] if failed else []
-    unmade = [test for test, passed in results["tests"].items() if passed is None]
-    return lines + ([f"Tests that could not be made: {', '.join(unmade)}."] if unmade else [])
+    """The tests that were not passed, with their numbers, and those that could not be run."""
+    made = required(row, results["tests"], results["width"])
+    failed = [(test, found, needed) for test, found, needed, _, passed in made if passed is False]
+    failed = [
+        f"{test} ({found if 'surely' in needed else INTERVAL.sub('', found)}; needed {needed})"
+        for test, found, needed in failed
+    ]
+    lines = [f"Tests failed, {len(failed)} of {len(made)}: {'; '.join(failed)}."] if failed else []
+    unmade = [test for test, *_, passed in made if passed is None]
+    return lines + (
+        [f"Tests that could not be run, {len(unmade)} of {len(made)}: {', '.join(unmade)}."] if unmade else []
+    )
 
 
 def gate_lines(row: dict) -> list[str]:
@@ -233,54 +329,18 @@ def gate_lines(row: dict) -> list[str]:
     rest = (
         f", and Z {span(word['z'])} of that" if word["z"]["value"] is not None else ", too little to ask what Z keeps"
     )
-    needed = page.needed(verdicts.dissociation.BESIDE_WORD)
+    random, needed = "", page.needed(verdicts.dissociation.BESIDE_WORD)
+    if (null := word.get("random")) and null["middle"] is not None:
+        random = f"; outside of random subspaces as large {random_span(null)}, 5 to 95 % of {null['draws']} draws"
     lines = [f"""Code of the output word ({word["dimensions"]} dimensions): outside of it F keeps {span(word["full"])} of its
-        effect on the answer{rest} (needed {needed})."""]  # fmt: skip
+        effect on the answer{rest} (needed {needed}){random}."""]  # fmt: skip
     if states is None:
         return [*lines, "The model's own states: there were no other problems to tell which it visits."]
-    h = f", and Z of its own times h = {span(states['h'], decimal)}" if states["h"]["value"] is not None else ""
-    sizes = f"{states['components']} dimensions of {states['states']:,} states"
-    text = f"""The model's own states on other problems ({sizes}): among them F keeps {span(states["full"])} of its effect{h}
-        (needed h {decimal(verdicts.HONEST)}). {TOLD[told(states)]}"""
+    needed, h = f"needed {decimal(verdicts.HONEST)}", states["h"]
+    times = f", and Z the same share times h = {span(h, decimal)} ({needed})" if h["value"] is not None else ""
+    text = f"""Among states that the model visits on other problems ({states["components"]} dimensions of {states["states"]:,}
+        states) F keeps {span(states["full"])} of its effect{times}. {TOLD[told(states)]}"""
     return [*lines, text]
-
-
-def said_lines(row: dict, results: dict) -> list[str]:
-    """Whether the effect carries to another format and contrast donors, so that the word may be used of Z."""
-    judged, found = results.get("reasoning"), row.get("reasoning")
-    if not judged or not found:
-        return []
-    lines = [format_line(form, judged["format"]) for form in found["formats"]]
-    may = "may" if judged["said"] else "may not"
-    return [
-        *lines,
-        contrast_line(found["contrast"], judged["contrast"]),
-        f"So the word *reasoning* {may} be used of this Z.",
-    ]
-
-
-WAYS = {True: "passed", False: "failed", None: "neither shown nor excluded"}
-
-
-def format_line(form: dict, passed: bool | None) -> str:
-    """How far Z carries to answers in another format."""
-    lead = f"Answer asked in {form['name']}, donors in words"
-    if form["unmeasured"]:
-        return f"{lead}: not testable here, {form['unmeasured']}."
-    return f"""{lead}: {WAYS[passed]}; Z moves {span(form["z"])} of what F moves with donors asked in {form["name"]}
-        ({span(form["reference"], decimal)} nats, {form["problems"]} problems), random subspaces
-        {percent(form["haar"]["middle"])}, {page.p_value(form["haar"]["p"], form["haar"]["draws"])}."""
-
-
-def contrast_line(found: dict, passed: bool | None) -> str:
-    """What donors do that share text and numbers, or the answer alone."""
-    if found["unmeasured"]:
-        return f"Contrast donors: not testable here, {found['unmeasured']}."
-    other, same = found["operation"], found["same_answer"]
-    return f"""Contrast donors ({found["problems"]} problems): {WAYS[passed]}; another operation on the same numbers: Z moves
-        {span(other["z"])} of F's, random subspaces {percent(other["haar"]["middle"])},
-        {page.p_value(other["haar"]["p"], other["haar"]["draws"])}; another text with the same answer:
-        {span(same["kept"])} of swaps keep the answer, {percent(same["full_kept"]["value"])} of F's."""
 
 
 def recipe_text(results: dict) -> str:
@@ -295,21 +355,24 @@ def recipe_text(results: dict) -> str:
         and results["layer_chosen"] in ("no_bottleneck", "given")
     ):
         meaning += "; but the weights did not single out that layer, so this confirms no prediction"
+    if meaning.startswith("is not shown") and name not in WEIGHTS:
+        meaning += at_chance(results)
     return f"{RECIPE} {meaning}."
 
 
 def weights_text(results: dict) -> str:
     """What became of the weight-based Z at its own place, where the verdict is about another one."""
-    row, maximum = results["tested"].get("weights"), results.get("maxima", {}).get("t_same", 0)
+    row = results["tested"].get("weights")
     if row is None or decided(results)[0] == "weights":
         return ""
     layer = page.layer_name(row["layer"], results["layer_chosen"])
     lead = f"**The weights' own place**, {place(row['site'])}, the output of {layer}:"
     if row["place"] == "joint":
         return f"{lead} the weights' Z, k {row['k']}, gives `{row['verdict']}`: {summary_numbers(row)}."
-    full, moved = row["full"]["t_same"]["value"], ""
-    if full is not None and maximum > 0:
-        moved = f" (it moves the answer by {percent(full / maximum)} of what it does at its best place)"
+    scored = results["problems"]["development"]["scored"]
+    share = next((span(one.get("t_same_share")) for one in results["curve"] if one["site"] == row["site"]), "–")
+    moved = f" (on {scored} development problems it moves the answer by {share} of what it does at its best place)"
+    moved = "" if share == "–" else moved
     return f"""{lead} the whole stream carries {CARRIES[row["place"]]} there{moved}, so this says something about this place
         and nothing about the weights' Z (`{row["verdict"]}`)."""
 

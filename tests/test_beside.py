@@ -1,6 +1,9 @@
 """What stands beside a tested subspace, on models with a known truth: rivals, sweeps, ablations, other formats, contrasts."""
 
 import importlib
+import json
+from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ import torch
 import verdicts
 from bench import control_runs, planted
 from lab import checkpoints, continuations, contrasts, dissociation, formats, questions, rivals, transfer
+from lab.problems import Problem
 
 PLACE = planted.BOTTLENECK + 1
 NEAR = 0.03  # of what paper says
@@ -40,7 +44,8 @@ def ordinary(tmp_path_factory) -> Run:
 
 @pytest.fixture(scope="module")
 def beside(ordinary) -> rivals.Beside:
-    return rivals.Beside(ordinary.measured, PLACE, ordinary.candidate.basis(PLACE).float(), "test")
+    fits = ordinary.rung.streams[:, ordinary.measured.design.fits][:, :, PLACE]
+    return rivals.Beside(ordinary.measured, PLACE, ordinary.candidate.basis(PLACE).float(), "test", fits)
 
 
 def values(row: dict) -> list[float]:
@@ -110,7 +115,7 @@ def test_continuations_say_what_was_swapped(ordinary):
     haar = torch.linalg.qr(torch.randn(planted.WIDTH, 2, generator=torch.Generator().manual_seed(0)).double())[0].T
     found = continuations.continuations(
         study, ordinary.rung.problems, ordinary.measured.design, ordinary.measured.patching.streams[:, :, PLACE], PLACE,
-        continuations.parts_of(basis, haar), 4,
+        continuations.parts_of(basis, haar), 4, "test",
     )  # fmt: skip
     every = 2 * continuations.RECIPIENTS
     assert found["prompts"] == every
@@ -147,10 +152,27 @@ def test_a_swap_carries_to_another_format_where_the_code_is_of_the_answer_and_no
     found = form.test(run.candidate, row)
     assert row["d"]["value"] > 1.8
     assert found["problems"] == found["asked"] == min(found["solved"].values())
+    assert found["mass"] > 0.9
     assert found["full_wins"]["value"] == 1
     assert found["z"]["value"] == pytest.approx(run.truth.profile["coverage_in_other_format"], abs=NEAR)
     assert found["wins"]["value"] == (1.0 if kind == "planted" else 0.0)
     assert verdicts.dissociation.carries_over(found, row) == (kind == "planted")
+    left = (
+        1 if kind == "planted" else 0
+    )  # no word is written yet; in one_format the other one's is there from the start
+    assert found["outside"]["full"]["value"] == pytest.approx(left, abs=NEAR)
+    assert found["outside"]["z"]["value"] == (pytest.approx(1, abs=NEAR) if left else None)
+
+
+def test_words_that_share_their_directions_carry_to_each_other_and_prove_nothing(ordinary):
+    """Behind the translation both ways of writing read `word`: its swap carries over in full, as the word's code alone."""
+    site = ordinary.truth.acts[-1] + 1
+    word = dissociation.Candidate("word", "weight", lambda _: ordinary.truth.parts["word"], lambda _: 3, "all", site)
+    row, form = ordinary.row(word), formats.Reformatted(ordinary.study, ordinary.rung, ordinary.measured, OTHER_WORDS)
+    found = form.test(word, row)
+    assert found["z"]["value"] == pytest.approx(1, abs=NEAR)
+    assert abs(found["outside"]["full"]["value"]) < NEAR
+    assert verdicts.dissociation.carries_over(found, row) is None
 
 
 def test_an_answer_that_has_no_other_form_is_not_asked_for_in_it(ordinary):
@@ -197,29 +219,72 @@ def test_a_subspace_fitted_on_the_donors_answers_is_not_asked(ordinary):
     assert verdicts.dissociation.contrasts_behave(found) is None
 
 
-def test_the_word_is_said_of_a_dissociation_that_both_bear_out():
-    passes, fails = {"value": 0.9, "low": 0.8, "high": 1.0}, {"value": 0.1, "low": 0.0, "high": 0.2}
-    null = {"p": 0.04}
-    form = {"unmeasured": None, "full_wins": passes, "z": passes, "haar": null}
-    contrast = {"unmeasured": None, "operation": {"full_wins": passes, "z": passes, "haar": null}}
-    contrast["same_answer"] = {"kept": passes, "full_kept": passes, "moved": fails}
-    row = {"coverage": {"value": 1.0}, "reasoning": {"formats": [form], "contrast": contrast}}
-    judge = verdicts.dissociation.reasoning
-    assert judge(row, "double_dissociation") == {"format": True, "contrast": True, "said": True}
-    assert not judge(row, "partial")["said"]
-    assert judge({}, "none") == {"format": None, "contrast": None, "said": False}
-    for part in (form | {"z": fails}, form | {"haar": {"p": 0.2}}):
-        assert (
-            judge(row | {"reasoning": {"formats": [part], "contrast": contrast}}, "double_dissociation")["format"]
-            is False
-        )
-    assert (
-        judge(row | {"reasoning": {"formats": [form | {"full_wins": fails}], "contrast": contrast}}, "partial")[
-            "format"
-        ]
-        is None
-    )
-    moved = contrast | {"same_answer": contrast["same_answer"] | {"kept": fails}}
-    assert (
-        judge(row | {"reasoning": {"formats": [form], "contrast": moved}}, "double_dissociation")["contrast"] is False
-    )
+def bearing_out() -> dict:
+    """What a format and contrast donors give of a Z that both bear out."""
+    passes, nothing = {"value": 0.9, "low": 0.8, "high": 1.0}, {"value": 0.1, "low": 0.0, "high": 0.15}
+    share = {"z": passes, "haar": {"p": 0.04}}
+    form = {"unmeasured": None, "full_wins": passes, "wins": passes, "outside": share | {"full": passes}} | share
+    contrast = {"unmeasured": None, "operation": {"full_wins": passes, "wins": passes} | share}
+    contrast["same_answer"] = {"kept": passes, "full_kept": passes, "moved": nothing, "full_moved": nothing}
+    return json.loads(
+        json.dumps({"coverage": {"value": 1.0}, "reasoning": {"formats": [form], "contrast": contrast}})
+    )  # each number its own
+
+
+NOT, UNSURE = {"value": 0.1, "low": 0.0, "high": 0.2}, {"value": 0.6, "low": 0.3, "high": 0.9}
+CHANGES = {  # of one number: what then becomes of the format, and of the contrasts
+    "nothing": (("contrast", "unmeasured"), None, True, True),
+    "little in the format": (("formats", 0, "z"), NOT, False, True),
+    "unsure in the format": (("formats", 0, "z"), UNSURE, None, True),
+    "as random there": (("formats", 0, "haar", "p"), 0.2, False, True),
+    "wins nothing there": (("formats", 0, "wins"), NOT, False, True),
+    "the words' code": (("formats", 0, "outside", "z"), NOT, False, True),
+    "nothing but the words' code": (("formats", 0, "outside", "full"), NOT, None, True),
+    "the full swap does not win there": (("formats", 0, "full_wins"), NOT, None, True),
+    "not asked": (("formats", 0, "unmeasured"), "too few", None, True),
+    "another operation moves little": (("contrast", "operation", "z"), NOT, True, False),
+    "and wins nothing": (("contrast", "operation", "wins"), NOT, True, False),
+    "the same answer is not kept": (("contrast", "same_answer", "kept"), NOT, True, False),
+    "the same answer moves": (("contrast", "same_answer", "moved"), UNSURE, True, False),
+    "the full swap keeps it neither": (("contrast", "same_answer", "full_kept"), NOT, True, None),
+    "no contrasts": (("contrast", "unmeasured"), "none there", True, None),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_the_word_is_said_of_a_dissociation_that_both_bear_out(name):
+    (*path, last), value, form, contrast = CHANGES[name]
+    row = bearing_out()
+    place = row["reasoning"]
+    for key in path:
+        place = place[key]
+    place[last] = value
+    found = verdicts.dissociation.reasoning(row, "double_dissociation")
+    assert (found["format"], found["contrast"], found["said"]) == (form, contrast, form is contrast is True)
+    assert not verdicts.dissociation.reasoning(row, "partial")["said"]
+
+
+def test_of_what_was_not_asked_nothing_is_said():
+    assert verdicts.dissociation.reasoning({}, "none") == {"format": None, "contrast": None, "said": False}
+
+
+def test_what_all_answers_begin_with_alike_belongs_to_the_prompt_as_far_as_it_goes():
+    """Of 100, 200, 300 the space before; not the zeros behind what tells them apart."""
+    asker = SimpleNamespace(tokenizer=Characters(), languages=questions.load_languages(["en", "zh"]))
+    problems = [Problem(str(n), "", Fraction(n), {"en": "?"}, {"en": str(n)}) for n in (100, 200, 300)]
+    own = formats.Beginnings(asker, problems, "en")
+    assert own.shared == " "
+    assert own.tokens == [ord("1"), ord("2"), ord("3")]
+    held = Problem("x", "", Fraction(14), {"en": "Which number comes after thirteen?"}, {"en": "14"})
+    free = Problem("y", "", Fraction(20), {"en": "Which number comes after nineteen?"}, {"en": "20"})
+    assert own.holds(held, formats.FORMATS[0]) and not own.holds(free, formats.FORMATS[0])
+
+
+class Characters:
+    """A tokenizer with a token for every character."""
+
+    def __call__(self, text: str, **_) -> dict:
+        return {"input_ids": [ord(character) for character in text]}
+
+    def decode(self, tokens: list[int]) -> str:
+        return "".join(map(chr, tokens))

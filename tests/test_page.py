@@ -62,6 +62,13 @@ def test_the_readme_names_verdicts_that_exist():
     assert not unknown
 
 
+def test_an_interval_of_no_width_and_a_bound_are_written_as_they_are():
+    exact = {"value": 1.0, "low": 0.9999, "high": 1.0}
+    assert page.span(exact) == "100.0 %" and page.span(exact | {"low": 0.99}) == "100.0 % (99.0 to 100.0)"
+    assert page.p_value(1 / 8, 7, "layers") == "< .126 (7 layers)"
+    assert page.p_value(1 / 121, 120) == "< .009 (120 draws)" and page.p_value(0.125, 23) == ".12 (23 draws)"
+
+
 def test_a_report_says_how_quantised_weights_are_stored():
     results = {"claims": [], "model": {"name": "x.gguf", "quantisation": "Q4_K_M (68 % Q4_K, 32 % Q6_K)"}}
     text = page.report("T", "it is.", results, [], ["none"]).decode()

@@ -18,6 +18,7 @@ from reports import phase3_opening as opening_words
 from reports import phase3_tables as shown
 
 WIDTH = 896
+LIKE = "like the whole stream"
 LINK = re.compile(r"!\[[^\]]*\]\(([^)]+)\)")
 # site: T_same, T_cross, G, then in % of swaps (d,a) (d,b) (r,a): a real model's, from its paper trail
 MEASURED = {
@@ -48,7 +49,7 @@ def null(draws: int, p: float, gates: bool = True, **more) -> dict:
 def every_null(even: bool = True) -> dict:
     """Of a Z from weights that moves enough; draws that hold more than half of the variance decide nothing."""
     matched = null(120, 0.0083, even, within_share=0.31, coverage=0.28, low=0.3, high=0.88)
-    return {"haar": null(120, 0.0083), "matched": matched, "layers": null(23, 0.042, outlier_p=0.0017, high=0.14)}
+    return {"haar": null(120, 0.0083), "matched": matched, "layers": null(23, 1 / 24, outlier_p=0.0017, high=0.14)}
 
 
 def gates(word=(0.97, 1.02), states=(0.99, 0.94)) -> dict:
@@ -100,7 +101,7 @@ def curve() -> list[dict]:
         rows.append(
             {"site": site, "t_same": record(same, 0.4), "t_cross": record(cross, 0.4), "g": record(language, 0.3)}
         )
-        rows[-1] |= shares | rest
+        rows[-1] |= shares | rest | {"t_same_share": record(same / 7.09)}
     return rows
 
 
@@ -191,10 +192,15 @@ def carried(unmeasured: str | None = None) -> dict:
     """How a Z's effect carries to another format, and to contrast donors or why it was not asked."""
     null = spread(0.03, draws=120) | {"p": 0.0083}
     digits = {"name": "digits", "unmeasured": None, "asked": 38, "solved": {"en": 30, "zh": 28}, "problems": 25}
-    digits |= {"reference": record(6.0), "full": record(0.9), "z": record(0.8), "haar": null}
+    digits |= {"reference": record(6.0), "full": record(5.5), "z": record(0.8), "haar": null, "answers": 6, "mass": 0.9}
+    digits |= {
+        "matched": spread(0.5),
+        "outside": {"dimensions": 40, "full": record(0.7), "z": record(0.75), "haar": null},
+    }
     contrast = {"unmeasured": None, "asked": 12, "solved": {"en": 9, "zh": 8}, "problems": 8}
     contrast |= {"operation": {"pairs": 16, "full": record(5.0), "z": record(0.7), "haar": null}}
     contrast |= {"same_answer": {"pairs": 16, "kept": record(0.95), "full_kept": record(0.97), "moved": record(0.02)}}
+    contrast["same_answer"]["full_moved"] = record(0.03)
     for row in (digits, contrast["operation"]):
         row |= {"wins": record(0.7), "full_wins": record(0.9)}
     return {"formats": [digits], "contrast": {"unmeasured": unmeasured} if unmeasured else contrast}
@@ -386,15 +392,19 @@ def test_a_positive_names_its_z_place_and_nulls():
     text, _ = rendered("positive")
     opening = before_claims(text)
     for said in (
-        "In a-model, giving one prompt another's residual stream in 34 of 896 directions after layer 19",
+        "In a-model, giving a prompt's last position another's residual stream in 34 of 896 directions after layer 19",
         "brings over its answer (95.0 % of what the whole stream brings) and not its language (3.0 %)",
         "the weights' subspace of layer 19 at its own output L19.out, best on development answers; k 34 of 896",
-        "judged on 19 problems with answers on which nothing was fitted or chosen",
-        "(coverage): 95.0 % (90.0 to 100.0); random subspaces of that size (Haar) 4.4 %; hypothesis 100 %",
-        "moves 6.0 % (1.0 to 11.0) of the answer and 91.0 % (86.0 to 96.0) of the language; Haar's complement, to first order, 95.6 %",
+        "judged on 19 held-out problems, on whose answers nothing was fitted or chosen",
+        "Where: the answer arrives in layer 16 (0.75 → 6.76 nats), the language in layer 17 (3.25 → 5.65 nats); F on 20",
+        "(coverage): 95.0 % (90.0 to 100.0); Haar 4.4 %; hypothesis 100 %",
+        "moves 6.0 % (1.0 to 11.0) of the answer (Haar's rest to first order 95.6 %; hypothesis 0 %) and 91.0 % (86.0 to 96.0) of",
+        "the language (hypothesis 100 %)",
+        "on which its place was chosen, Z moves 97.0 % (92.0 to 102.0) of the answer, on new",
+        "matched draws 28.0 % (D 0.02; p < .009 (120 draws))",
         "1.77 (1.57 to 1.97); hypothesis 2; Haar's median 0.02, 95 % point 0.05; p < .009 (120 draws), Holm < .034",
         "outside of it F keeps 97.0 % (92.0 to 102.0) of its effect on the answer, and Z 102.0 % (97.0 to 107.0) of that",
-        "(204 dimensions of 1,310 states): among them F keeps 99.0 % (94.0 to 104.0) of its effect, and Z of its own times h = 0.94",
+        "(204 dimensions of 1,310 states) F keeps 99.0 % (94.0 to 104.0) of its effect, and Z the same share times h = 0.94",
         "holds in part: weights give the subspace, but not the layer",
         "**The weights' own place**, L11.out",
         "nothing about the weights' Z",
@@ -406,7 +416,14 @@ def test_a_positive_names_its_z_place_and_nulls():
 
 
 def test_where_haars_complement_was_measured_it_stands_beside():
-    assert "Haar's complement 95.7 % (90.7 to 100.7) and 96.1 %" in before_claims(rendered("everything")[0])
+    opening = before_claims(rendered("everything")[0])
+    assert "(Haar's rest 95.7 %; hypothesis 0 %)" in opening and "(Haar's rest 96.1 %; hypothesis 100 %)" in opening
+    case = copy.deepcopy(CASES["positive"][0])
+    shares = {"leak": 0.031, "complement_transfer": 0.941, "complement_language": 0.962, "coverage": 0.045}
+    case["tested"]["best_layer"]["nulls"]["haar"]["shares"] = shares
+    opening = before_claims(rendered(case)[0])
+    for said in ("Haar 4.5 %; hypothesis 100", "Haar 3.1 %; hypothesis 0", "Haar's rest 94.1 %", "Haar's rest 96.2 %"):
+        assert said in opening, said
 
 
 @pytest.mark.parametrize("chosen", common.CHOSEN)
@@ -439,20 +456,22 @@ def test_where_a_place_is_no_joint_carrier_nothing_is_said_of_z():
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("partial", "moves the answer (50.0 %, surely 45.0 %, needed 50 %)"),
-        ("partial", "do not come apart cleanly: 2 of 10 tests failed"),
-        ("no states", "Tests that could not be made: acts among the model's own states"),
+        ("partial", "moves the answer (50.0 % (45.0 to 55.0); needed surely 50 %)"),
+        ("partial", "of its answer (random directions 4.4 %) and 3.0 % of its language, and the rest 46.0 % of the answer; "),
+        ("partial", "answer; 2 of 10 tests failed"),
+        ("no states", "Tests that could not be run, 1 of 10: acts among the model's own states"),
         ("no states", "there were no other problems to tell which it visits"),
-        ("answer word", "the code of the word to be written: outside of it the whole stream keeps 4.0 %"),
-        ("answer word", "outside of it F keeps 4.0 % (-1.0 to 9.0), needed 10 %"),
-        ("little beside the word", "outside of it they bring 20.0 %"),
+        ("answer word", "moves 95.0 % of its answer, explained by the code of the word to be written: outside of that code"),
+        ("answer word", "even the whole stream moves 4.0 % (-1.0 to 9.0) (limit 10 %)"),
+        ("answer word", "(F keeps 4.0 %, too little to ask what Z keeps; needed F 10 %, Z 50 % of that)"),
+        ("little beside the word", "outside of it they move 20.0 % of what the whole stream does (limit 47.5 %)"),
         ("illusion", "directions that the model's own states do not use: among these, 6.0 % of that is left"),
         ("illusion", "a path that the model leaves idle"),
         ("language removed", "little more than everything except the language"),
-        ("language removed", "k 200; the streams vary in 11.30"),
+        ("language removed", "streams' own size (k 200; needed at most 112)"),
         ("inconclusive", "neither shown nor excluded: it brings 43.0 % to 53.0 %"),
         ("none", "brings over at most 11.0 % of the answer"),
-        ("none", "beats random subspaces (Holm's p 1, needed below .05)"),
+        ("none", "beats random subspaces (Holm's p 1; needed below .05)"),
         ("learned", "It was sought among these states, so h says nothing of it"),
         ("learned", "it was learned for its effect"),
     ],
@@ -485,9 +504,11 @@ def test_claims_are_the_three_that_are_judged():
         assert [row["id"] for row in found] == ["z", "z_perp", "weights"], name
         assert all(row["measured"] and row["null"] for row in found)
     moves, leaves, own = judged(CASES["positive"][0])["claims"]
-    assert "coverage 95.0 % (90.0 to 100.0), leak 3.0 % (-2.0 to 8.0)" in moves["measured"]
-    assert "6.0 % (1.0 to 11.0) of the answer, 91.0 % (86.0 to 96.0) of the language" in leaves["measured"]
-    assert "coverage 4.4 %" in moves["null"] and "95.6 % of the answer" in leaves["null"]
+    assert "95.0 % (90.0 to 100.0) of the answer, 3.0 % (-2.0 to 8.0) of the language" in moves["measured"]
+    assert "91.0 % (86.0 to 96.0) of the language, 6.0 % (1.0 to 11.0) of the answer" in leaves["measured"]
+    assert moves["null"] == "Haar: 4.4 %; p < .009 (120 draws), Holm < .034"
+    assert leaves["null"] == "Haar's rest: to first order 95.6 %"
+    assert "surely half of it" in moves["claim"] and "(80 %)" in leaves["claim"]
     assert own["measured"].startswith("L11.out, k 34: the whole stream carries neither")
 
 
@@ -543,9 +564,9 @@ def test_the_profile_is_grouped_by_what_was_swapped():
         "6.80 (6.75 to 6.85)", "5.60 (5.55 to 5.65)",
     ]  # fmt: skip
     assert table_of(text, "κ of the draws' pairs")[z] == [
-        "19", "1.77 (1.57 to 1.97)", "1.77; 0.00 to 0.05", "0.94", "< .009 (120 draws)", "< .034", "`double_dissociation`",
+        "1.77 (1.57 to 1.97)", "1.77", "0.00 to 0.05", "0.94", "< .009 (120 draws)", "< .034", "`double_dissociation`",
     ]  # fmt: skip
-    assert table_of(text, "T_cross/T_same: Z")[z][:3] == ["81.0 % (76.0 to 86.0)", "2.0 %", "79.0 % (74.0 to 84.0)"]
+    assert table_of(text, "Z: T_cross/T_same")[z][:3] == ["81.0 % (76.0 to 86.0)", "2.0 %", "90.0 % (85.0 to 95.0)"]
     text, files = rendered("no joint carrier")
     assert "phase3_profile.png" not in files  # nothing has a share
     assert "Not swapped: weights' Z, own place (the full swap carries nothing here), weights' Z, best" in text
@@ -562,10 +583,10 @@ def test_every_null_has_a_row():
     z, draws = common.SUBSPACES["best_layer"], "< .009 (120 draws)"
     gain = ".017 (120 draws)"
     assert found == {
-        (z, "Haar"): ["4.4 %", "1.77; 0.00 to 0.05", draws, gain, "yes"],
-        (z, "matched draws"): ["28.0 %", "1.77; 0.30 to 0.88", draws, gain, "yes"],
+        (z, "Haar"): ["4.4 %", "1.77", "0.00 to 0.05", draws, gain, "yes"],
+        (z, "matched draws"): ["28.0 %", "1.77", "0.30 to 0.88", draws, gain, "yes"],
         (z, "other layers' weights"): [
-            "4.4 %", "1.77; 0.00 to 0.14", "< .042 (23 layers)", ".084 (23 layers)", "yes; apart from them p .002",
+            "4.4 %", "1.77", "0.00 to 0.14", "< .042 (23 layers)", ".083 (23 layers)", "no, on a test of its own; apart: p .002",
         ],
     }  # fmt: skip
     assert "apart" not in shown.nulls_table({"weights": row(18, nulls={"layers": null(2, 0.33, outlier_p=None)})})
@@ -580,7 +601,7 @@ def test_every_null_has_a_row():
 @pytest.mark.parametrize(
     "states, outcome",
     [
-        ((1.0, 1.2), "honest"), ((0.5, 0.8), "honest"), ((0.899, 0.8), "honest"),
+        ((1.0, 1.2), LIKE), ((0.5, 0.8), LIKE), ((0.899, 0.8), LIKE),
         ((0.9, 0.4), "illusion"), ((1.0, -0.3), "illusion"),
         ((0.9, 0.401), "between"), ((1.0, 0.799), "between"),
         ((0.899, 0.799), "poor"), ((0.899, 0.0), "poor"), ((0.499, 0.8), "poor"), ((1.0, None), "poor"), ((None, None), "poor"),
@@ -590,7 +611,7 @@ def test_what_the_models_own_states_say(states, outcome):
     """With its boundaries, in the table, and in the opening where the word alone does not say what follows."""
     own = row(18, gates=gates(states=states))
     assert shown.told(own["gates"]["manifold"]) == outcome
-    ((*_, last),) = cells(shown.gates_table({"weights": own})).values()
+    ((*_, last),) = cells(shown.states_table({"weights": own["gates"]}).split("\n\n", 1)[1]).values()
     assert last == outcome
     text = " ".join(" ".join(opening_words.gate_lines(own)).split())
     sentences = {"between": "cannot be told apart here", "poor": "hold too little of what acts"}
@@ -604,17 +625,22 @@ def test_what_the_models_own_states_say(states, outcome):
 
 def test_the_gates_of_a_z_that_moves_enough_are_shown():
     tested = CASES["positive"][0]["tested"]
-    assert cells(shown.gates_table(tested)) == {
-        (common.SUBSPACES["best_layer"], "41"): [
-            "97.0 % (92.0 to 102.0)", "102.0 % (97.0 to 107.0)", "204 of 1,310", "99.0 % (94.0 to 104.0)",
-            "0.94 (0.89 to 0.99)", "honest",
-        ]
-    }  # fmt: skip
-    assert shown.gates_table({name: one for name, one in tested.items() if name != "best_layer"}) == ""
-    assert "T(P_B F)/T(F) | h" not in rendered("none")[0]
+    z, text = common.SUBSPACES["best_layer"], rendered("positive")[0]
+    assert table_of(text, "T(F')/T(F)")[z] == ["41", "97.0 % (92.0 to 102.0)", "102.0 % (97.0 to 107.0)"]
+    assert table_of(text, "T(P_B F)/T(F)")[z] == [
+        "204 of 1,310", "99.0 % (94.0 to 104.0)", "0.94 (0.89 to 0.99)", LIKE,
+    ]  # fmt: skip
+    assert shown.gates_tables({name: one for name, one in tested.items() if name != "best_layer"}) == ""
+    assert "T(P_B F)/T(F)" not in rendered("none")[0]
     assert opening_words.gate_lines(tested["answer_means"]) == opening_words.gate_lines({"gates": None}) == []
-    (line,) = cells(shown.gates_table({"weights": row(18, gates=gates(states=None))})).values()
-    assert line == ["97.0 % (92.0 to 102.0)", "102.0 % (97.0 to 107.0)", "–", "–", "–", "–"]
+    alone = gates(states=None)
+    assert shown.states_table({"weights": alone}) == ""
+    alone["word"]["random"] = {"draws": 20, "low": 0.94, "middle": 0.96, "high": 0.98}
+    (line,) = cells(shown.word_table({"weights": alone})).values()
+    assert line == ["97.0 % (92.0 to 102.0)", "96.0 % (94.0 to 98.0)", "102.0 % (97.0 to 107.0)"]
+    assert "as large 96.0 % (94.0 to 98.0), 5 to 95 % of 20 draws" in " ".join(
+        opening_words.gate_lines(row(18, gates=alone))
+    )
 
 
 def test_a_learned_z_stands_beside_its_control():
@@ -625,6 +651,116 @@ def test_a_learned_z_stands_beside_its_control():
     assert control in " ".join(text.split())
     assert "The same search" not in rendered("positive")[0]
     assert "the subspace learned by gradients on development answers, at L19.out" in before_claims(text)
+
+
+def test_every_test_of_the_deciding_z_has_a_row():
+    text, _ = rendered("partial")
+    rows = required_by(text)
+    assert len(rows) == 10 and [row[-1] for row in rows.values()].count("failed") == 2
+    assert rows["moves the answer"] == ["50.0 % (45.0 to 55.0)", "surely 50 %", "failed"]
+    needed = "49.5 % and p below .05 (half of F's 99.0 % with donors asked alike; across languages F brings its own language)"
+    assert rows["wins with the donor's answer"][1] == needed
+    assert rows["beats other layers' weights"][0] == "p < .042 (23 layers), apart p .002"
+    silent = required_by(rendered("no states")[0])["acts among the model's own states"]
+    assert silent == ["–", "h 0.80", "not run"]
+    poor = required_by(rendered(of_weights(**GOOD, gates=gates(states=(0.4, None))))[0])[
+        "acts among the model's own states"
+    ]
+    assert poor == ["F keeps 40.0 % (35.0 to 45.0)", "h 0.80", "not told"]
+    assert not any("– of" in line or "–," in line for line in rendered("answer word")[0].splitlines() if "code" in line)
+    assert "All tests of" not in rendered("no joint carrier")[0]
+
+
+def required_by(text: str) -> dict[str, list[str]]:
+    (found,) = [block for block in tables(text) if block[0][0].strip() == "test"]
+    return {line[0].strip(): [cell.strip() for cell in line[1:]] for line in found[2:]}
+
+
+def test_an_example_shows_what_is_asked_and_what_should_come_out():
+    case = copy.deepcopy(CASES["positive"][0])
+    case["recipients"] = [{"problem": 4, "answer": "7"}, {"problem": 9, "answer": "a|b"}]
+    lines = [{"language": language, "problem": problem, "prompt": f"Q: old\nA: 1\n\nQ: {language} {problem}?\nA:"}
+             for language in ("en", "zh") for problem in (4, 9)]  # fmt: skip
+    prompts = {"phase3_prompts.jsonl": runs.json_lines(lines)}
+    text = page.render(judged(case), prompts)["phase3_output.md"].decode()
+    assert "“Q: en 4?⏎A:”, right: 7; and a donor in zh: “Q: zh 9?⏎A:”, right: a\\|b" in text
+    assert (
+        "answers a\\|b in en where it gets the donor's part inside Z, 7 in zh where it gets the rest, Z⊥, and a\\|b in zh"
+        in text
+    )
+    assert "For example" not in rendered("positive")[0]
+
+
+def test_problems_say_what_was_left_out_and_why_few_are_patched():
+    case = copy.deepcopy(CASES["positive"][0])
+    case["problems"]["left_out_as_fitted"] = 30
+    text, _ = rendered(case)
+    assert "30 more, on which phase 2's Z was fitted, were never asked" in text
+    assert "are 20 and 19 of these, at most 20 of a half: of whatever answers" in text and "39 problems are few" in text
+    assert "83.0 % of the probability on the prompts that are patched, and 81.0 % on all prompts" in text
+    case["answer_set"]["nodes"] = 1
+    assert "only such as have answers that their first token tells apart" in rendered(case)[0]
+
+
+def test_what_does_not_add_up_or_disagrees_is_said():
+    text, _ = rendered("everything")
+    assert "adds up to" not in text and "disagrees" not in text
+    case = copy.deepcopy(CASES["everything"][0])
+    case["tested"]["best_layer"]["coverage"] = record(0.6)
+    said = case["beside"]["generated"]["swaps"]
+    case["beside"]["generated"]["swaps"] = said | {"z": {**said["z"], "donor_donor": 30, "recipient_recipient": 2}}
+    case["beside"]["same_problem"]["swaps"]["complement"] = {
+        "language": record(0.5), "kept": record(0.02), "translated": record(0.97),
+    }  # fmt: skip
+    text, _ = rendered(case)
+    assert "adds up to 66.0 % (best layer's weights' Z), not to 100 %" in text
+    assert "34 of 40 free answers after Z's swap come in the donor's language, of which Z moves 3.0 % there" in text
+    assert "Z⊥ moves 50.0 % of the language here and 91.0 % in section 3" in text
+
+
+def test_the_weights_are_called_at_chance_only_where_they_are():
+    chance = "is not beyond its nulls where it was tested"
+    fitted = copy.deepcopy(CASES["fitted"][0])
+    opening = before_claims(rendered(fitted)[0])
+    assert f"weights alone do not give this subspace; the weights' Z {chance}" in opening
+    assert (
+        "From weights alone: weights' Z, best place, L17.out, moves 6.0 % (1.0 to 11.0) of the answer (Haar 4.4 %; p"
+        in opening
+    )
+    fitted["tested"]["best_layer"] = row(20, (0.48, 0.3, 0.5, 0.35), layer=19)
+    assert chance not in rendered(fitted)[0]
+    assert chance not in rendered("positive")[0]
+
+
+def test_the_place_of_the_weights_is_compared_on_the_problems_that_chose():
+    assert (
+        "on 20 development problems it moves the answer by 0.8 % (-4.2 to 5.8) of what it does at"
+        in rendered("positive")[0]
+    )
+
+
+def test_every_reason_for_silence_is_said_once():
+    assert beside_tables.unmeasured([("a", "x"), ("b", "x")], {"a": 1, "b": 1}) == "Not measured: x."
+    assert beside_tables.unmeasured([("a", "x"), ("b", "y")], {"a": 1, "b": 1}) == "Not measured: x (a); y (b)."
+    assert beside_tables.unmeasured([], {"a": 1}) == ""
+
+
+def test_a_swept_layer_is_named():
+    text, _ = rendered("everything")
+    assert (
+        "each layer's own weights' Z, layer 19 | L17.out" in text
+        and "the one tested in section 3 is that of layer 19" in text
+    )
+
+
+def test_the_profile_shows_whose_cells_are_empty():
+    found, drawing = judged(CASES["answer only"][0]), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(common, "png", lambda figure: drawing.append(figure) or b"")
+        figures.figure_profile(found, {"weights": found["tested"]["weights"]})
+    *panels, _ = drawing[0].axes
+    assert [[text.get_text() for text in panel.texts] for panel in drawing[0].axes] == [[], ["n/a"], [], ["n/a"]]
+    assert panels[0].get_yticklabels()[0].get_fontweight() == "bold"
 
 
 def test_seen_and_unseen_answers_stand_side_by_side():
@@ -649,7 +785,7 @@ def test_what_stands_beside_is_shown_where_it_was_measured():
     assert left["other problems' parts"] == ["10.0 % (5.0 to 15.0)", "93.0 % (88.0 to 98.0)", "96.0 % (93.0 to 99.0)"]
     same = table_of(text, "language moved, of F's")
     assert same["Z"][1] == "95.0 % (90.0 to 100.0) [100 %]" and same["Z⊥"][2] == "97.0 % (92.0 to 102.0) [100 %]"
-    assert len(table_of(text, "first rows of")) == 2  # of Z and of PCA, each of several k
+    assert len(table_of(text, "first directions of")) == 2  # of Z and of PCA, each of several k
     assert table_of(text, "anything else")["Z"] == ["1", "2", "30", "4", "3"]
     for name in ("positive", "no joint carrier"):
         text, files = rendered(name)
@@ -661,18 +797,23 @@ def test_what_stands_beside_is_shown_where_it_was_measured():
 def test_another_format_and_contrast_donors_are_shown_where_they_were_asked():
     z = common.SUBSPACES["best_layer"]
     text, _ = rendered("everything")
-    assert table_of(text, "Z, donors in words")[z] == [
-        "digits", "25 of 38 (en 30, zh 28)", "6.00 (5.95 to 6.05)", "90.0 % (85.0 to 95.0)", "80.0 % (75.0 to 85.0)",
-        "3.0 %; < .009 (120 draws)", "70.0 % (65.0 to 75.0); 90.0 %",
+    assert table_of(text, "matched draws")[f"{z}, digits"] == [
+        "25 with 6 of 38 (en 30, zh 28)", "5.50 (5.45 to 5.55)", "80.0 % (75.0 to 85.0)", "3.0 %", "< .009 (120 draws)",
+        "50.0 % (47.0 to 53.0)", "70.0 % (65.0 to 75.0); 90.0 %",
     ]  # fmt: skip
+    assert table_of(text, "Z there, of that")[f"{z}, digits"][:3] == [
+        "40",
+        "70.0 % (65.0 to 75.0)",
+        "75.0 % (70.0 to 80.0)",
+    ]
     assert table_of(text, "Z, of F's")[z][1:4] == ["16", "5.00 (4.95 to 5.05)", "70.0 % (65.0 to 75.0)"]
-    assert table_of(text, "own answer stays: Z")[z][:2] == ["16", "95.0 % (90.0 to 100.0)"]
+    assert table_of(text, "Z: own answer stays")[z][:2] == ["16", "95.0 % (90.0 to 100.0)"]
     opening = before_claims(text)
     assert "Answer asked in digits, donors in words: passed; Z moves 80.0 % (75.0 to 85.0) of what F moves" in opening
     assert "95.0 % (90.0 to 100.0) of swaps keep the answer" in opening
     text, _ = rendered("not everything")
-    assert "Contrast donors: not testable here, no variants are solved." in before_claims(text)
-    assert f"Not measured: {z}: no variants are solved." in text and "own answer stays: Z" not in text
+    assert "Contrast donors: could not be run, no variants are solved." in before_claims(text)
+    assert "Not measured: no variants are solved." in text and "Z: own answer stays" not in text
     assert "## 5" not in rendered("positive")[0]
 
 
@@ -687,8 +828,8 @@ def test_third_languages_and_answers_that_would_break_a_table():
 
 
 def test_a_layer_is_lowest_of_all_only_where_it_is_another_one():
-    assert "Layer 0 has the lowest rank of all (L0.out)" in rendered("positive")[0]
-    assert "lowest rank of all" not in rendered("weights")[0]
+    assert "Layer 0 has the lowest effective rank of all in 1.py (L0.out)" in rendered("positive")[0]
+    assert "lowest effective rank of all" not in rendered("weights")[0]
 
 
 def test_an_interval_that_leaves_the_axis_is_marked():

@@ -440,7 +440,7 @@ def test_a_seed_is_a_model(tmp_path):
     assert contents(first.path) == contents(again.path)
     assert torch.equal(torch.random.get_rng_state(), before)
     changed = {name for name, content in contents(other.path).items() if contents(first.path)[name] != content}
-    assert changed == {"model.safetensors", "problems.jsonl", "reasoning.jsonl"}
+    assert changed == {"model.safetensors", "problems.jsonl", "reasoning.jsonl", "contrast.jsonl"}
     made = [(first, 1), (again, 1), (first, 2)]
     twins = [[contents(path) for path in planted.twins(truth.path, seed).values()] for truth, seed in made]
     assert twins[0] == twins[1]

@@ -10,6 +10,7 @@ ONLY_WORD = 0.1  # T(F')/T(F), F' the swap outside of the output word's code: be
 BESIDE_WORD = (
     0.5  # T(Z')/T(F'): what Z keeps of that; and below that part of Z's own coverage the word's code explains it
 )
+STILL = 0.2  # of what another operation moves: what another text with the same answer may move
 HONEST, ILLUSORY = 0.8, 0.4  # h: among the model's own states Z keeps as much as the full swap does, or much less
 REACHED, HALF_REACHED = 0.9, 0.5  # T(P_B F)/T(F): those states hold what acts; below, a small h says nothing
 # A phase has the first of these among its subspaces' verdicts, and of subspaces that share it the first here is named.
@@ -53,26 +54,49 @@ def reasoning(row: dict, verdict: str) -> dict[str, bool | None]:
 
 
 def carries_over(form: dict, row: dict) -> bool | None:
-    """Whether Z moves answers in another format nearly as it moves them in words; None where even the full swap does not."""
+    """Whether Z moves answers in another format nearly as it moves them in words, also outside of both ways' words.
+
+    None where even a full swap of donors asked in that format does not, or where less than half of a full swap's effect is
+    left outside of these: before it writes, a model may hold a number's ways of writing in much the same directions.
+    """
     if form["unmeasured"] or form["full_wins"]["value"] < MOVES:
         return None
-    needed, beyond = BESIDE_WORD * min(1.0, row["coverage"]["value"]), form["haar"]["p"] < verdicts.LEVEL
-    if beyond and form["z"]["value"] >= needed and form["z"]["low"] > 0:
-        return True
-    return False if not beyond or form["z"]["high"] < needed else None
+    needed = BESIDE_WORD * min(1.0, row["coverage"]["value"])
+    inside, outside = moves_enough(form, needed), moves_enough(form["outside"], needed)
+    if form["outside"]["full"]["value"] < MOVES:
+        outside = None
+    if inside and form["wins"]["value"] < needed * form["full_wins"]["value"]:
+        inside = False if form["wins"]["high"] < needed * form["full_wins"]["value"] else None
+    return False if False in (inside, outside) else None if None in (inside, outside) else True
+
+
+def moves_enough(found: dict, needed: float) -> bool | None:
+    """Whether a share surely reaches what is needed, beyond random subspaces; None where neither that nor the reverse is sure."""
+    if found["z"]["value"] is None:
+        return None
+    if found["haar"]["p"] >= verdicts.LEVEL or found["z"]["high"] < needed:
+        return False
+    return True if found["z"]["low"] >= needed else None
 
 
 def contrasts_behave(found: dict) -> bool | None:
-    """Whether another operation on the same numbers moves the answer, and another text with the same answer does nothing."""
-    if found["unmeasured"] or found["operation"]["full_wins"]["value"] < MOVES:
+    """Whether another operation on the same numbers moves the answer, and another text with the same answer does nothing.
+
+    None where even the full swap does not behave so.
+    """
+    if found["unmeasured"]:
         return None
     other, same = found["operation"], found["same_answer"]
-    beyond, kept = other["haar"]["p"] < verdicts.LEVEL, KEEPS * same["full_kept"]["value"]
-    moves = beyond and other["z"]["value"] >= MOVES and other["z"]["low"] > 0
-    if moves and same["kept"]["value"] >= kept and same["moved"]["high"] < MOVES:
-        return True
-    missed = not beyond or other["z"]["high"] < MOVES or same["kept"]["high"] < kept or same["moved"]["low"] > MOVES
-    return False if missed else None
+    if other["full_wins"]["value"] < MOVES or same["full_kept"]["value"] < KEEPS:
+        return None
+    moves, wins = moves_enough(other, MOVES), other["wins"]["value"] >= MOVES * other["full_wins"]["value"]
+    if moves and not wins:
+        moves = False if other["wins"]["high"] < MOVES * other["full_wins"]["value"] else None
+    kept, still = KEEPS * same["full_kept"]["value"], max(STILL, abs(same["full_moved"]["value"]))
+    inert = same["kept"]["value"] >= kept and abs(same["moved"]["value"]) <= still
+    if not inert:
+        inert = False if same["kept"]["high"] < kept or same["moved"]["low"] > still else None
+    return False if False in (moves, inert) else None if None in (moves, inert) else True
 
 
 def subspace(row: dict, results: dict) -> str:
