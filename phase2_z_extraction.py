@@ -226,10 +226,7 @@ def standing(grid: list[dict]) -> str:
     """
     primary = [row for row in grid if row["primary"]]
     at_every_k = all(
-        row["contrast"] < 1 and row[null]["p"] < HAND_ON_LEVEL
-        for row in primary
-        for null in row["gates"]
-        if null != "missing"
+        row["contrast"] < 1 and row[null]["p"] < HAND_ON_LEVEL for row in primary for null in separation.CENTRED
     )
     if at_every_k and all(held(row, "p") for row in primary if row["share"] == 1):
         return "clear"

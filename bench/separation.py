@@ -126,7 +126,7 @@ def pairings(source: str, trials: int) -> dict:
         }
         for kind, basis in like.items():
             for part, scene in (("raw", place.raw), ("centred", place.centred)):
-                if kind in scene.gating:
+                if kind in scene.nulls:
                     hit = scene.row(basis)[kind]["p"] < verdicts.LEVEL
                     passed[f"{kind} {part}"] = passed.get(f"{kind} {part}", 0) + hit
         rows = [study.weights["heads"][layer][:, :size] for size in sizes]

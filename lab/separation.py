@@ -10,16 +10,8 @@ import torch
 
 from lab import pairs, statistics
 
-RAW = (
-    "haar",
-    "matched",
-    "missing",
-    "pairing",
-)  # nulls of the contrast that gate it; `pairing` is about versions' distances
+RAW = ("haar", "matched", "missing", "pairing")  # nulls of the contrast; `pairing` is about versions' distances
 CENTRED = ("haar", "matched", "pairing")  # without the offset there is nothing to miss
-# Draws that hold most of what tells problems apart (as many dimensions as problems do that) are a rival, and no null: whatever
-# separates is in them. Then they are shown, and do not gate.
-MOST_HELD = 0.5
 DRAWS = 999  # Holm over the grid's 36 configurations needs a p that can fall below .05 / 36
 
 
@@ -29,7 +21,7 @@ class Scene:
 
     points: torch.Tensor  # (l, n, d)
     paired: pairs.Pairs
-    gating: tuple[str, ...]
+    nulls: tuple[str, ...]  # all of them have to be beaten
     seed: int
     draws: int
     total: torch.Tensor = field(init=False)  # squared distance of every pair
@@ -42,8 +34,8 @@ class Scene:
         self.total = self.paired.squares(self.points)
 
     def draw(self, ks: list[int]) -> None:
-        """Score random subspaces of these sizes, of every kind that gates."""
-        for kind in self.gating:
+        """Score random subspaces of these sizes, of every kind."""
+        for kind in self.nulls:
             if kind != "pairing":
                 found, shares = pairs.random_contrasts(self.points, self.paired, kind, ks, self.seed, self.draws)
                 self.contrasts[kind] = self.contrasts.get(kind, {}) | found
@@ -62,7 +54,7 @@ class Scene:
         return squares, cross
 
     def row(self, bases: torch.Tensor, interval: bool = False) -> dict:
-        """Ratios, contrast, every null, and `p`, the largest of those in `gates`; with `interval` the contrast's over problems."""
+        """Ratios, contrast, every null, and `p`, the largest of theirs; with `interval` the contrast's over problems."""
         inside, cross = self.inside(bases)
         contrast, k = self.paired.contrast(inside, self.total).item(), bases.shape[-2]
         row = {
@@ -70,7 +62,7 @@ class Scene:
             "ratio_z_perp": self.paired.ratio((self.total - inside).clamp_min(0)).item(),
             "contrast": contrast,
         }
-        if not self.gating:
+        if not self.nulls:
             return row
         if interval:
             row["low"], row["high"] = self.paired.interval(inside, self.total, self.seed)
@@ -78,8 +70,7 @@ class Scene:
             row[kind] = statistics.null_record(found[k].numpy(), contrast, low_counts=True)
         row["pairing"] = pairs.pairing_null(cross, self.seed, self.paired.folds, self.draws)
         row["matched_share"] = self.shares["matched"][k]
-        row["gates"] = [kind for kind in self.gating if kind != "matched" or row["matched_share"] <= MOST_HELD]
-        row["p"] = max(row[kind]["p"] for kind in row["gates"])
+        row["p"] = max(row[kind]["p"] for kind in self.nulls)
         return row | dict(zip(("energy_cross_language", "energy_same_language"), self.energy(inside)))
 
     def energy(self, inside: torch.Tensor) -> tuple[float, float]:

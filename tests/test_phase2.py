@@ -12,7 +12,7 @@ from test_separation import cloud_of_points
 
 import utils
 import verdicts
-from lab import checkpoints, models, questions, runs, statistics, subspaces
+from lab import checkpoints, models, questions, runs, separation, statistics, subspaces
 from reports import phase2 as page
 
 
@@ -259,7 +259,7 @@ def row_of(contrast: float, p: float, holm: float, centred: tuple[float, float] 
     """A row of the grid as the verdict reads it; without the offset as with it unless `centred` (contrast, p) is given."""
     own = {"contrast": contrast, "p": p, "p_holm": holm}
     other = own if centred is None else dict(zip(("contrast", "p"), centred)) | {"p_holm": max(holm, centred[1])}
-    nulls = {"gates": ["haar", "missing"], "haar": {"p": p}, "missing": {"p": p}}
+    nulls = {null: {"p": p} for null in separation.RAW}
     return own | {"centred": dict(other)} | nulls
 
 
@@ -338,7 +338,7 @@ def test_what_was_handed_on_is_judged_anew(monkeypatch):
 
 
 def test_every_null_is_one_record(script, small, tmp_path, monkeypatch):
-    """Number of draws, three points in order, and p; a row's p is the largest of its gating nulls'."""
+    """Number of draws, three points in order, and p; a row's p is the largest of its nulls'."""
     monkeypatch.setattr(script("phase2_z_extraction.py"), "DRAWS", 250)
     results, _ = run(script, small, tmp_path, "--layer", "2", "--limit", "6", "--contingencies", "always")
     parts = results["contingencies"]
@@ -346,9 +346,8 @@ def test_every_null_is_one_record(script, small, tmp_path, monkeypatch):
     rows += [*parts["candidates"].values(), *parts["as_recipe"].values()]
     nulls = ("haar", "matched", "missing", "pairing")
     for row in rows:
-        assert row["p"] == max(row[name]["p"] for name in row["gates"])
-        assert row["centred"]["p"] == max(row["centred"][name]["p"] for name in row["centred"]["gates"])
-        assert {"haar", "missing", "pairing"} <= set(row["gates"]) <= set(nulls)
+        assert row["p"] == max(row[name]["p"] for name in nulls)
+        assert row["centred"]["p"] == max(row["centred"][name]["p"] for name in separation.CENTRED)
         assert row["centred"]["low"] <= row["centred"]["contrast"] <= row["centred"]["high"]
         assert set(row["leace"]) == {"contrast"}
     for record in [row[name] for row in rows for name in nulls]:
