@@ -19,14 +19,15 @@ def retrieved(points: torch.Tensor, order: torch.Tensor | None = None) -> torch.
     problems, hits = points.shape[1], []
     points = points - points.mean(1, keepdim=True)
     share = 1 / (problems - 1)
-    order = torch.arange(problems)[None] if order is None else order
+    orders = torch.arange(problems)[None] if order is None else order
     for one, other in permutations(range(len(points)), 2):
         across, within = (points[one] @ points[other].T).cpu(), (points[other] @ points[other].T).cpu()
         # the query is x_i less its mean without i, and the candidates' mean without their i brought to its side
-        products = (1 + share) * across - share * within[order]  # (draws, n, n)
+        products = (1 + share) * across - share * within[orders]  # (draws, n, n)
         nearest = (within.diagonal() - 2 * products).argmin(-1)
-        hits.append((nearest == order).double())
-    return torch.stack(hits).mean(0).squeeze(0)
+        hits.append((nearest == orders).double())
+    hits = torch.stack(hits).mean(0)
+    return hits[0] if order is None else hits
 
 
 def language_decoded(points: torch.Tensor) -> torch.Tensor:
@@ -87,9 +88,10 @@ def linear_cka(points: torch.Tensor, orders: torch.Tensor | None = None) -> torc
     """
     points = points - points.mean(1, keepdim=True)
     grams = (points @ points.mT).cpu()
-    orders, found = torch.arange(points.shape[1])[None] if orders is None else orders, []
+    shuffled, found = torch.arange(points.shape[1])[None] if orders is None else orders, []
     for one, other in combinations(range(len(points)), 2):
         lengths = (grams[one].norm() * grams[other].norm()).clamp_min(1e-300)
-        shuffled = grams[other][orders[:, :, None], orders[:, None, :]]
-        found.append((grams[one] * shuffled).sum((-2, -1)) / lengths)
-    return torch.stack(found).mean(0).squeeze(0)
+        moved = grams[other][shuffled[:, :, None], shuffled[:, None, :]]
+        found.append((grams[one] * moved).sum((-2, -1)) / lengths)
+    found = torch.stack(found).mean(0)
+    return found[0] if orders is None else found

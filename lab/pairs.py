@@ -65,11 +65,13 @@ class Pairs:
         """ratio_Z / ratio_Z⊥: below 1 the subspace keeps the problem and drops the language. (..., pairs) -> (...)"""
         return self.ratio(inside) / self.ratio((total - inside).clamp_min(0)).clamp_min(1e-300)
 
-    def energy_fraction(self, inside: torch.Tensor, total: torch.Tensor) -> tuple[float, float]:
-        """Share of squared distance inside the subspace: between versions of a problem, between problems."""
+    def energy_fractions(self, inside: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+        """Share of squared distance inside the subspace: between versions of a problem, between problems. (..., pairs) -> (..., 2)"""
         cut = self.same_problem
         parts = (slice(None, cut), slice(cut, None))
-        return tuple((inside[part].sum() / total[part].sum().clamp_min(1e-300)).item() for part in parts)
+        return torch.stack(
+            [inside[..., part].sum(-1) / total[..., part].sum(-1).clamp_min(1e-300) for part in parts], -1
+        )
 
     def by_problem(self, squares: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Every problem's summed distances, of its versions and to different problems (half of each pair): (n,) twice."""
@@ -242,21 +244,19 @@ def in_chunks(draws: int, size: int) -> list[int]:
 
 def random_contrasts(
     points: torch.Tensor, pairs: Pairs, kind: str, ks: list[int], seed: int, draws: int = 999
-) -> tuple[dict[int, torch.Tensor], dict[int, float]]:
-    """Contrasts of random subspaces of each size, nested, of a kind of `random_draws`: {k: (draws,)} on the CPU.
-
-    Beside it {k: mean share of the squared distance between different problems that the draws hold}.
-    """
-    sizes, total, contrasts = sorted(set(ks)), pairs.squares(points), {k: [] for k in ks}
-    cut, shares = pairs.same_problem, dict.fromkeys(ks, 0.0)
+) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
+    """Random subspaces of each size, nested, of a kind of `random_draws`, on the CPU: {k: contrasts (draws,)}, and {k: energy
+    fractions (draws, 2)}."""
+    sizes, total = sorted(set(ks)), pairs.squares(points)
+    contrasts, energies = ({k: [] for k in sizes} for _ in range(2))
     coordinates = random_draws(points, sizes[-1], statistics.seeded(seed, f"phase2: {kind} subspaces"), kind)
     for count in in_chunks(draws, sizes[-1] * (points[..., 0].numel() + pairs.tiles.numel())):
         drawn, inside, start = coordinates(count), 0, 0
         for k in sizes:  # the first k orthonormalised rows span the first k draws
             inside, start = inside + pairs.squares_of(drawn[:, :, start:k]), k
             contrasts[k].append(pairs.contrast(inside, total).cpu())
-            shares[k] += (inside[:, cut:].sum() / total[cut:].sum().clamp_min(1e-300)).item() / draws
-    return {k: torch.cat(parts) for k, parts in contrasts.items()}, shares
+            energies[k].append(pairs.energy_fractions(inside, total).cpu())
+    return tuple({k: torch.cat(parts) for k, parts in found.items()} for found in (contrasts, energies))
 
 
 def cross_distances(points: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:

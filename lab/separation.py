@@ -26,9 +26,7 @@ class Scene:
     draws: int
     total: torch.Tensor = field(init=False)  # squared distance of every pair
     contrasts: dict = field(default_factory=dict)  # kind -> {k: (draws,)}
-    shares: dict = field(
-        default_factory=dict
-    )  # kind -> {k: share of the distance between problems that its draws hold}
+    energies: dict = field(default_factory=dict)  # kind -> {k: (draws, 2)}: see pairs.Pairs.energy_fractions
 
     def __post_init__(self):
         self.total = self.paired.squares(self.points)
@@ -37,9 +35,9 @@ class Scene:
         """Score random subspaces of these sizes, of every kind."""
         for kind in self.nulls:
             if kind != "pairing":
-                found, shares = pairs.random_contrasts(self.points, self.paired, kind, ks, self.seed, self.draws)
+                found, energies = pairs.random_contrasts(self.points, self.paired, kind, ks, self.seed, self.draws)
                 self.contrasts[kind] = self.contrasts.get(kind, {}) | found
-                self.shares[kind] = self.shares.get(kind, {}) | shares
+                self.energies[kind] = self.energies.get(kind, {}) | energies
 
     def inside(self, bases: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Squared distances of all pairs inside (k, d), or inside each fold's own (folds, k, d), and those of versions (n, n)."""
@@ -69,13 +67,21 @@ class Scene:
         for kind, found in self.contrasts.items():
             row[kind] = statistics.null_record(found[k].numpy(), contrast, low_counts=True)
         row["pairing"] = pairs.pairing_null(cross, self.seed, self.paired.folds, self.draws)
-        row["matched_share"] = self.shares["matched"][k]
+        row["matched_share"] = self.energies["matched"][k][:, 1].mean().item()
         row["p"] = max(row[kind]["p"] for kind in self.nulls)
-        return row | dict(zip(("energy_cross_language", "energy_same_language"), self.energy(inside)))
+        return row
 
-    def energy(self, inside: torch.Tensor) -> tuple[float, float]:
-        """Share of squared distance inside, between versions and between problems."""
-        return self.paired.energy_fraction(inside, self.total)
+    def energy(self, bases: torch.Tensor) -> dict:
+        """Share of the squared distance inside, beside Haar subspaces: a Z has little between versions, much between problems."""
+        inside, _ = self.inside(bases)
+        own, drawn = (
+            self.paired.energy_fractions(inside, self.total).tolist(),
+            self.energies["haar"][bases.shape[-2]].numpy(),
+        )
+        found = {}
+        for at, name in enumerate(("cross_language", "same_language")):
+            found[name] = {"value": own[at], **statistics.null_record(drawn[:, at], own[at], low_counts=not at)}
+        return found
 
 
 class Place:
@@ -114,11 +120,9 @@ class Place:
         """All measures of a subspace (k, d), or of each fold's own (folds, k, d)."""
         bases = bases.to(self.points)
         self.draw([bases.shape[-2]])
-        centred = self.centred.row(bases, interval=True)
-        for share in ("energy_cross_language", "energy_same_language"):
-            centred.pop(share)
-        leace = {"contrast": self.leace.row(bases)["contrast"]}
-        return {"k": bases.shape[-2], **self.raw.row(bases), "centred": centred, "leace": leace}
+        centred, leace = self.centred.row(bases, interval=True), {"contrast": self.leace.row(bases)["contrast"]}
+        own = {"k": bases.shape[-2], **self.raw.row(bases), "energy": self.raw.energy(bases)}
+        return own | {"centred": centred, "leace": leace}
 
 
 def adjust(rows: list[dict]) -> None:

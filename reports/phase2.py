@@ -40,10 +40,10 @@ def claims(results: dict) -> list[dict]:
         ),
         "beyond_text": ("Z tells a text from its foil better than baselines do", "not considered", rate(text), baselines(text)),
         "energy_cross": (
-            "energy in Z of differences between languages", "< k/d", show(primary["energy_cross_language"], 3), chance,
+            "energy in Z of differences between languages", "< k/d", show(primary["energy"]["cross_language"]["value"], 3), chance,
         ),
         "energy_same": (
-            "energy in Z of differences between problems", "> k/d", show(primary["energy_same_language"], 3), chance,
+            "energy in Z of differences between problems", "> k/d", show(primary["energy"]["same_language"]["value"], 3), chance,
         ),
         "multi": ("the multi-head mask is at least as good as head 0", "≥", "see the grid", "–"),
         "best_k": ("k at the effective rank is the strongest", f"k ≈ {verdicts.RECIPE['strongest_k']}", by_k, "–"),

@@ -266,7 +266,7 @@ def row_of(contrast: float, p: float, holm: float, centred: tuple[float, float] 
 def results_of(contrasts, ps, holm=1.0, centred=None, text=None) -> dict:
     """What a verdict reads: three sizes of the primary configuration, and head 0 beside each of them."""
     place = {"place": "b at b.out", "pooling": "mean", "k": 4}
-    place |= {"energy_cross_language": 0.05, "energy_same_language": 0.2}
+    place |= {"energy": {"cross_language": {"value": 0.05, "p": 0.01}, "same_language": {"value": 0.2, "p": 0.01}}}
     shares = (0.25, 0.64, 1.0)
     grid = [
         place | {"mask": "multi", "primary": True, "share": share} | row_of(contrast, p, holm, centred)

@@ -64,7 +64,7 @@ def test_ratios_and_energy_against_a_dense_loop(languages, problems, folded):
     same, same_outside = ([(p @ delta).norm().item() for delta in deltas[:cut]] for p in (inside, outside))
     assert paired.by_problem(part)[0].sum() == pytest.approx(sum(same))
     expected = sum((basis @ delta).square().sum() for delta in versions) / sum(v.square().sum() for v in versions)
-    assert paired.energy_fraction(part, total)[0] == pytest.approx(expected.item())
+    assert paired.energy_fractions(part, total)[0].item() == pytest.approx(expected.item())
     low, high = paired.interval(part, total, 0)
     assert low < paired.contrast(part, total).item() < high
 

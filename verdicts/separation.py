@@ -14,7 +14,7 @@ def phase2(results: dict) -> dict:
     the ratio alike: not even a planted Z stands out without the offset at a third of its size.) partial: some configuration of
     the grid beats all of them, after Holm. A row's `p` is the largest of its nulls'.
     """
-    grid, energy_chance = results["grid"], results["primary"]["k"] / results["width"]
+    grid, energy, chance = results["grid"], results["primary"]["energy"], results["primary"]["k"] / results["width"]
     primary = [row for row in grid if row["primary"]]
     tests = {
         "primary_k": holds(results["primary"], "p"),
@@ -32,8 +32,8 @@ def phase2(results: dict) -> dict:
         "primary": below(results["primary"]),
         "centred": tests["centred"],
         "beyond_text": tests["beyond_text"],
-        "energy_cross": results["primary"]["energy_cross_language"] < energy_chance,
-        "energy_same": results["primary"]["energy_same_language"] > energy_chance,
+        "energy_cross": energy["cross_language"]["value"] < chance and energy["cross_language"]["p"] < verdicts.LEVEL,
+        "energy_same": energy["same_language"]["value"] > chance and energy["same_language"]["p"] < verdicts.LEVEL,
         "multi": multi_head_wins(grid),
         "best_k": best["share"] == 1,
     }
