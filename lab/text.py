@@ -21,7 +21,6 @@ OTHERS = (
     "same_answer",
     "paraphrase",
 )  # variants that are shown: another text with the answer, other words for the same
-BASELINES = ("numerals", "embeddings", *twins.KINDS)
 
 
 def centred(points: torch.Tensor, own: torch.Tensor | None = None) -> torch.Tensor:
@@ -150,7 +149,8 @@ def measure(foils: Foils, basis: torch.Tensor, site: int, pooled: str, seed: int
         return head
     points, languages = foils.points(site, pooled), len(foils.asked.languages)
     inside = rates(points @ basis.T)
-    baselines = {"numerals": rates(foils.numerals()), "embeddings": rates(foils.points(0, "mean"))}
+    baselines, words = {"numerals": rates(foils.numerals())}, foils.points(0, "mean")
+    baselines |= {"embeddings": rates(words), "embeddings_in_z": rates(words @ basis.T)}
     for kind in foils.twins:
         each = torch.stack([rates(twin) for twin in foils.twin_points(kind, site, pooled)])
         baselines[kind] = each.mean(0)

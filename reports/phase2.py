@@ -6,6 +6,7 @@ from reports import page
 BASELINES = {
     "numerals": "numerals of the question",
     "embeddings": "mean of its token embeddings",
+    "embeddings_in_z": "what Z sees of that mean",
     "permuted": "twins with permuted layers",
     "reinitialised": "re-initialised twins",
 }

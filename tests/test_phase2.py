@@ -365,7 +365,7 @@ def test_beyond_the_text_of_the_embedded_model(script, tmp_path, monkeypatch):
     found = results["text"]
     assert (found["bases"], found["comparisons"], found["unmeasured"], found["paraphrase"]) == (24, 96, None, None)
     assert found["baselines"]["numerals"]["rate"] == 0.5
-    assert set(found["baselines"]) == {"numerals", "embeddings", "permuted", "reinitialised"}
+    assert set(found["baselines"]) == set(page.BASELINES)
     for row in (found["z"], found["stream"], found["answer"], *found["baselines"].values()):
         assert row["low"] <= row["rate"] <= row["high"]
     for row in found["baselines"].values():
