@@ -78,14 +78,14 @@ def test_random_weights_have_no_z(script, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind, fewest, most", [("random", 0, 5), ("planted", 95, 100)])
+@pytest.mark.parametrize("kind, fewest, most", [("random", 0, 3), ("planted", 57, 60)])
 def test_false_alarms_and_detections(script, tmp_path, monkeypatch, kind, fewest, most):
-    """Of 100 models with random weights at most 5 pass; of 100 planted with noise at least 95 do."""
+    """Of 60 models with random weights at most 3 pass; of 60 planted with noise at least 57 do."""
     for place, step in ((page, "render"), (script("phase2_z_extraction.py"), "rivals")):
         monkeypatch.setattr(place, step, lambda *_, **__: {})  # what the verdict does not use takes half of the time
     monkeypatch.setattr(script("phase2_z_extraction.py"), "SHUFFLES", 1)
     passed = 0
-    for seed in range(100):
+    for seed in range(60):
         control = write_control(tmp_path / f"{kind}-{seed}", kind, noise=1.0, seed=seed)
         flags = ("--layer", str(BOTTLENECK), "--contingencies", "never")
         results, _ = run(script, control.path, tmp_path / "out" / f"{kind}-{seed}", *flags)
