@@ -83,9 +83,7 @@ def model_of(name: str, seed: int):
         if twin:
             model = AutoModelForCausalLM.from_pretrained(path)
             change = {"permuted": twins.permute, "reinitialised": twins.reinitialise}[twin]
-            change(
-                model, seed, 1000, *([len(model.model.layers)] if twin == "permuted" else [])
-            )  # no baseline's number
+            change(model, seed, 1000, len(model.model.layers))  # no baseline's number
             model.save_pretrained(path)
         yield path
 
@@ -160,7 +158,15 @@ def tables(rows: dict) -> tuple[str, int]:
             for null, count in row["passed"].items():
                 met = LOW <= count / row["trials"] <= HIGH
                 missed += not met
-                nulls.append([what.split()[0], *null.split(), *share(count, row["trials"]), page.HOLDS[met]])
+                nulls.append(
+                    [
+                        what.split()[0],
+                        LIKE[null.split()[0]],
+                        null.split()[1],
+                        *share(count, row["trials"]),
+                        page.HOLDS[met],
+                    ]
+                )
             met = row["clear"] / row["trials"] <= HIGH
             missed += not met
             nulls.append(
