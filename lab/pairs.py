@@ -191,27 +191,29 @@ def leace(points: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def random_draws(
-    points: torch.Tensor, k: int, draw: torch.Generator, kind: str = "haar", width: int | None = None
+    points: torch.Tensor, k: int, draw: torch.Generator, kind: str = "haar", of: torch.Tensor | None = None
 ) -> Draws:
     """Random subspaces of k dimensions, drawn exactly but only through what they do to the points (l, n, d).
 
-    haar: of all subspaces. matched: orthonormalised draws from N(0, Σ), Σ the covariance within languages, shrunken by
-    utils.SHRINKAGE. missing: Haar among those orthogonal to the language space. The draws' part outside the r-dimensional span
-    of the points enters their Gram matrix alone, as a Wishart matrix of d - r degrees of freedom (Bartlett): k(r + k) random
-    numbers instead of kd. The first j coordinates are those in j of the draws.
+    haar: of all subspaces. matched: orthonormalised draws from N(0, Σ), Σ the covariance within languages of `of`, shrunken by
+    utils.SHRINKAGE. missing: Haar among those orthogonal to the language space of `of`. `of` (l, n', d) spans the points; where
+    it is None they are it. The draws' part outside the r-dimensional span of these enters their Gram matrix alone, as a Wishart
+    matrix of d - r degrees of freedom (Bartlett): k(r + k) random numbers instead of kd. The first j coordinates are those in j
+    of the draws.
     """
-    flat, width = points.flatten(0, 1), width or points.shape[-1]
+    of = points if of is None else of
+    flat, width = of.flatten(0, 1), points.shape[-1]
     if kind == "missing":
-        flat, width = utils.outside(flat, utils.language_space(points)), width - (len(points) - 1)
-    left, values, right = torch.linalg.svd(flat, full_matrices=False)
+        flat, width = utils.outside(flat, utils.language_space(of)), width - (len(of) - 1)
+    _, values, right = torch.linalg.svd(flat, full_matrices=False)
     rank = min(width, int((values > values[0] * 1e-12).sum()))
-    reduced, rest = left[:, :rank] * values[:rank], width - rank
+    span, rest = right[:rank], width - rank
+    reduced = points.flatten(0, 1) @ span.T
     if rest < k:
         reduced, rank, rest = torch.nn.functional.pad(reduced, (0, rest)), width, 0
     root, even = None, 1.0
     if kind == "matched":
-        within = (points - points.mean(1, keepdim=True)).flatten(0, 1)
-        inside = within @ right[: min(rank, len(right))].T
+        inside = (of - of.mean(1, keepdim=True)).flatten(0, 1) @ span.T
         inside = torch.nn.functional.pad(inside, (0, rank - inside.shape[1]))
         covariance = inside.T @ inside / len(inside)
         even = (utils.SHRINKAGE * covariance.trace() / width).clamp_min(1e-300).item()
@@ -243,13 +245,19 @@ def in_chunks(draws: int, size: int) -> list[int]:
 
 
 def random_contrasts(
-    points: torch.Tensor, pairs: Pairs, kind: str, ks: list[int], seed: int, draws: int = 999
+    points: torch.Tensor,
+    pairs: Pairs,
+    kind: str,
+    ks: list[int],
+    seed: int,
+    draws: int = 999,
+    of: torch.Tensor | None = None,
 ) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
     """Random subspaces of each size, nested, of a kind of `random_draws`, on the CPU: {k: contrasts (draws,)}, and {k: energy
     fractions (draws, 2)}."""
     sizes, total = sorted(set(ks)), pairs.squares(points)
     contrasts, energies = ({k: [] for k in sizes} for _ in range(2))
-    coordinates = random_draws(points, sizes[-1], statistics.seeded(seed, f"phase2: {kind} subspaces"), kind)
+    coordinates = random_draws(points, sizes[-1], statistics.seeded(seed, f"phase2: {kind} subspaces"), kind, of)
     for count in in_chunks(draws, sizes[-1] * (points[..., 0].numel() + pairs.tiles.numel())):
         drawn, inside, start = coordinates(count), 0, 0
         for k in sizes:  # the first k orthonormalised rows span the first k draws

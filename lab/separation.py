@@ -20,6 +20,7 @@ class Scene:
     """Points with their pairs, and the random subspaces of each size that were scored on them."""
 
     points: torch.Tensor  # (l, n, d)
+    of: torch.Tensor  # (l, n, d): the points as they are, of which random subspaces are drawn
     paired: pairs.Pairs
     nulls: tuple[str, ...]  # all of them have to be beaten
     seed: int
@@ -35,7 +36,9 @@ class Scene:
         """Score random subspaces of these sizes, of every kind."""
         for kind in self.nulls:
             if kind != "pairing":
-                found, energies = pairs.random_contrasts(self.points, self.paired, kind, ks, self.seed, self.draws)
+                found, energies = pairs.random_contrasts(
+                    self.points, self.paired, kind, ks, self.seed, self.draws, self.of
+                )
                 self.contrasts[kind] = self.contrasts.get(kind, {}) | found
                 self.energies[kind] = self.energies.get(kind, {}) | energies
 
@@ -98,9 +101,9 @@ class Place:
         together, everyone = (
             pairs.make_pairs(languages, problems, kept, seed, points.device) for kept in (folds, None)
         )
-        self.raw = Scene(points, together if held_out else everyone, RAW, seed, draws)
-        self.centred = Scene(pairs.without_means(points, folds), together, CENTRED, seed, draws)
-        self.leace = Scene(pairs.without_language(points, folds), together, (), seed, 0)
+        self.raw = Scene(points, points, together if held_out else everyone, RAW, seed, draws)
+        self.centred = Scene(pairs.without_means(points, folds), points, together, CENTRED, seed, draws)
+        self.leace = Scene(pairs.without_language(points, folds), points, together, (), seed, 0)
         self.drawn = set()
 
     def defined(self) -> bool:

@@ -11,6 +11,7 @@ from itertools import permutations
 
 import numpy as np
 import torch
+from scipy import stats
 
 from lab import numerals, pairs, pooling, questions, statistics, twins
 
@@ -141,7 +142,8 @@ def ask(foils: Foils, model, tokenizer, sites: set[int], batch: int, seed: int) 
 def measure(foils: Foils, basis: torch.Tensor, site: int, pooled: str, seed: int) -> dict:
     """Win rates inside a subspace (k, d) at a site, of the whole stream, of Haar subspaces, and of every baseline.
 
-    Intervals are 95 % over bases; a baseline's `difference` is the subspace's rate less its own, paired.
+    Intervals are 95 % over bases; a baseline's `difference` is the subspace's rate less its own, paired. Twins are asked inside
+    the same subspace.
     """
     head = {"bases": len(foils.bases), "unmeasured": foils.unmeasured, "site": site, "pooling": pooled}
     head["asked"] = ", ".join(file.name for file in foils.asked.files) if foils.asked else None
@@ -151,16 +153,14 @@ def measure(foils: Foils, basis: torch.Tensor, site: int, pooled: str, seed: int
     inside = rates(points @ basis.T)
     baselines, words = {"numerals": rates(foils.numerals())}, foils.points(0, "mean")
     baselines |= {"embeddings": rates(words), "embeddings_in_z": rates(words @ basis.T)}
-    for kind in foils.twins:
-        each = torch.stack([rates(twin) for twin in foils.twin_points(kind, site, pooled)])
-        baselines[kind] = each.mean(0)
+    found = {name: against(inside, own, seed) for name, own in baselines.items()}
     return {
         **head,
         "comparisons": 2 * languages * (languages - 1) * len(foils.bases),
         "z": rate(inside, seed),
         "stream": rate(rates(points), seed),
         "haar": haar(points, len(basis), inside.mean().item(), seed),
-        "baselines": {name: against(inside, own, seed) for name, own in baselines.items()},
+        "baselines": found | against_twins(inside, twin_rates(foils, basis, site, pooled), seed),
         "seeds": {kind: len(found) for kind, found in foils.twins.items()},
         "answer": shown(foils, basis, site, pooled, "same_answer", seed),
         "paraphrase": shown(foils, basis, site, pooled, "paraphrase", seed),
@@ -178,6 +178,37 @@ def against(own: torch.Tensor, baseline: torch.Tensor, seed: int) -> dict:
     low, high = interval(seed, own, baseline, statistic=lambda one, other, axis: one.mean(axis) - other.mean(axis))
     difference = {"value": (own.mean() - baseline.mean()).item(), "low": low, "high": high}
     return rate(baseline, seed) | {"difference": difference}
+
+
+def twin_rates(foils: Foils, basis: torch.Tensor, site: int, pooled: str) -> dict[str, torch.Tensor]:
+    """Every base's rate inside the subspace in every twin: {kind: (seeds, bases)}."""
+    return {
+        kind: torch.stack([rates(points @ basis.T) for points in foils.twin_points(kind, site, pooled)])
+        for kind in foils.twins
+    }
+
+
+def against_twins(own: torch.Tensor, twins_: dict[str, torch.Tensor], seed: int) -> dict[str, dict]:
+    """A row for every kind of twin; `rates`: of each seed. The interval of the difference is over bases and over twins.
+
+    Stories share words, so a word that lies well in two languages by chance wins many bases at once: an untrained model is as
+    far from the mean of its twins as these from each other. So to the interval over bases comes the one within which another
+    twin would lie, by Student's t with the spread pooled over the kinds; half-widths add as squares.
+    """
+    if not twins_:
+        return {}
+    each = {kind: rows.mean(1) for kind, rows in twins_.items()}  # (seeds,)
+    freedom = sum(len(means) - 1 for means in each.values())
+    spread = (sum((means - means.mean()).square().sum() for means in each.values()) / freedom).sqrt().item()
+    found = {}
+    for kind, rows in twins_.items():
+        row = against(own, rows.mean(0), seed)
+        another = stats.t.ppf(0.975, freedom) * spread * (1 + 1 / len(rows)) ** 0.5
+        value, low, high = (row["difference"][end] for end in ("value", "low", "high"))
+        row["difference"]["low"] = value - float(np.hypot(value - low, another))
+        row["difference"]["high"] = value + float(np.hypot(high - value, another))
+        found[kind] = row | {"rates": each[kind].tolist()}
+    return found
 
 
 def interval(seed: int, *samples: torch.Tensor, statistic: Callable) -> tuple[float, float]:

@@ -11,7 +11,20 @@ from conftest import ROOT
 from scipy import stats
 
 import utils
-from lab import checkpoints, decoding, models, pairs, pooling, questions, separation, studies, subspaces, text, twins
+from lab import (
+    checkpoints,
+    decoding,
+    models,
+    pairs,
+    pooling,
+    questions,
+    separation,
+    statistics,
+    studies,
+    subspaces,
+    text,
+    twins,
+)
 
 CPU = torch.device("cpu")
 
@@ -88,6 +101,34 @@ def test_random_subspaces_are_distributed_as_explicit_ones(width, kind):
         }[kind](k)
         found = paired.contrast(paired.squares(points, explicit), paired.squares(points))
         assert stats.ks_2samp(null[k].numpy(), found.numpy()).pvalue > 0.001
+
+
+def test_the_same_subspaces_are_drawn_with_the_offset_and_without():
+    """Out of fold means shift every fold by itself: draws from the centred points' own covariance would be others."""
+    points = cloud_of_points(problems=30, width=24)
+    points[1] += 3.0
+    place = separation.Place(points, pairs.folds_by_answer(list(range(30)), 0), 0, 400)
+    centred = place.centred.points
+    for kind in ("haar", "matched"):
+        coordinates = pairs.random_draws(centred, 24, statistics.seeded(1, "x"), kind, place.points)(3)
+        full = place.centred.paired.squares_of(coordinates)  # all 24 dimensions: nothing of a centred point is lost
+        torch.testing.assert_close(full, place.centred.total.expand_as(full), rtol=1e-6, atol=1e-9)
+
+
+def test_twins_that_differ_among_themselves_are_hard_to_beat():
+    """A rate that another twin could have is no news, however surely the bases agree on it; a much higher one is."""
+    bases = torch.full((24,), 0.6, dtype=torch.float64)
+    twins_of = {
+        kind: torch.tensor([[0.4], [0.5], [0.6]], dtype=torch.float64).expand(3, 24) for kind in ("one", "other")
+    }
+    found = text.against_twins(bases, twins_of, 0)
+    spread, t = 0.1, stats.t.ppf(0.975, 4)
+    for row in found.values():
+        assert row["rates"] == pytest.approx([0.4, 0.5, 0.6])
+        assert row["difference"]["value"] == pytest.approx(0.1)
+        assert row["difference"]["low"] == pytest.approx(0.1 - t * spread * (4 / 3) ** 0.5)
+    surely = text.against_twins(torch.full((24,), 0.95, dtype=torch.float64), twins_of, 0)
+    assert all(row["difference"]["low"] > 0 for row in surely.values())
 
 
 def test_any_number_of_draws():
