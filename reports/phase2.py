@@ -2,7 +2,7 @@
 
 import verdicts
 from reports import page
-from reports.page import decimal, listing, p_value, percent, place, span
+from reports.page import listing, p_value, percent, place, span
 from reports.phase2_beside import channels_section, contingencies_section, depth_section, rivals_section
 from reports.phase2_figures import (
     figure_channels,
@@ -40,6 +40,7 @@ from reports.phase2_tables import (
     p_row,
     passing,
     rated,
+    ratio,
     raw_table,
     tests_table,
     text_table,
@@ -56,7 +57,7 @@ def summary(results: dict) -> str:
 
 def ratios(row: dict) -> str:
     part = row["centred"]
-    text = f"ratio_Z {decimal(row['ratio_z'])}, ratio_Z⊥ {decimal(row['ratio_z_perp'])}, p {p_row(row, draws=True)}"
+    text = f"ratio_Z {ratio(row['ratio_z'])}, ratio_Z⊥ {ratio(row['ratio_z_perp'])}, p {p_row(row, draws=True)}"
     beside = f"Haar {ends(part['haar'])}, matched draws {ends(part['matched'])}"
     return f"{text}; without the offset contrast {own(part)}, {beside}, p {p_row(part, draws=True)}"
 
@@ -67,7 +68,7 @@ def claims(results: dict) -> list[dict]:
     part, energy = primary["centred"], primary["energy"]
     below = sum(row["contrast"] < 1 for row in grid)
     by_k = [row for row in grid if row["primary"]]
-    sizes = ", ".join(f"k {row['k']}: {decimal(row['centred']['contrast'])}" for row in by_k)
+    sizes = ", ".join(f"k {row['k']}: {ratio(row['centred']['contrast'])}" for row in by_k)
     drawn = ", ".join(ends(row["centred"]["haar"]) for row in by_k)
     haar = f"Haar {drawn_rate(text['haar'])}" if "z" in text else "–"
     multi = verdicts.separation.multi_at_least(grid, lambda row: True)
@@ -78,8 +79,8 @@ def claims(results: dict) -> list[dict]:
         ),
         "primary": (
             "ratio_Z < ratio_Z⊥ in the primary configuration", "≪",
-            f"ratio_Z {decimal(primary['ratio_z'])}, ratio_Z⊥ {decimal(primary['ratio_z_perp'])}",
-            f"contrast {decimal(primary['contrast'])}, Haar {ends(primary['haar'])}; p {p_row(primary)}",
+            f"ratio_Z {ratio(primary['ratio_z'])}, ratio_Z⊥ {ratio(primary['ratio_z_perp'])}",
+            f"contrast {ratio(primary['contrast'])}, Haar {ends(primary['haar'])}; p {p_row(primary)}",
         ),
         "centred": (
             "the separation survives removal of language means", "not considered", f"contrast {own(part)}",
@@ -334,7 +335,7 @@ def given_text(results: dict) -> str:
     if "given" not in results:
         return ""
     row = results["given"]
-    return f"""The Z of --z-from, on {row["problems"]} problems that it was not fitted on: contrast {decimal(row["contrast"])}, Haar
+    return f"""The Z of --z-from, on {row["problems"]} problems that it was not fitted on: contrast {ratio(row["contrast"])}, Haar
         {null_cell(row["haar"])}, p {p_row(row)}; without the offset {own(row["centred"])}, Haar {null_cell(row["centred"]["haar"])},
         p {p_row(row["centred"])}; holds: {page.HOLDS[row["holds"]]}."""
 

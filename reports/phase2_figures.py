@@ -252,7 +252,8 @@ def figure_layers(results: dict) -> bytes:
             shares = [100 * row[key] for row in ard]
             style = ":" if key == "chance" else "-"
             overlaps.plot(at, shares, style, color=colour, marker=marker, markersize=5, label=label)
-        overlaps.set(ylabel="top k coordinates in Z, %", xlabel="output of layer", title="(c) ARD-MMD", ylim=(0, None))
+        overlaps.set(ylabel="top k coordinates in Z, %", xlabel="output of layer", title="(c) ARD-MMD")
+        overlaps.set_ylim(0, 115 * max(max(row["overlap"], row["chance"]) for row in ard))
         for panel, layers in ((contrasts, x), (overlaps, at)):
             ticks = sorted(set(layers))[:: -(-len(set(layers)) // 6)]
             panel.set_xticks(ticks, [f"L{tick}" for tick in ticks])

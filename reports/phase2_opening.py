@@ -2,7 +2,7 @@
 
 import verdicts
 from reports import page
-from reports.page import decimal, listing, percent, place, span
+from reports.page import listing, percent, place, span
 from reports.phase2_tables import (
     POOLINGS,
     baseline,
@@ -17,6 +17,7 @@ from reports.phase2_tables import (
     p_row,
     passing,
     rated,
+    ratio,
     worst,
 )
 from reports.phase2_tables import TESTS as MADE
@@ -78,7 +79,7 @@ def verdict_text(results: dict) -> str:
     raw = (
         ""
         if part["p"] >= verdicts.LEVEL or results["verdict"] == "clear"
-        else f"; with it {decimal(primary['contrast'])}"
+        else f"; with it {ratio(primary['contrast'])}"
     )
     beyond = beyond_words(results["text"], results["beyond_text"])
     return page.prose(f"""In {results["model"]["name"]}, {subject} {said}: without the offset, contrast {own(part)}, {nulls}{raw};
@@ -119,7 +120,7 @@ def where_line(results: dict) -> str:
 
 def raw_line(results: dict) -> str:
     row = results["primary"]
-    return f"""With the offset: contrast {decimal(row["contrast"])}; Haar {beside(row["haar"])}; matched draws
+    return f"""With the offset: contrast {ratio(row["contrast"])}; Haar {beside(row["haar"])}; matched draws
         {beside(row["matched"])}; Haar that miss the offset {beside(row["missing"])}; shuffled problems p {p_of(row["pairing"])}."""
 
 
@@ -130,7 +131,7 @@ def beside(null: dict) -> str:
 def centred_line(results: dict) -> str:
     part, after = results["primary"]["centred"], results["primary"]["leace"]["contrast"]
     return f"""**Without it** (decides): contrast {own(part)}; Haar {beside(part["haar"])}; matched draws
-        {beside(part["matched"])}; shuffled problems p {p_of(part["pairing"])}. After LEACE {decimal(after)}."""
+        {beside(part["matched"])}; shuffled problems p {p_of(part["pairing"])}. After LEACE {ratio(after)}."""
 
 
 def share_line(results: dict) -> str:
@@ -151,7 +152,7 @@ def grid_line(results: dict) -> str:
     if not count:
         return f"{text}."
     best = min(grid, key=worst)
-    return f"""{text}; best: {named(best)}, k {best["k"]}: contrast {decimal(best["contrast"])}, Holm's p {p_holm(best)}; without
+    return f"""{text}; best: {named(best)}, k {best["k"]}: contrast {ratio(best["contrast"])}, Holm's p {p_holm(best)}; without
         the offset {own(best["centred"])}, Holm's p {p_holm(best["centred"])}."""
 
 
@@ -176,9 +177,11 @@ def haar_text(text: dict) -> str:
     null = text["haar"]
     drawn = f"Haar subspaces of that size tell {drawn_rate(null)} apart, p {p_of(null, draws=True)}; the whole stream"
     drawn = f"{drawn} {span(rated(text['stream']))}"
-    if haar_as_good(text):
-        return f"{drawn}: so this is the stream's content and not special to Z."
-    return f"{drawn}: so Z tells more than random subspaces."
+    if not haar_as_good(text):
+        return f"{drawn}: so Z tells more than random subspaces."
+    if verdicts.beats_text(text) is False:
+        return f"{drawn}: so Z tells no more than random subspaces."
+    return f"{drawn}: so Z tells no more than random subspaces. This is the stream's content and not special to Z."
 
 
 def answer_text(text: dict) -> str:
@@ -204,10 +207,11 @@ def handed_line(results: dict) -> str:
         given = results["given"]
         holds = page.HOLDS[given["holds"]]
         line += f"""; given by --z-from, on {given["problems"]} problems that it was not fitted on: holds {holds} (contrast
-            {decimal(given["contrast"])}, p {p_row(given)}; without the offset {own(given["centred"])}, p {p_row(given["centred"])})"""
+            {ratio(given["contrast"])}, p {p_row(given)}; without the offset {own(given["centred"])}, p {p_row(given["centred"])})"""
     else:
         line += f"; holds: {page.HOLDS[z['holds']]}{evidence_words(results)}"
-    return f"{line}; beyond the text: {BEYOND[z['beyond_text']]}."
+    words = beyond_words(results["text_handed"] or results["text"], z["beyond_text"])
+    return f"{line}; beyond the text: {words}."
 
 
 def fitted_words(results: dict) -> str:
@@ -224,7 +228,7 @@ def evidence_words(results: dict) -> str:
         return ""
     fitted = "on problems outside of the fit " if results["z"]["fitted_on"] else ""
     part = row["centred"]
-    return f""" ({fitted}contrast {decimal(row["contrast"])}, Haar {ends(row["haar"])}, Holm's p {p_holm(row)}; without the offset
+    return f""" ({fitted}contrast {ratio(row["contrast"])}, Haar {ends(row["haar"])}, Holm's p {p_holm(row)}; without the offset
         {own(part)}, Haar {ends(part["haar"])}, matched draws {ends(part["matched"])}, Holm's p {p_holm(part)})"""
 
 

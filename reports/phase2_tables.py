@@ -56,9 +56,14 @@ READERS = {"problem": "problem", "language": "language", "answer": "answer"}
 SHOWN_LAYERS = 3
 
 
+def ratio(value: float) -> str:
+    """A contrast or ratio: two decimals, and two digits where these would say nothing."""
+    return decimal(value) if not 0 < value < 0.095 else page.show(value, 2)
+
+
 def ends(null: dict) -> str:
     """5 to 95 % of a null's draws."""
-    return f"{decimal(null['low'])} to {decimal(null['high'])}"
+    return f"{ratio(null['low'])} to {ratio(null['high'])}"
 
 
 def p_of(null: dict, draws: bool = False) -> str:
@@ -93,13 +98,13 @@ def p_holm(part: dict) -> str:
 
 def own(centred: dict) -> str:
     """The contrast without the offset, with its interval."""
-    return span(centred | {"value": centred["contrast"]}, decimal)
+    return span(centred | {"value": centred["contrast"]}, ratio)
 
 
 def lowest(part: dict, names: tuple = ("haar", "matched", "missing")) -> str:
     """A contrast beside what 5 % of its nulls' draws lie below."""
-    points = "; ".join(decimal(part[name]["low"]) for name in names if name in part)
-    return f"{decimal(part['contrast'])} ({points})"
+    points = "; ".join(ratio(part[name]["low"]) for name in names if name in part)
+    return f"{ratio(part['contrast'])} ({points})"
 
 
 def rated(record: dict) -> dict:
@@ -123,7 +128,7 @@ def raw_table(rows: list[dict]) -> str:
     headers = ["k", "ratio_Z", "ratio_Z⊥", "contrast", *(NULLS[name] for name in RAW[:-1]), "p, shuffled problems"]
     cells = [
         [
-            row["k"], *(decimal(row[key]) for key in ("ratio_z", "ratio_z_perp", "contrast")),
+            row["k"], *(ratio(row[key]) for key in ("ratio_z", "ratio_z_perp", "contrast")),
             *(null_cell(row[name]) for name in RAW[:-1]), p_of(row["pairing"]),
         ]
         for row in rows
@@ -138,7 +143,7 @@ def centred_table(rows: list[dict]) -> str:
     for row in rows:
         part = row["centred"]
         nulls = [null_cell(part[name]) for name in CENTRED[:-1]]
-        held, after = percent(part["matched_share"]), decimal(row["leace"]["contrast"])
+        held, after = percent(part["matched_share"]), ratio(row["leace"]["contrast"])
         cells.append([row["k"], own(part), *nulls, p_of(part["pairing"]), after, held])
     return page.table([*headers, "distance that matched draws hold"], cells)
 
@@ -227,8 +232,8 @@ def rivals_table(rivals: dict, order: list[str]) -> str:
     cells = []
     for name in order:
         row = rivals[name]
-        part, after = row["centred"], decimal(row["leace"]["contrast"])
-        cells.append([SUBSPACES[name], decimal(row["contrast"]), p_row(row), own(part), p_row(part), after])
+        part, after = row["centred"], ratio(row["leace"]["contrast"])
+        cells.append([SUBSPACES[name], ratio(row["contrast"]), p_row(row), own(part), p_row(part), after])
     return page.table(["subspace", "contrast", "p", "without the offset (95 %)", "p", "after LEACE"], [*cells, *nulls])
 
 
@@ -338,20 +343,20 @@ def tests_table(results: dict) -> str:
 def measured(name: str, results: dict) -> str:
     """The numbers of one of the verdict's tests."""
     primary, grid = results["primary"], results["grid"]
-    with_it = f"contrast {decimal(primary['contrast'])}, p {p_row(primary)}"
+    with_it = f"contrast {ratio(primary['contrast'])}, p {p_row(primary)}"
     without = f"{own(primary['centred'])}, p {p_row(primary['centred'])}"
     if name == "primary_k":
         return f"with the offset {with_it}; without {without}"
     if name == "centred":
         return without
     if name == "missing":
-        return f"contrast {decimal(primary['contrast'])}; {null_cell(primary['missing'])}"
+        return f"contrast {ratio(primary['contrast'])}; {null_cell(primary['missing'])}"
     if name == "some_configuration":
         return f"{passing(grid)} of {len(grid)} configurations"
     if name == "every_k":
         rows, names = [row for row in grid if row["primary"]], ("haar", "matched", "pairing")
         parts = [(row, max(names, key=lambda null: row[null]["p"])) for row in rows]
-        return "; ".join(f"k {row['k']}: {decimal(row['contrast'])}, p {p_of(row[null])}" for row, null in parts)
+        return "; ".join(f"k {row['k']}: {ratio(row['contrast'])}, p {p_of(row[null])}" for row, null in parts)
     return beyond_measured(results["text"])
 
 
@@ -361,8 +366,9 @@ def passing(grid: list[dict]) -> int:
 
 def beyond_measured(text: dict) -> str:
     """How often Z tells a text from its foil, and the smallest lead over a baseline; or why that was not measured."""
-    if text["unmeasured"]:
+    if "z" not in text:
         return f"not measured: {text['unmeasured']}"
     name = min(baselines(text), key=lambda one: text["baselines"][one]["difference"]["low"])
     least = span(text["baselines"][name]["difference"])
-    return f"{span(rated(text['z']))}; least surely ahead of {BASELINES[name]}, by {least}"
+    rest = f"; twins not measured: {text['unmeasured']}" if text["unmeasured"] else ""
+    return f"{span(rated(text['z']))}; least surely ahead of {BASELINES[name]}, by {least}{rest}"
