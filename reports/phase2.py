@@ -34,7 +34,6 @@ from reports.phase2_tables import (
     ends,
     energy_table,
     grid_table,
-    null_cell,
     own,
     p_of,
     p_row,
@@ -93,13 +92,21 @@ def claims(results: dict) -> list[dict]:
         "energy_same": ("energy in Z of differences between problems", "> k/d", *energy_cells(energy["same_language"], results)),
         "multi": (
             "the multi-head mask is at least as good as head 0", "≥",
-            f"contrast no higher in {sum(multi)} of {len(multi)} pairs", "half of the pairs",
+            f"contrast no higher in {sum(multi)} of {len(multi)} pairs; primary {beside_head(results)}", "half of the pairs",
         ),
         "best_k": (
             "the contrast is lowest at k = the effective rank", f"k ≈ {verdicts.RECIPE['strongest_k']}", sizes, f"Haar {drawn}",
         ),
     }  # fmt: skip
     return [page.claim(name, *row) for name, row in rows.items()]
+
+
+def beside_head(results: dict) -> str:
+    """The primary contrast against that of head 0 at the same place, pooling and k."""
+    primary = results["primary"]
+    same = {key: primary[key] for key in ("place", "pooling", "share")} | {"mask": "head0"}
+    head = next(row for row in results["grid"] if same.items() <= row.items())
+    return f"{ratio(primary['contrast'])} against {ratio(head['contrast'])}"
 
 
 def energy_cells(part: dict, results: dict) -> tuple[str, str]:
@@ -132,8 +139,8 @@ def contrast_picture(results: dict) -> str:
         ![Contrast of Z and its rivals beside their nulls](phase2_contrast.png)
 
         *Contrast of the primary Z and of rivals on problems that they were not fitted on, beside 5 to 95 % of each null's draws;
-        below 1 a subspace keeps the problem and drops the language. Not an interval: the bars. Without the offset the thin line
-        is the 95 % interval over problems.*
+        below 1 a subspace keeps the problem and drops the language. Bars are nulls and no intervals; the thin black line, without
+        the offset, is the 95 % interval over problems.*
     """
 
 
@@ -174,9 +181,9 @@ def sinks_text(sinks: dict) -> str:
     said = []
     for first, last, count in found:
         where = " to ".join(dict.fromkeys((place(first), place(last))))
-        said.append(f"{where}: {count} of {sinks['prompts']} prompts")
+        said.append(f"{where}: {count} of {sinks['prompts']} prompts have one")
     tokens = [
-        f"token “{page.escape(row['token'])}” at position {row['position']} ({row['prompts']} prompts)"
+        f"token “{page.escape(row['token'])}” at position {row['position']} of the question ({row['prompts']} prompts)"
         for row in sinks["commonest"]
     ]
     return f"{rule} {'; '.join(said)}. Such a position is left out at every place. The commonest: {', '.join(tokens)}."
@@ -213,7 +220,9 @@ def null_words() -> str:
 
 def grid_section(results: dict) -> str:
     grid = results["grid"]
-    count = passing(grid)
+    count, layer = passing(grid), results["settings"]["layer"]
+    masks = f"layer {layer}"
+    masks += f" or {layer - 1}" if any(row["mask_layer"] != layer for row in grid) else ""
     places = {(row["place"], row["site"]) for row in grid}
     missing = [
         f"{place(site)}, {POOLINGS[pooled]}"
@@ -229,7 +238,7 @@ def grid_section(results: dict) -> str:
     return f"""
         ## 3 The grid
 
-        {len(grid)} configurations: mask of the layer or of the one before, at its output or its input,
+        {len(grid)} configurations: mask of {masks}, at its output or its input,
         {listing(list(MASKS.values()))},
         {listing(list(POOLINGS.values()))}, three k.{left} {count} of them beat every null with the offset and without it, after Holm
         over all. Shown are the primary row at each k and the best other row of head 0, of the other places, and of the last
@@ -274,9 +283,13 @@ def text_section(results: dict) -> str:
         return f"""
             ## 5 Beyond the text
 
-            *Could not be tested*: {text["unmeasured"]}. To do: {remedy(text)}.
+            *Could not be tested* on stories with foils: {text["unmeasured"]}. To do so, {remedy(text)}.
         """
-    twins = f" Not all baselines were measured: {text['unmeasured']}; {remedy(text)}." if text["unmeasured"] else ""
+    twins = (
+        f" Not all baselines were measured: {text['unmeasured']}; to do so, {remedy(text)}."
+        if text["unmeasured"]
+        else ""
+    )
     other = ""
     if handed:
         z = results["z"]
@@ -335,9 +348,10 @@ def given_text(results: dict) -> str:
     if "given" not in results:
         return ""
     row = results["given"]
+    part = row["centred"]
     return f"""The Z of --z-from, on {row["problems"]} problems that it was not fitted on: contrast {ratio(row["contrast"])}, Haar
-        {null_cell(row["haar"])}, p {p_row(row)}; without the offset {own(row["centred"])}, Haar {null_cell(row["centred"]["haar"])},
-        p {p_row(row["centred"])}; holds: {page.HOLDS[row["holds"]]}."""
+        {ends(row["haar"])}, matched draws {ends(row["matched"])}, p {p_row(row)}; without the offset {own(part)}, Haar
+        {ends(part["haar"])}, matched draws {ends(part["matched"])}, p {p_row(part)}; holds: {page.HOLDS[row["holds"]]}."""
 
 
 def reading_section(results: dict) -> str:

@@ -14,10 +14,8 @@ SPACES = {
 }
 SMALL = 9.5  # points: 12 pixels where a page shows the figure 700 pixels wide
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)  # of contrasts, on a logarithmic axis
-FINE, SHORT = (
-    (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.4, 1.5, 1.7, 2, 2.5, 3),
-    4,
-)  # of one less long
+FINE = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.4, 1.5, 1.7, 2, 2.5, 3)  # of a shorter one
+SHORT = 7  # times from end to end
 LEAST = 0.003  # a contrast that a logarithmic axis still shows
 
 

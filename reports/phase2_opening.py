@@ -4,12 +4,14 @@ import verdicts
 from reports import page
 from reports.page import listing, percent, place, span
 from reports.phase2_tables import (
+    NULLS,
     POOLINGS,
     baseline,
     baselines,
     drawn_rate,
     draws_text,
     ends,
+    hardest,
     named,
     own,
     p_holm,
@@ -33,7 +35,7 @@ NO = {  # and what kind of a no that is
     "nowhere": "is not shown (*not there*: random directions do as well)",
     "covariance": "is not shown (*nothing special*: the directions along which the stream varies most do as well)",
     "shuffled": "is not shown (*not there*: shuffled problems lie as near)",
-    "offset": "is not shown (*not there* with the offset, which the recipe keeps)",
+    "offset": "is not shown ({kind} with the offset, which the recipe keeps: {null} do as well)",
 }
 FEW = """; these draws hold {share} of the distance between problems, so that only a subspace better than the data's own
     covariance could pass: more problems (now {problems}, k {k}) make the test easier"""
@@ -65,7 +67,7 @@ def haar_as_good(text: dict) -> bool:
 def beyond_words(text: dict, beyond: bool | None) -> str:
     """Beyond the text in a few words: yes, no or not tested, and whether random directions do the same."""
     if beyond is not True:
-        return BEYOND[beyond]
+        return "not fully tested" if beyond is None and "z" in text else BEYOND[beyond]
     return "yes, as random ones do" if haar_as_good(text) else "yes, and more than random ones"
 
 
@@ -73,25 +75,28 @@ def verdict_text(results: dict) -> str:
     """One sentence with the numbers that decided, and the verdict's name at its end."""
     primary, part = results["primary"], results["primary"]["centred"]
     subject = SUBJECT.format(k=primary["k"], width=results["width"], layer=results["settings"]["layer"])
-    said = {"clear": "keep the problem and drop its language", "partial": partial_words(results)}
+    beyond = f"beyond the text: {beyond_words(results['text'], results['beyond_text'])} (`{results['verdict']}`)"
+    model = results["model"]["name"]
+    if results["verdict"] == "partial" and not results["tests"]["primary_k"]:
+        best, count = min(results["grid"], key=worst), passing(results["grid"])
+        least = best["centred"]
+        return page.prose(f"""In {model}, {subject} do not part problem from language as named (without the offset, contrast
+            {own(part)}, random ones {ends(part["haar"])}), but in {count} of {len(results["grid"])} configurations, best
+            {own(least)}, random ones {ends(least["haar"])}; {beyond}.""")
+    said = {"clear": "keep the problem and drop its language"}
+    said["partial"] = "keep the problem and drop its language, but not at every k"
     said = said.get(results["verdict"]) or KINDS[kind_of_no(primary)]
-    nulls = f"random ones {ends(part['haar'])}, the stream's main ones {ends(part['matched'])}"
-    raw = (
-        ""
-        if part["p"] >= verdicts.LEVEL or results["verdict"] == "clear"
-        else f"; with it {ratio(primary['contrast'])}"
-    )
-    beyond = beyond_words(results["text"], results["beyond_text"])
-    return page.prose(f"""In {results["model"]["name"]}, {subject} {said}: without the offset, contrast {own(part)}, {nulls}{raw};
-        beyond the text: {beyond} (`{results["verdict"]}`).""")
+    nulls = f"random ones {ends(part['haar'])}"
+    only_without = results["verdict"] == "none" and kind_of_no(primary) == "offset"
+    nulls += with_offset(primary) if only_without else f", the stream's main ones {ends(part['matched'])}"
+    return page.prose(f"In {model}, {subject} {said}: without the offset, contrast {own(part)}, {nulls}; {beyond}.")
 
 
-def partial_words(results: dict) -> str:
-    """What a partial verdict rests on."""
-    grid, tests = results["grid"], results["tests"]
-    if tests["primary_k"]:
-        return "keep the problem and drop its language, but not at every k"
-    return f"fail, but {passing(grid)} of {len(grid)} other configurations pass"
+def with_offset(row: dict) -> str:
+    """The contrast with the offset beside the null that it does not beat; of shuffled problems the distances say nothing here."""
+    name = hardest(row)
+    null = "" if name == "pairing" else f", {NULLS[name]} {ends(row[name])}"
+    return f"; with it {ratio(row['contrast'])}{null}"
 
 
 def numbers_text(results: dict) -> str:
@@ -160,13 +165,14 @@ def text_lines(results: dict) -> list[str]:
     """Beyond the text, whether Haar subspaces do the same, and whether text or answer decides."""
     text = results["text"]
     if "z" not in text:
-        return [f"Beyond the text: *could not be tested*, {text['unmeasured']}."]
+        return [f"Beyond the text: *could not be tested* on stories with foils: {text['unmeasured']}."]
     parts = [
         f"{baseline(name, text)} {percent(row['rate'])} (Z ahead by {span(row['difference'])})"
         for name, row in baselines(text).items()
     ]
+    beyond = BEYOND[results["beyond_text"]] if results["beyond_text"] is not None else "not fully tested"
     told = "" if results["beyond_text"] is not None else f" *Could not be tested* in full: {text['unmeasured']}."
-    line = f"""Beyond the text ({BEYOND[results["beyond_text"]]}): Z tells a text from its foil in {span(rated(text["z"]))} of
+    line = f"""Beyond the text ({beyond}): Z tells a text from its foil in {span(rated(text["z"]))} of
         {text["comparisons"]} comparisons; {"; ".join(parts)}.{told}"""
     lines = [line, f"{haar_text(text)}"]
     return lines + ([answer_text(text)] if text["answer"] else [])
@@ -265,7 +271,9 @@ def recipe_text(results: dict) -> str:
         text += PREDICTS[results["layer_chosen"]]
     else:
         kind = kind_of_no(primary)
-        text, share = NO[kind], primary["centred"]["matched_share"]
+        null, share = hardest(primary), primary["centred"]["matched_share"]
+        there = "*not there*" if null in ("haar", "pairing") else "*nothing special*"
+        text = NO[kind].format(kind=there, null=NULLS[null])
         if kind == "covariance" and share > MOSTLY:
             text += FEW.format(share=percent(share), problems=results["problems"], k=primary["k"])
     return f"{lead} {text}.{text_follows(results)}"
@@ -275,7 +283,7 @@ def text_follows(results: dict) -> str:
     """What follows from the comparison with foils."""
     text, beyond = results["text"], results["beyond_text"]
     if beyond is None:
-        return f""" Whether Z holds more than the words *could not be tested* ({text["unmeasured"]}); {remedy(text)}."""
+        return f""" Whether Z holds more than the words *could not be tested* ({text["unmeasured"]}): to do so, {remedy(text)}."""
     if not beyond:
         return " That Z holds more than the words of the text is not shown (*not there*)."
     if haar_as_good(text):
@@ -287,7 +295,7 @@ def remedy(text: dict) -> str:
     """What to do where the comparison with foils could not be made."""
     if "z" in text:
         return "run it on one device that holds all of the model"
-    return "it takes a contrast.jsonl with operations in these languages"
+    return "give the model's folder a contrast.jsonl whose base problems have an operation, in these languages"
 
 
 def run_text(results: dict) -> list[str]:

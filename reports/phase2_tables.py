@@ -297,7 +297,7 @@ def depth_table(results: dict, site: int) -> str:
             row.append(f"{percent(value)} (chance {percent(chance)})")
         cells.append([what, *row])
     ranks = [decimal(depth["effective_rank"][space][site]) for space in SPACES]
-    cells.append(["effective rank of the activations", *ranks])
+    cells.append([f"effective rank of the activations (in Z at most {results['primary']['k']})", *ranks])
     return page.table(["what is read", *SPACES.values()], cells)
 
 
