@@ -152,6 +152,12 @@ def problem_files(settings: dict) -> str:
     return f"{files} ({'; '.join(notes)})" if notes else files
 
 
+def listing(parts: Sequence[str]) -> str:
+    """a, b and c"""
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def escape(text: str) -> str:
     """Text that a model wrote, made harmless inside a Markdown table."""
     text = text.replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
