@@ -63,6 +63,7 @@ def make_design(
 ) -> Design:
     """Halves by answer; of each MOST problems, evenly spaced, are patched, every one with a block of donors of its half.
 
+    Development are the rung's answers that a Z was fitted on, where it has such, else half of all, drawn at random.
     Problems with answers that the Z handed on has not seen get donors of this kind alone, as far as there are enough.
 
     Patched are answers that their first token tells apart, where enough are: later tokens of an answer read the recipient's
@@ -76,6 +77,8 @@ def make_design(
     development = np.zeros(len(solved), bool)
     for part, label in ((at_once, "halves"), (~at_once, "halves of the others")):
         development[part] = swaps.halves(numbers[part].tolist(), seeded(label))
+    if rung.fitted:
+        development = np.array([str(rung.problems[problem].answer) in rung.fitted for problem in solved])
     halves = (at_once & development, at_once & ~development)
     chosen = np.sort(np.concatenate([spread(np.flatnonzero(half)) for half in halves]))
     problems = [rung.problems[problem] for problem in solved[chosen]]

@@ -9,6 +9,9 @@ import torch
 from lab import answers, engine, questions, runs
 
 
+MOST_FITTED = 2 / 3  # of a rung's answers, that a Z may be fitted on and still leave enough to be judged by
+
+
 @dataclass(frozen=True)
 class Needed:
     """What a rung must bring."""
@@ -43,6 +46,7 @@ class Rung:
     problems: list
     known: answers.AnswerSet
     left_out: int = 0  # problems of the file that are not asked
+    fitted: frozenset = frozenset()  # answers of problems that Z was fitted on: where there are any, they are one half
     found: dict = field(default_factory=dict)  # (language, problem) -> most probable column, mass of the set, streams
 
     @property
@@ -81,18 +85,19 @@ class Rung:
 
 
 def choose_rung(
-    asker: Asker, ladder: Sequence[questions.Asked], needed: Needed, left_out: set[str] = frozenset()
+    asker: Asker, ladder: Sequence[questions.Asked], needed: Needed, fitted_on: set[str] = frozenset()
 ) -> tuple[Rung | None, list[dict]]:
     """The hardest rung that brings what is needed, asked in full; and what came of every rung tried, the last one's row last.
 
-    Problems whose hash is in `left_out` are not asked. A rung that promises too little on a few problems, evenly spaced, is
-    asked no further.
+    fitted_on: hashes of the problems that Z was fitted on. Their answers become the development half, where fits belong; where
+    they are most of the rung's answers, so that too few are left to judge by, these problems are not asked at all. A rung that
+    promises too little on a few problems, evenly spaced, is asked no further.
     """
     tried = []
     for asked in ladder:
-        problems = [problem for problem in asked.problems if questions.problem_hash(problem) not in left_out]
+        problems, fitted = parted(asked.problems, fitted_on)
         known = answers.answer_set(asker.tokenizer, asked.problems, asker.languages)
-        rung = Rung(asked, problems, known, len(asked.problems) - len(problems))
+        rung = Rung(asked, problems, known, len(asked.problems) - len(problems), fitted)
         some = np.unique(np.linspace(0, len(problems) - 1, needed.precheck).round().astype(int)) if problems else []
         ask(asker, rung, some)
         if len(rung.usable) * len(problems) >= needed.least * needed.problems * len(some):
@@ -101,6 +106,15 @@ def choose_rung(
         if row["outcome"] == "taken":
             return rung, tried
     return None, tried
+
+
+def parted(problems: list, fitted_on: set[str]) -> tuple[list, frozenset]:
+    """The problems to ask, and the answers of those that Z was fitted on: none where these are left out."""
+    fitted = [questions.problem_hash(problem) in fitted_on for problem in problems]
+    seen = frozenset(str(problem.answer) for problem, one in zip(problems, fitted) if one)
+    if len(seen) <= MOST_FITTED * len({problem.answer for problem in problems}):
+        return problems, seen
+    return [problem for problem, one in zip(problems, fitted) if not one], frozenset()
 
 
 def came_of(rung: Rung, needed: Needed) -> dict:

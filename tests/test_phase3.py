@@ -969,3 +969,18 @@ def test_an_exemplar_must_not_be_a_problem(script, small, tmp_path):
     hand_on(small, tmp_path / "out", random_basis(4, 48), site=2)
     message = refused(script, small, tmp_path / "out", "--exemplars", small / "problems.jsonl")
     assert "is also a problem" in message
+
+
+def test_answers_that_z_was_fitted_on_are_the_development_half(phase3, planted):
+    """Phase 2 fits on whole answers of the model's own problems: what is left would be too few, and none is needed to leave."""
+    study, rung, _, _ = control_runs.prepared(planted.model, planted.out, 0)
+    by_answer = sorted({str(problem.answer) for problem in rung.problems})
+    seen = set(by_answer[: len(by_answer) // 2])
+    hashes = {questions.problem_hash(problem) for problem in rung.problems if str(problem.answer) in seen}
+    taken, tried = ladder.choose_rung(study, [rung.asked], phase3.NEEDED, hashes)
+    assert taken.fitted == seen and tried[-1]["left_out_as_fitted"] == 0
+    design = designs.make_design(study, taken, phase3.NEEDED, seen, study.seeded)
+    known = np.array([str(taken.problems[problem].answer) in seen for problem in design.scored])
+    assert (design.development == known).all() and (design.unseen == ~known).all()
+    few = {questions.problem_hash(problem) for problem in rung.problems if str(problem.answer) in by_answer[:-2]}
+    assert ladder.parted(rung.asked.problems, few)[1] == frozenset()
