@@ -8,7 +8,6 @@ import torch
 
 from lab import answers, engine, questions, runs
 
-
 MOST_FITTED = 2 / 3  # of a rung's answers, that a Z may be fitted on and still leave enough to be judged by
 
 
