@@ -148,8 +148,8 @@ def activations_section(results: dict) -> str:
     settings, sinks = results["settings"], results["sinks"]
     sites = len(sinks["per_site"])
     own_half = (
-        f"""A Z that is fitted on activations and handed on is fitted on {percent(settings["fitting_share"])} of them, so
-        that phase 3 can ask the others."""
+        f"""A Z that is fitted on activations and handed on is fitted on {percent(settings["fitting_share"])} of them, whole
+        answers, so that phase 3 can judge it by the others."""
         if settings["fitting_share"] < 1
         else ""
     )
