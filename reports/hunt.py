@@ -149,7 +149,7 @@ def evidence(results: dict) -> dict[str, tuple[str, str]]:
         ),
         "universal": (
             f"predicted L{found['predicted']} ({found['support']:.0%} of resamples), {causal_text(found)}",
-            f"within {verdicts.NEAR} layer by chance {found['chance']:.0%}",
+            f"within {verdicts.finding.NEAR} layer by chance {found['chance']:.0%}",
         ),
         "bridge": transfer(results["bridge"]["math"]) if "math" in results["bridge"] else ("not run", ""),
         "not_just_math": carried(results["tasks"].get("reasoning", {})),
@@ -160,7 +160,7 @@ def carried(reasoning: dict) -> tuple[str, str]:
     """What swapping math's Z does on the second kind of problem, and what its nulls do."""
     if "untested" in reasoning or not reasoning:
         return f"no cause tested: {REASONS[reasoning['untested']]}" if reasoning else "not run", ""
-    rows = [row for row in reasoning["tested"] if row["name"] in verdicts.SAME_Z]
+    rows = [row for row in reasoning["tested"] if row["name"] in verdicts.finding.SAME_Z]
     found = [f"{page.SUBSPACES[row['name']]}: `{row['verdict']}`, {swapped(row)[0]}" for row in rows]
     return "reasoning, " + "; ".join(found), "; ".join(swapped(row)[1] for row in rows)
 
@@ -287,7 +287,7 @@ def layer_text(found: dict) -> str:
     if not found["causal_found"]:
         return page.prose(f"{text}: no causal layer, nothing to agree with.")
     agree = f"{'agree' if found['agree'] else 'do not agree'} (distance {found['distance']}"
-    return page.prose(f"{text}. They {agree}; within {verdicts.NEAR} by chance {found['chance']:.0%}).")
+    return page.prose(f"{text}. They {agree}; within {verdicts.finding.NEAR} by chance {found['chance']:.0%}).")
 
 
 def contingency_table(path: list[dict]) -> str:
@@ -466,7 +466,7 @@ def compared(results: dict) -> dict[str, tuple[str, str]]:
     return {
         "second_model": (f"causal Z in {len(results['causal'])} of {len(models)} models", "two are needed"),
         "universal": (
-            f"within {verdicts.NEAR} layer in {len(agreeing)} of {len(models)} models",
+            f"within {verdicts.finding.NEAR} layer in {len(agreeing)} of {len(models)} models",
             "; ".join(f"{name} by chance {row['chance']:.0%}" for name, row in models.items()),
         ),
     }

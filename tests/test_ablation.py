@@ -379,7 +379,7 @@ def test_what_holds_and_what_is_not_testable():
 
 
 def test_the_margin_stands_in_the_verdicts(monkeypatch):
-    monkeypatch.setattr(verdicts, "INTACT_MARGIN", 0.05)
+    monkeypatch.setattr(verdicts.removal, "INTACT_MARGIN", 0.05)
     assert verdicts.ablation(results_with(0.2, 0.01))["holds"]["z_perp"] is False
 
 

@@ -452,7 +452,7 @@ def test_a_changed_threshold_judges_saved_results_again(script, rotated, tmp_pat
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert "bridge: ridge held-out R² 1 (mean shift " in capsys.readouterr().out
     monkeypatch.setattr(verdicts, "LEVEL", 1e-6)
-    monkeypatch.setattr(verdicts, "OVERFIT", -1.0)
+    monkeypatch.setattr(verdicts.bridge, "OVERFIT", -1.0)
     results, text = report_again(script, folder)
     assert results["verdict"] == "no_bridge"
     assert results["tests"] == {"held_out": False, "beyond_shift": False, "specific": False}
