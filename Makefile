@@ -1,12 +1,17 @@
-# `make hunt` and `make test` set up .venv by themselves. PYTHON chooses the interpreter (3.11 or newer).
+# `make hunt`, `make real` and `make test` set up .venv by themselves. PYTHON chooses the interpreter (3.11 or newer).
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: hunt test controls lint clean
+MODEL ?= Qwen/Qwen2.5-0.5B
+
+.PHONY: hunt real test controls lint clean
 
 hunt: $(VENV)/ready
 	$(BIN)/python hunt.py --model tiny --out output/tiny
+
+real: $(VENV)/ready
+	$(BIN)/python hunt.py --model $(MODEL) --out output/real/$(notdir $(patsubst %.gguf,%,$(MODEL)))
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -n 2

@@ -1,0 +1,53 @@
+"""The README's example that uses Z elsewhere does what the suite's own swap does."""
+
+import re
+
+import torch
+from conftest import ROOT
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import utils
+from lab import models, statistics, subspaces
+
+SITE, K = 6, 10
+
+
+def example() -> tuple[str, str]:
+    """The README's code for transformers, and that for other libraries."""
+    own, others = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    return own, others
+
+
+def test_the_readmes_swap_is_the_suites(tmp_path, monkeypatch, capsys):
+    (z,) = utils.random_subspaces(statistics.seeded(0, "readme"), 1, K, 128).float()
+    (tmp_path / "output" / "tiny").mkdir(parents=True)
+    (tmp_path / "tiny").symlink_to(ROOT / "tiny")
+    made = {"method": "weight", "layer": SITE - 1, "site": SITE, "k": K}
+    file = subspaces.z_file(z.numpy(), made, {"name": "tiny", "revision": None})
+    (tmp_path / "output" / "tiny" / "z.safetensors").write_bytes(file)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(example()[0], names)
+    assert torch.equal(names["z"], z) and names["site"] == SITE
+    model = AutoModelForCausalLM.from_pretrained(ROOT / "tiny").eval()
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "tiny")
+    with torch.no_grad(), models.captured_sites(model, [SITE]) as streams:
+        model(**names["donor"])
+    theirs = streams[SITE][:, -1:].clone()
+
+    def swapped(stream):
+        return stream + utils.project(theirs - stream, z)
+
+    with torch.no_grad(), models.edited_stream(model, {SITE: swapped}, "last"):
+        expected = model(**names["recipient"]).logits[0, -1]
+    with torch.no_grad(), names["model"].model.layers[SITE - 1].register_forward_hook(names["swap"]):
+        found = names["model"](**names["recipient"]).logits[0, -1]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(model(**names["recipient"]).logits[0, -1], expected, atol=1e-2)  # the swap does something
+    assert capsys.readouterr().out == tokenizer.decode(expected.argmax()) + "\n"
+
+
+def test_the_example_is_as_short_as_promised():
+    own, others = example()
+    assert len([line for line in own.splitlines() if line.strip()]) <= 16
+    assert len(others.splitlines()) == 2
