@@ -32,6 +32,7 @@ from lab import (
     ladder,
     learned,
     models,
+    progress,
     questions,
     rivals,
     runs,
@@ -169,7 +170,7 @@ def tested(
     found: the candidates, to which a learned one is added where `search` asks for it; asked: what shows which states the model
     visits.
     """
-    rows = {candidate.name: measured.test(candidate) for candidate in found}
+    rows = {one.name: measured.test(one) for one in progress.steps(found, "swapping subspaces", "subspace")}
     sought = None
     if search and "answer_means" in rows:
         sought = rows["answer_means"].get("site")
@@ -181,7 +182,7 @@ def tested(
         candidate, control = learned_candidates(study, measured, sought, manifolds[sought], seen)
         rows[candidate.name] = measured.test(candidate) | measured.beyond(candidate, control)
         found.append(candidate)
-    for candidate in found:
+    for candidate in progress.steps(found, "what else could explain it", "subspace"):
         row = rows[candidate.name]
         if dissociation.worth_it(row):
             row["gates"] = measured.gates(candidate, row, manifolds[row["site"]])

@@ -1,13 +1,13 @@
 """Whether a subspace carries the answer and not the language at a place: its profile, its nulls, and its gates."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 import utils
-from lab import designs, gates, statistics, swaps, transfer
+from lab import designs, gates, progress, statistics, swaps, transfer
 
 FEWEST = 5  # problems to judge on, and answers to fit on: of fewer nothing follows
 DRAWN = 10  # recipients of a random subspace: a draw needs no interval of its own
@@ -48,8 +48,8 @@ def site_curve(
     weights = transfer.resamples(len(part), RESAMPLES, seeded("resamples development"))
     samples = {}
 
-    def measure(sites: Iterable[int]) -> list[dict]:
-        for site in sites:
+    def measure(sites: Sequence[int]) -> list[dict]:
+        for site in progress.steps(sites, "swapping whole streams", "place"):
             effect = design.effects(patching.scores(site, donors), "development", donors)
             samples[site] = {name: values[0] for name, values in transfer.estimates(effect, weights).items()}
         return transfer.curve(samples)
@@ -160,14 +160,18 @@ class Measured:
 
     def points(self, site: int, bases: torch.Tensor, half: str, donors: np.ndarray) -> dict[str, np.ndarray]:
         """Point estimates of several subspaces (m, k, d) with some of the donors, {name: (m,)}."""
+        full, parts = self.full(site, donors), []
+        for chunk in bases.float().split(CHUNK):
+            inside, outside = (self.patching.scores(site, donors, chunk, outside) for outside in (False, True))
+            parts.append(self.point_ratios(full, inside, outside, half, donors))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def full(self, site: int, donors: np.ndarray) -> np.ndarray:
+        """The full swap's scores with some of the donors at a site, swapped once."""
         key = (site, donors.tobytes())
         if key not in self.whole:
             self.whole[key] = self.patching.scores(site, donors)
-        parts = []
-        for chunk in bases.float().split(CHUNK):
-            inside, outside = (self.patching.scores(site, donors, chunk, outside) for outside in (False, True))
-            parts.append(self.point_ratios(self.whole[key], inside, outside, half, donors))
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return self.whole[key]
 
     def point_ratios(self, full, inside, outside, half: str, donors: np.ndarray) -> dict[str, np.ndarray]:
         """The shares of the full swap and D of one or more subspaces, and how much oftener they win than the full swap."""

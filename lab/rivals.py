@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 import utils
-from lab import checkpoints, dissociation, families, statistics, subspaces, swaps, transfer
+from lab import checkpoints, dissociation, families, progress, statistics, subspaces, swaps, transfer
 
 DRAWS = 20  # of a rival that is random, and of Haar subspaces beside it
 SWEPT = 10  # of Haar subspaces at every size and place of a sweep: no p follows from them
@@ -37,8 +37,10 @@ class Beside:
         return len(self.basis)
 
     def scores(self, basis: torch.Tensor | None, outside: bool = False, site: int | None = None) -> np.ndarray:
-        bases = None if basis is None else basis.float()[None]
-        return self.measured.patching.scores(self.site if site is None else site, self.donors, bases, outside)
+        site = self.site if site is None else site
+        if basis is None:
+            return self.measured.full(site, self.donors)
+        return self.measured.patching.scores(site, self.donors, basis.float()[None], outside)
 
     def profile(self, basis: torch.Tensor, reverse: bool = False, site: int | None = None) -> dict:
         """Records of a subspace's shares and D; with `reverse` of everything outside of it."""
@@ -66,7 +68,8 @@ class Beside:
             self.seeded(f"rivals covariance {self.site}"), DRAWS, self.k, swaps.within_languages(self.fitted)
         )
         found["covariance"] = self.drawn(draws)
-        found |= {name: {"k": len(basis), "draws": None} | self.profile(basis) for name, basis in bases.items()}
+        for name, basis in progress.steps(bases.items(), "rivals", "subspace", len(bases)):
+            found[name] = {"k": len(basis), "draws": None} | self.profile(basis)
         found["all_but_language"] = {"k": width - len(language), "draws": None} | self.profile(language, reverse=True)
         return found
 
