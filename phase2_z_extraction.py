@@ -16,6 +16,7 @@ Step 5 is measured last: twins are made of the model's own weights. Steps, which
 6 rivals on held-out problems   7 contingencies   8 depth   9 channels   10 what the recipe asks
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,7 @@ MASKS = ("multi", "head0")
 PRIMARY = {"place": "b at b.out", "mask": "multi", "pooling": "mean"}  # k: the effective rank; named before looking
 POSITION = "last"  # where phase 3 patches: what is fitted on activations and handed on is fitted there
 DRAWS = separation.DRAWS
+PER_TEST = 25  # draws for every test of a Holm family: with fewer than 20 no p could fall below .05
 SCREEN, HOPEFUL = 199, 0.1  # draws for every layer of the sweep, and the p below which it gets all of them
 READ_DRAWS = 200  # Haar subspaces of the channels
 SHUFFLES = 40  # of the chance level of every reader along depth
@@ -91,7 +93,8 @@ def main(argv: list[str] | None = None) -> None:
     else:
         results["z"], basis = given_z(study, given)
         results["given"] = score_given(study, results["z"], basis)
-    results |= beyond_text(study, foils, model, tokenizer, results["z"], basis)
+    refit = refit_of(study, opening, results["z"]) if given is None else None
+    results |= beyond_text(study, foils, model, tokenizer, results["z"], basis, refit)
     basis, every_layer = basis.float().numpy(), torch.stack(study.weights["every_layer"]).float().numpy()
     z_file = subspaces.z_file(basis, results["z"], opening.folder.identity)
     run.save(results, dict(zip(ARRAYS, (study.vectors, basis, every_layer, z_file))))
@@ -182,6 +185,7 @@ def sizes(study: Study) -> dict:
         "z_dimensions": study.weights["k"],
         "poolings": pooling.POOLINGS,  # the order of that axis of phase2_activations.npy
         "draws": DRAWS,
+        "even": separation.EVEN,
         "read_draws": READ_DRAWS,
         "shuffles": SHUFFLES,
         "folds": len(study.folds().unique()),
@@ -226,7 +230,9 @@ def standing(grid: list[dict]) -> str:
     """
     primary = [row for row in grid if row["primary"]]
     at_every_k = all(
-        row["contrast"] < 1 and row[null]["p"] < HAND_ON_LEVEL for row in primary for null in separation.CENTRED
+        row["contrast"] < 1 and row[null]["p"] < HAND_ON_LEVEL
+        for row in primary
+        for null in separation.gating(row, separation.CENTRED)
     )
     if at_every_k and all(held(row, "p") for row in primary if row["share"] == 1):
         return "clear"
@@ -249,12 +255,12 @@ def rivals(study: Study, with_ard: bool) -> dict:
     return {name: held_out(study, name, PRIMARY["pooling"]) for name in progress.steps(names, "rivals", "subspace")}
 
 
-def held_out(study: Study, name: str, pooled: str) -> dict:
+def held_out(study: Study, name: str, pooled: str, draws: int = DRAWS) -> dict:
     """A rival's row at the bottleneck's output, fitted anew for every fold on the other folds; all have one size."""
     folds, k = study.folds(), studies.common_k(study)
     fit = studies.fitter(study, name, pooled, k)
     bases = torch.stack([fit((folds != fold).nonzero().flatten().tolist()).cpu() for fold in folds.unique()])
-    row = study.place(study.layer + 1, pooled, DRAWS, held_out=True).row(bases)
+    row = study.place(study.layer + 1, pooled, draws, held_out=True).row(bases)
     return {"layer": study.layer, "site": study.layer + 1, "pooling": pooled, **row}
 
 
@@ -265,9 +271,15 @@ def contingencies(study: Study, grid: list[dict], rival: dict) -> dict:
     the candidate. With every layer that the grid has not tested they form one Holm family. The layer before the bottleneck
     keeps its p from the grid: no second chance at a lighter correction.
     """
-    as_recipe = {name: dict(rival[name]) for name in FITTED}
-    candidates = {name: held_out(study, name, POSITION) for name in progress.steps(FITTED, "contingencies", "fit")}
-    sweep = layer_sweep(study)
+    draws = max(DRAWS, PER_TEST * (len(study.weights["every_layer"]) + 2 * len(FITTED)))
+    as_recipe = {
+        name: dict(rival[name]) if draws == DRAWS else held_out(study, name, PRIMARY["pooling"], draws)
+        for name in FITTED
+    }
+    candidates = {
+        name: held_out(study, name, POSITION, draws) for name in progress.steps(FITTED, "contingencies", "fit")
+    }
+    sweep = layer_sweep(study, draws)
     new = [row for row in sweep if row["layer"] not in (study.layer - 1, study.layer)]
     separation.adjust([*candidates.values(), *as_recipe.values(), *new])
     if new:
@@ -286,14 +298,14 @@ def p_of(row: dict) -> tuple[float, float]:
     return row["p_holm"], row["centred"]["p_holm"]
 
 
-def layer_sweep(study: Study) -> list[dict]:
+def layer_sweep(study: Study, draws: int) -> list[dict]:
     """The weight-based multi-head Z of every layer at its own output, primary k and pooling; draws as far as there is hope."""
     rows, folds = [], study.folds()
     for layer, basis in enumerate(progress.steps(study.weights["every_layer"], "every layer's Z", "layer")):
         points = study.points(layer + 1, PRIMARY["pooling"])
         row = separation.Place(points, folds, study.seed, SCREEN).row(basis)
         if max(row["p"], row["centred"]["p"]) < HOPEFUL:
-            row = separation.Place(points, folds, study.seed, DRAWS).row(basis)
+            row = separation.Place(points, folds, study.seed, draws).row(basis)
         rows.append({"layer": layer, "site": layer + 1, "pooling": PRIMARY["pooling"], **row})
     return rows
 
@@ -404,8 +416,9 @@ def given_z(study: Study, given: tuple[dict, np.ndarray]) -> tuple[dict, torch.T
 
 
 def score_given(study: Study, z: dict, basis: torch.Tensor) -> dict:
-    """A Z of another run on the problems that it was not fitted on."""
-    kept = [index for index in range(len(study.problems)) if index not in z["fitted_index"]]
+    """A Z of another run on the problems with answers that it was not fitted on."""
+    fitted = {study.answers[index] for index in z["fitted_index"]} | set(z["fitted_answers"])
+    kept = [index for index, answer in enumerate(study.answers) if answer not in fitted]
     if len(kept) < MINIMUM_PROBLEMS:
         raise runs.UserError(f"--z-from: that Z was fitted on all but {len(kept)} of these problems; give others")
     folds = pairs.folds_by_answer([study.answers[index] for index in kept], study.seed)
@@ -413,17 +426,27 @@ def score_given(study: Study, z: dict, basis: torch.Tensor) -> dict:
     return {"problems": len(kept), **place.row(basis)}
 
 
-def beyond_text(study: Study, foils: text.Foils, model, tokenizer, z: dict, basis: torch.Tensor) -> dict:
+def refit_of(study: Study, opening: questions.Asking, z: dict) -> text.Refit | None:
+    """How the Z handed on is fitted in another model; None for one that was fitted on nothing."""
+    if z["method"] not in FITTED:
+        return None
+    asked = replace(opening, problems=[study.problems[index] for index in z["fitted_index"]])
+    return text.Refit(asked, z["site"], z["position"], studies.fit_anew(study, z["method"], z["k"]))
+
+
+def beyond_text(study: Study, foils: text.Foils, model, tokenizer, z: dict, basis: torch.Tensor, refit) -> dict:
     """`text`: the primary Z against foils and its three baselines; `text_handed`: the Z handed on, None where it is that one.
 
-    The model is one of its twins afterwards.
+    One that was fitted is fitted anew in every twin. The model is one of its twins afterwards.
     """
     own = (study.layer + 1, PRIMARY["pooling"])
     handed = (z["site"], z["position"])
-    text.ask(foils, model, tokenizer, {own[0], handed[0]}, study.batch, study.seed)
+    text.ask(foils, model, tokenizer, {own[0], handed[0]}, study.batch, study.seed, refit)
     same = basis.shape == study.primary.shape and torch.allclose(basis, study.primary) and own == handed
     measured = {"text": text.measure(foils, study.primary, *own, study.seed), "text_handed": None}
-    return measured if same else measured | {"text_handed": text.measure(foils, basis, *handed, study.seed)}
+    if not same:
+        measured["text_handed"] = text.measure(foils, basis, *handed, study.seed, refit is not None)
+    return measured
 
 
 if __name__ == "__main__":

@@ -23,10 +23,11 @@ import phase2_z_extraction as phase2
 import utils
 import verdicts
 from bench import planted
-from lab import checkpoints, pairs, progress, questions, runs, separation, statistics, text, twins
+from lab import checkpoints, pairs, progress, questions, runs, separation, statistics, studies, twins
 from reports import page
 
 LOW, HIGH = 0.02, 0.08  # share of subspaces like a null's own draws that may pass it
+WHICH = {"text": "the weights'", "text_handed": "centroids, last position"}
 TRIALS, SEEDS, DRAWS = 400, 20, 199  # with 199 draws a right null passes 9 of 200
 SOURCES = ("planted", "decoy", "tiny")
 UNTRAINED = ("tiny, permuted", "tiny, reinitialised", "planted, permuted", "planted, reinitialised", "random")
@@ -137,16 +138,17 @@ def pairings(source: str, trials: int) -> dict:
 
 
 def untrained(name: str, seed: int) -> dict:
-    """`beyond_text` of the weights' Z of an untrained model, against its own baselines."""
+    """`beyond_text` in an untrained model, against its own baselines: of the weights' Z, and of centroids fitted on it."""
     with model_of(name, seed) as path:
         opening, layer, model, tokenizer = opened(path, seed)
-        weights = phase2.subspaces.weight_subspaces(opening.folder, layer, phase2.K_SHARES, False, opening.device)
-        foils = phase2.find_foils(opening)
-        text.ask(foils, model, tokenizer, {layer + 1}, 32, seed)
-        found = text.measure(foils, weights["every_layer"][layer], layer + 1, "mean", seed)
-    rates = {key: row["rate"] for key, row in found["baselines"].items()}
-    low = min(row["difference"]["low"] for row in found["baselines"].values())
-    return {"layer": layer, "z": found["z"]["rate"], "baselines": rates, "least": low} | {"text": found}
+        study, _ = phase2.make_study(opening, model, tokenizer, {"layer": layer, "fitting_share": 0.5})
+        fitted, site = study.fitting(), layer + 1
+        k = min(studies.common_k(study), len(fitted) - 1)
+        z = {"method": "centroid", "site": site, "position": phase2.POSITION, "fitted_index": fitted, "k": k}
+        basis = studies.fitter(study, "centroid", phase2.POSITION, k)(fitted).cpu()
+        refit, foils = phase2.refit_of(study, opening, z), phase2.find_foils(opening)
+        found = phase2.beyond_text(study, foils, model, tokenizer, z, basis, refit)
+    return {"layer": layer, **found}
 
 
 def tables(rows: dict) -> tuple[str, int]:
@@ -175,12 +177,13 @@ def tables(rows: dict) -> tuple[str, int]:
     for name in UNTRAINED:
         own = [row for case, row in rows.items() if case.startswith(f"untrained {name} ")]
         if own:
-            beyond = sum(verdicts.beats_text(row["text"]) is True for row in own)
-            mean = sum(row["z"] for row in own) / len(own)
-            missed += beyond > 0
-            texts.append([name, len(own), mean, *share(beyond, len(own)), page.HOLDS[beyond == 0]])
+            for which, words in WHICH.items():
+                beyond = sum(verdicts.beats_text(row[which]) is True for row in own)
+                mean = sum(row[which]["z"]["rate"] for row in own) / len(own)
+                missed += beyond > 0
+                texts.append([name, words, len(own), mean, *share(beyond, len(own)), page.HOLDS[beyond == 0]])
     null_table = page.table(["activations of", "null", "points", "passed", "rate", "95 %", "as it should"], nulls)
-    text_table = page.table(["model", "seeds", "mean rate", "beyond text", "rate", "95 %", "as it should"], texts)
+    text_table = page.table(["model", "Z", "seeds", "mean rate", "beyond text", "rate", "95 %", "as it should"], texts)
     return page.prose(f"""
         # Phase 2 on what is known to be nothing
 
@@ -189,7 +192,8 @@ def tables(rows: dict) -> tuple[str, int]:
 
         {null_table}
 
-        Untrained models, the lowest inner layer's weight-based Z: it may never be beyond the text.
+        Untrained models, the lowest inner layer: neither its weight-based Z nor centroids fitted on the model, as on each of its
+        twins, may be beyond the text.
 
         {text_table}
     """) + "\n", missed

@@ -27,7 +27,9 @@ class Design:
     prompts: list[list[str]]  # (languages, scored)
     blocks: np.ndarray  # (scored, scored) bool: a recipient's donors, of its half
     few: np.ndarray  # FEW of them, with different answers; an unseen problem's are unseen
-    unseen: np.ndarray  # (scored,) bool: test problems with answers on which the Z handed on was not fitted
+    unseen: (
+        np.ndarray
+    )  # (scored,) bool: test problems whose answers begin as none does on which the Z handed on was fitted
 
     def part(self, half: str) -> np.ndarray:
         """Places of a half, of its `unseen` part, or of `all`, among the scored problems."""
@@ -89,7 +91,9 @@ def make_design(
         part = np.flatnonzero(half)
         blocks[np.ix_(part, part)] = transfer.donor_blocks(places[part], seeded("donors"), BLOCK)
     texts = [[rung.prompt(asker, language, problem) for problem in solved[chosen]] for language in asker.names]
-    seen = np.array([str(problem.answer) in fitted_answers for problem in problems])
+    fitted = [problem for problem in solved if str(rung.problems[problem].answer) in fitted_answers]
+    begun = set().union(*(first_tokens(rung, problem) for problem in fitted))  # a fit to "twenty-one" has seen "twenty"
+    seen = np.array([bool(first_tokens(rung, problem) & begun) for problem in solved[chosen]])
     unseen = ~development[chosen] & ~seen
     if len(set(places[unseen])) > FEW:
         own = transfer.donor_blocks(places[unseen], seeded("donors of unseen answers"), BLOCK)
@@ -109,14 +113,14 @@ def spread(places: np.ndarray) -> np.ndarray:
 
 def unshared(rung: ladder.Rung, fits: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Of the problems to fit on those whose answers begin with no token that an answer to be tested begins with."""
-    languages = len(rung.known.languages)
+    taken = set().union(*(first_tokens(rung, problem) for problem in test))
+    return np.array([problem for problem in fits if not first_tokens(rung, problem) & taken], int)
 
-    def first(problem: int) -> set[int]:
-        place = rung.known.place(rung.problems[problem])
-        return {tokens[0] for tokens in rung.known.tokens[place * languages : (place + 1) * languages]}
 
-    taken = set().union(*map(first, test))
-    return np.array([problem for problem in fits if not first(problem) & taken], int)
+def first_tokens(rung: ladder.Rung, problem: int) -> set[int]:
+    """What a problem's answer begins with, in every language."""
+    languages, place = len(rung.known.languages), rung.known.place(rung.problems[problem])
+    return {tokens[0] for tokens in rung.known.tokens[place * languages : (place + 1) * languages]}
 
 
 def few_donors(blocks: np.ndarray, places: Sequence[int], generator: torch.Generator) -> np.ndarray:

@@ -74,23 +74,35 @@ class Pairs:
         )
 
     def by_problem(self, squares: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Every problem's summed distances, of its versions and to different problems (half of each pair): (n,) twice."""
-        distances, sums = squares.sqrt(), []
-        for part in (slice(None, self.same_problem), slice(self.same_problem, None)):
-            sums.append(distances.new_zeros(self.problems))
-            for end in (self.first, self.second):
-                sums[-1].index_add_(0, end[part] % self.problems, distances[part] / 2)
-        return tuple(part.cpu().numpy() for part in sums)
+        """Summed distances: of every problem's versions (n,), and of every two different problems (n, n), half on each side."""
+        distances, count = squares.sqrt(), self.problems
+        first, second = (end % count for end in (self.first, self.second))
+        cut, sums = self.same_problem, distances.new_zeros(count)
+        sums.index_add_(0, first[:cut], distances[:cut])
+        between = distances.new_zeros(count * count)
+        for row, column in ((first, second), (second, first)):
+            between.index_add_(0, (row * count + column)[cut:], distances[cut:] / 2)
+        return sums.cpu().numpy(), between.view(count, count).cpu().numpy()
 
     def interval(self, inside: torch.Tensor, total: torch.Tensor, seed: int) -> tuple[float, float]:
-        """95 % interval of the contrast, resampling problems; the numbers of pairs cancel."""
-        samples = (*self.by_problem(inside), *self.by_problem((total - inside).clamp_min(0)))
+        """95 % interval of the contrast, resampling problems.
 
-        def contrast(same, different, same_outside, different_outside, axis):
-            shares = same.mean(axis) * different_outside.mean(axis)
-            return shares / np.maximum(different.mean(axis) * same_outside.mean(axis), 1e-300)
+        A pair of problems stands in a resample as often as the product of how often both do; numbers of pairs cancel.
+        """
+        (versions, different), (versions_out, different_out) = (
+            self.by_problem(part) for part in (inside, (total - inside).clamp_min(0))
+        )
 
-        return statistics.paired_interval(samples, contrast, statistics.seeded(seed, "phase2: problems"), 9_999)
+        def contrast(places: np.ndarray, axis: int) -> np.ndarray:
+            chosen = np.moveaxis(places, axis, -1).astype(int)
+            rows = chosen.reshape(-1, chosen.shape[-1]) + self.problems * np.arange(chosen[..., 0].size)[:, None]
+            drawn = np.bincount(rows.ravel(), minlength=len(rows) * self.problems).reshape(len(rows), -1)
+            apart, apart_out = (((drawn @ one) * drawn).sum(-1) for one in (different, different_out))
+            ratio = (drawn @ versions) * apart_out / np.maximum(apart * (drawn @ versions_out), 1e-300)
+            return ratio.reshape(chosen.shape[:-1])
+
+        draw = statistics.seeded(seed, "phase2: problems")
+        return statistics.paired_interval((np.arange(self.problems),), contrast, draw, 9_999)
 
 
 def make_pairs(

@@ -27,7 +27,7 @@ class Study:
     device: torch.device
     batch: int = 16
     fitting_share: float = 1.0
-    places: dict = field(default_factory=dict)  # (site, pooling, held out) -> separation.Place
+    places: dict = field(default_factory=dict)  # (site, pooling, held out, draws) -> separation.Place
 
     @property
     def answers(self) -> list[str]:
@@ -48,7 +48,7 @@ class Study:
 
     def place(self, site: int, pooled: str, draws: int, held_out: bool = False) -> separation.Place:
         """Where subspaces are scored, with the random ones that were; `held_out`: different problems of one fold only."""
-        key = (site, pooled, held_out)
+        key = (site, pooled, held_out, draws)
         if key not in self.places:
             self.places[key] = separation.Place(self.points(site, pooled), self.folds(), self.seed, draws, held_out)
         return self.places[key]
@@ -91,6 +91,14 @@ def fitter(study: Study, name: str, pooled: str, k: int) -> Callable[[list[int]]
     if name == "random":
         (fixed,) = utils.random_subspaces(draw, 1, k, points.shape[-1])
     return lambda _: fixed
+
+
+def fit_anew(study: Study, name: str, k: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What fits a contingency at the position that is patched, to points (l, n, d) of any model of this shape: -> (k, d)."""
+    if name == "centroid":
+        return lambda points: subspaces.centroid_subspace(own_mean(points), k)
+    most = pooling.CLOUD_PROBLEMS
+    return lambda points: subspaces.axis_subspace(relevance(study, points[:, :most, None].float().cpu()), k)
 
 
 def own_mean(points: torch.Tensor) -> torch.Tensor:

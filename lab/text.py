@@ -69,6 +69,16 @@ def rates_of(points: torch.Tensor, variant: torch.Tensor) -> torch.Tensor:
     return torch.stack(found).mean(0)
 
 
+@dataclass(frozen=True)
+class Refit:
+    """How a subspace was fitted on activations: in a twin, which has others, it is fitted anew."""
+
+    asked: questions.Asked  # the problems that it was fitted on
+    site: int
+    pooled: str
+    fit: Callable[[torch.Tensor], torch.Tensor]  # (l, n, d) float64 -> (k, d)
+
+
 @dataclass
 class Foils:
     """Base problems and their variants, with every prompt's pooled activations, in the running model and in its twins."""
@@ -79,6 +89,7 @@ class Foils:
     real: np.ndarray | None = None  # (l, prompts, sites, poolings, d): every problem asked, sites as far as needed
     twins: dict[str, list[np.ndarray]] = field(default_factory=dict)  # kind -> (l, bases, 2, sites, poolings, d) each
     sites: list[int] = field(default_factory=list)  # of the twins
+    refitted: dict[str, list[torch.Tensor]] = field(default_factory=dict)  # kind -> (k, d) in each: see Refit
     unmeasured: str | None = "there are no such problems in these languages"
 
     @property
@@ -120,10 +131,10 @@ def find_foils(asked: questions.Asked | None, limit: int | None = None) -> Foils
     return Foils(asked, bases, places, unmeasured=few)
 
 
-def ask(foils: Foils, model, tokenizer, sites: set[int], batch: int, seed: int) -> None:
+def ask(foils: Foils, model, tokenizer, sites: set[int], batch: int, seed: int, refit: Refit | None = None) -> None:
     """Run every prompt in the trained model, and base and operation in its twins: afterwards the model is one of them.
 
-    All of them up to the last of the sites that are needed, and pooled alike.
+    All of them up to the last of the sites that are needed, and pooled alike. With `refit` a subspace is fitted in every twin.
     """
     if foils.unmeasured is not None:
         return
@@ -137,15 +148,21 @@ def ask(foils: Foils, model, tokenizer, sites: set[int], batch: int, seed: int) 
         what = f"{kind} twin {number + 1} of {twins.SEEDS}"
         vectors = pooling.capture(model, tokenizer, pair, upto, batch, what).vectors[:, :, foils.sites]
         foils.twins.setdefault(kind, []).append(vectors.reshape(len(vectors), -1, 2, *vectors.shape[2:]))
+        if refit:
+            fitted_on = pooling.capture(model, tokenizer, refit.asked, upto, batch, f"fit in {what}").vectors
+            points = torch.from_numpy(fitted_on[:, :, refit.site, pooling.POOLINGS.index(refit.pooled)]).double()
+            foils.refitted.setdefault(kind, []).append(refit.fit(points).double().cpu())
 
 
-def measure(foils: Foils, basis: torch.Tensor, site: int, pooled: str, seed: int) -> dict:
+def measure(foils: Foils, basis: torch.Tensor, site: int, pooled: str, seed: int, refitted: bool = False) -> dict:
     """Win rates inside a subspace (k, d) at a site, of the whole stream, of Haar subspaces, and of every baseline.
 
     Intervals are 95 % over bases; a baseline's `difference` is the subspace's rate less its own, paired. Twins are asked inside
-    the same subspace.
+    the same subspace, or with `refitted` inside the one that was fitted in each: one that was fitted on the running model's
+    activations is any subspace to a twin.
     """
     head = {"bases": len(foils.bases), "unmeasured": foils.unmeasured, "site": site, "pooling": pooled}
+    head["refitted"] = refitted
     head["asked"] = ", ".join(file.name for file in foils.asked.files) if foils.asked else None
     if foils.real is None:
         return head
@@ -160,7 +177,7 @@ def measure(foils: Foils, basis: torch.Tensor, site: int, pooled: str, seed: int
         "z": rate(inside, seed),
         "stream": rate(rates(points), seed),
         "haar": haar(points, len(basis), inside.mean().item(), seed),
-        "baselines": found | against_twins(inside, twin_rates(foils, basis, site, pooled), seed),
+        "baselines": found | against_twins(inside, twin_rates(foils, None if refitted else basis, site, pooled), seed),
         "seeds": {kind: len(found) for kind, found in foils.twins.items()},
         "answer": shown(foils, basis, site, pooled, "same_answer", seed),
         "paraphrase": shown(foils, basis, site, pooled, "paraphrase", seed),
@@ -180,12 +197,14 @@ def against(own: torch.Tensor, baseline: torch.Tensor, seed: int) -> dict:
     return rate(baseline, seed) | {"difference": difference}
 
 
-def twin_rates(foils: Foils, basis: torch.Tensor, site: int, pooled: str) -> dict[str, torch.Tensor]:
-    """Every base's rate inside the subspace in every twin: {kind: (seeds, bases)}."""
-    return {
-        kind: torch.stack([rates(points @ basis.T) for points in foils.twin_points(kind, site, pooled)])
-        for kind in foils.twins
-    }
+def twin_rates(foils: Foils, basis: torch.Tensor | None, site: int, pooled: str) -> dict[str, torch.Tensor]:
+    """Every base's rate in every twin, inside the subspace or, of None, inside the twin's own: {kind: (seeds, bases)}."""
+    found = {}
+    for kind in foils.twins:
+        points = foils.twin_points(kind, site, pooled)
+        bases = foils.refitted[kind] if basis is None else [basis] * len(points)
+        found[kind] = torch.stack([rates(one @ own.T) for one, own in zip(points, bases)])
+    return found
 
 
 def against_twins(own: torch.Tensor, twins_: dict[str, torch.Tensor], seed: int) -> dict[str, dict]:
@@ -193,17 +212,20 @@ def against_twins(own: torch.Tensor, twins_: dict[str, torch.Tensor], seed: int)
 
     Stories share words, so a word that lies well in two languages by chance wins many bases at once: an untrained model is as
     far from the mean of its twins as these from each other. So to the interval over bases comes the one within which another
-    twin would lie, by Student's t with the spread pooled over the kinds; half-widths add as squares.
+    twin would lie, by Student's t with the spread pooled over the kinds, or the kind's own where that is wider; half-widths add
+    as squares.
     """
     if not twins_:
         return {}
     each = {kind: rows.mean(1) for kind, rows in twins_.items()}  # (seeds,)
     freedom = sum(len(means) - 1 for means in each.values())
-    spread = (sum((means - means.mean()).square().sum() for means in each.values()) / freedom).sqrt().item()
+    pooled = (sum((means - means.mean()).square().sum() for means in each.values()) / freedom).sqrt().item()
     found = {}
     for kind, rows in twins_.items():
         row = against(own, rows.mean(0), seed)
-        another = stats.t.ppf(0.975, freedom) * spread * (1 + 1 / len(rows)) ** 0.5
+        spreads = ((pooled, freedom), (each[kind].std().item(), len(rows) - 1))
+        far = max(stats.t.ppf(0.975, of) * spread for spread, of in spreads)
+        another = far * (1 + 1 / len(rows)) ** 0.5
         value, low, high = (row["difference"][end] for end in ("value", "low", "high"))
         row["difference"]["low"] = value - float(np.hypot(value - low, another))
         row["difference"]["high"] = value + float(np.hypot(high - value, another))

@@ -214,8 +214,9 @@ def primary_section(results: dict) -> str:
 
 def null_words() -> str:
     return """random subspaces (*Haar*); subspaces drawn as the stream varies within a language (*matched draws*: a Gaussian with
-        that covariance); random subspaces orthogonal to the directions in which the languages' means differ (*Haar that miss the
-        offset*: what they reach needs no code of a problem); one language's problems in another order (*shuffled problems*)"""
+        that covariance; no null, only beside, where they hold more than half of the distance between problems); random subspaces
+        orthogonal to the directions in which the languages' means differ (*Haar that miss the offset*: what they reach needs no
+        code of a problem); one language's problems in another order (*shuffled problems*)"""
 
 
 def grid_section(results: dict) -> str:
@@ -272,8 +273,8 @@ def offset_section(results: dict) -> str:
         {centred_table(rows)}
 
         5 to 95 % of {draws_text(part)} draws. Last column: the share of squared distance between problems that matched draws hold.
-        Near 100 %, as with as many dimensions as problems, they are the stream itself, and only a subspace better than the data's
-        own covariance can pass: with more problems the test becomes easier.
+        Above {page.needed(results["even"])}, as with as many dimensions as problems, they are the stream itself and no null: they
+        stand beside and decide nothing. With more problems they would.
     """
 
 
@@ -304,7 +305,8 @@ def text_section(results: dict) -> str:
         where a text lies nearer to its own translation than to the foil's, each language's mean removed; half by chance.
         {text["comparisons"]} comparisons of {text["bases"]} stories of `{text["asked"]}`; 95 % intervals over stories. Baselines: the
         numbers of the text, counted; the mean of its token embeddings, and what Z sees of that; twins of the model, with the
-        trained entries of every layer's tensors permuted or with its own initial weights.{twins}
+        trained entries of every layer's tensors permuted or with its own initial weights; a Z that was fitted on activations is
+        fitted anew in each.{twins}
 
         ![What tells a text from its foil](phase2_text.png)
 

@@ -11,6 +11,7 @@ from reports.phase2_tables import (
     drawn_rate,
     draws_text,
     ends,
+    gates,
     hardest,
     named,
     own,
@@ -37,15 +38,12 @@ NO = {  # and what kind of a no that is
     "shuffled": "is not shown (*not there*: shuffled problems lie as near)",
     "offset": "is not shown ({kind} with the offset, which the recipe keeps: {null} do as well)",
 }
-FEW = """; these draws hold {share} of the distance between problems, so that only a subspace better than the data's own
-    covariance could pass: more problems (now {problems}, k {k}) make the test easier"""
 PREDICTS = {  # what a layer that 1.py did not single out confirms
     "no_bottleneck": "; but the weights predict no layer, so this confirms no prediction",
     "given": "; but the layer was given by --layer, so this confirms no prediction",
     "weak_bottleneck": "; but the weights predict this layer only weakly",
     "clear_bottleneck": "",
 }
-MOSTLY = 0.5  # of the distance: where matched draws hold more, the page says what that does to the test
 BEYOND = {True: "yes", False: "no", None: "not tested"}
 
 
@@ -54,7 +52,7 @@ def kind_of_no(primary: dict) -> str:
     part, level = primary["centred"], verdicts.LEVEL
     if part["contrast"] >= 1 or part["haar"]["p"] >= level:
         return "nowhere"
-    if part["matched"]["p"] >= level:
+    if gates(part, "matched") and part["matched"]["p"] >= level:
         return "covariance"
     return "shuffled" if part["p"] >= level else "offset"
 
@@ -145,10 +143,10 @@ def share_line(results: dict) -> str:
     share, energy = primary["centred"]["matched_share"], primary["energy"]["same_language"]
     text = f"""Of the squared distance between a problem's versions {percent(results["offset"]["share"])} is a constant offset; of
         that between problems matched draws hold {percent(share)}, Z {percent(energy["value"])}, Haar {percent(energy["middle"])}."""
-    if share <= MOSTLY:
+    if gates(primary["centred"], "matched"):
         return text
-    return f"""{text} That is most of it ({results["problems"]} problems, k {primary["k"]}): only a subspace better than the
-        data's own covariance can pass, and more problems make the test easier."""
+    return f"""{text} That is most of it ({results["problems"]} problems, k {primary["k"]}): these draws are the stream itself, no
+        null, and stand beside; with more problems they would be one."""
 
 
 def grid_line(results: dict) -> str:
@@ -271,11 +269,9 @@ def recipe_text(results: dict) -> str:
         text += PREDICTS[results["layer_chosen"]]
     else:
         kind = kind_of_no(primary)
-        null, share = hardest(primary), primary["centred"]["matched_share"]
+        null = hardest(primary)
         there = "*not there*" if null in ("haar", "pairing") else "*nothing special*"
         text = NO[kind].format(kind=there, null=NULLS[null])
-        if kind == "covariance" and share > MOSTLY:
-            text += FEW.format(share=percent(share), problems=results["problems"], k=primary["k"])
     return f"{lead} {text}.{text_follows(results)}"
 
 

@@ -346,8 +346,10 @@ def test_every_null_is_one_record(script, small, tmp_path, monkeypatch):
     rows += [*parts["candidates"].values(), *parts["as_recipe"].values()]
     nulls = ("haar", "matched", "missing", "pairing")
     for row in rows:
-        assert row["p"] == max(row[name]["p"] for name in nulls)
-        assert row["centred"]["p"] == max(row["centred"][name]["p"] for name in separation.CENTRED)
+        for part, own in ((row, nulls), (row["centred"], separation.CENTRED)):
+            gates = part["matched"].pop("gates")
+            assert gates == (part["matched_share"] <= separation.EVEN)
+            assert part["p"] == max(part[name]["p"] for name in own if gates or name != "matched")
         assert row["centred"]["low"] <= row["centred"]["contrast"] <= row["centred"]["high"]
         assert set(row["leace"]) == {"contrast"}
     for record in [row[name] for row in rows for name in nulls]:

@@ -75,7 +75,11 @@ def test_ratios_and_energy_against_a_dense_loop(languages, problems, folded):
     assert paired.ratio(total - part).item() == pytest.approx(ratio(outside))
     assert paired.contrast(part, total).item() == pytest.approx(ratio(inside) / ratio(outside))
     same, same_outside = ([(p @ delta).norm().item() for delta in deltas[:cut]] for p in (inside, outside))
-    assert paired.by_problem(part)[0].sum() == pytest.approx(sum(same))
+    versions_apart, between = paired.by_problem(part)
+    assert versions_apart.sum() == pytest.approx(sum(same))
+    different = [(inside @ delta).norm().item() for delta in deltas[cut:]]
+    assert between.sum() == pytest.approx(sum(different)) and (between == between.T).all()
+    assert between.diagonal().sum() == 0
     expected = sum((basis @ delta).square().sum() for delta in versions) / sum(v.square().sum() for v in versions)
     assert paired.energy_fractions(part, total)[0].item() == pytest.approx(expected.item())
     low, high = paired.interval(part, total, 0)
@@ -122,13 +126,18 @@ def test_twins_that_differ_among_themselves_are_hard_to_beat():
         kind: torch.tensor([[0.4], [0.5], [0.6]], dtype=torch.float64).expand(3, 24) for kind in ("one", "other")
     }
     found = text.against_twins(bases, twins_of, 0)
-    spread, t = 0.1, stats.t.ppf(0.975, 4)
+    spread, t = 0.1, stats.t.ppf(0.975, 2)  # a kind's own, which is wider than the pooled one
     for row in found.values():
         assert row["rates"] == pytest.approx([0.4, 0.5, 0.6])
         assert row["difference"]["value"] == pytest.approx(0.1)
         assert row["difference"]["low"] == pytest.approx(0.1 - t * spread * (4 / 3) ** 0.5)
-    surely = text.against_twins(torch.full((24,), 0.95, dtype=torch.float64), twins_of, 0)
+    surely = text.against_twins(torch.full((24,), 1.0, dtype=torch.float64), twins_of, 0)
     assert all(row["difference"]["low"] > 0 for row in surely.values())
+    even = {"one": twins_of["one"], "other": torch.full((3, 24), 0.5, dtype=torch.float64)}  # spreads need not be alike
+    pooled = spread / 2**0.5
+    lows = {kind: row["difference"]["low"] for kind, row in text.against_twins(bases, even, 0).items()}
+    assert lows["one"] == pytest.approx(0.1 - t * spread * (4 / 3) ** 0.5)
+    assert lows["other"] == pytest.approx(0.1 - stats.t.ppf(0.975, 4) * pooled * (4 / 3) ** 0.5)
 
 
 def test_any_number_of_draws():
@@ -141,15 +150,40 @@ def test_any_number_of_draws():
 
 
 def test_every_null_of_a_place_has_to_be_beaten():
-    """Also draws of the data's own covariance, however much of the variance they hold; those that miss the offset only raw."""
+    """Draws of the data's own covariance where they hold at most half of it; those that miss the offset only raw."""
     points = torch.cat([cloud_of_points(problems=12, width=3, seed=1), torch.zeros(2, 12, 61, dtype=torch.float64)], 2)
     folds = pairs.folds_by_answer(list(range(12)), 0)
     place = separation.Place(points + 1e-3 * cloud_of_points(2, 12, 64), folds, 0, 99)
     row = place.row(torch.eye(64, dtype=torch.float64)[:3])
-    assert row["matched_share"] > 0.5
+    assert row["matched_share"] > 0.5 and not row["matched"]["gates"]  # three directions are all that varies
+    assert row["p"] == max(row[null]["p"] for null in separation.RAW if null != "matched")
+    assert "missing" not in row["centred"]
+    place = separation.Place(cloud_of_points(problems=12, width=64, seed=1), folds, 0, 99)
+    row = place.row(torch.eye(64, dtype=torch.float64)[:3])
+    assert row["matched_share"] < 0.5 and row["matched"]["gates"]
     assert row["p"] == max(row[null]["p"] for null in separation.RAW)
     assert row["centred"]["p"] == max(row["centred"][null]["p"] for null in separation.CENTRED)
-    assert "missing" not in row["centred"]
+
+
+def test_an_interval_covers_what_more_problems_would_show():
+    """A pair of problems changes with both: 95 % intervals of 20 problems hold the contrast of 4,000."""
+
+    def drawn(problems: int, seed: int) -> tuple[pairs.Pairs, torch.Tensor, torch.Tensor]:
+        draw = torch.Generator().manual_seed(seed)
+        sizes = 2 * torch.rand(problems, 1, generator=draw, dtype=torch.float64)
+        code = sizes * torch.randn(problems, 20, generator=draw, dtype=torch.float64)
+        noise = torch.randn(2, problems, 20, generator=draw, dtype=torch.float64)
+        paired, points = pairs.make_pairs(2, problems), code + 0.7 * noise
+        basis = torch.eye(20, dtype=torch.float64)[:5]
+        return paired, paired.squares(points, basis[None])[0], paired.squares(points)
+
+    paired, inside, total = drawn(4000, 1000)
+    truth, covered = paired.contrast(inside, total).item(), 0
+    for seed in range(100):
+        paired, inside, total = drawn(20, seed)
+        low, high = paired.interval(inside, total, seed)
+        covered += low <= truth <= high
+    assert covered >= 86  # of 200: 92 %
 
 
 def test_out_of_fold_means_leak_nothing():

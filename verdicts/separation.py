@@ -12,7 +12,8 @@ def phase2(results: dict) -> dict:
     clear: the primary configuration beats every null, raw and with the language means removed, and at every k the
     recipe's own nulls, those that keep the offset. (A smaller k leaves the rest of the same subspace outside, where it lowers
     the ratio alike: not even a planted Z stands out without the offset at a third of its size.) partial: some configuration of
-    the grid beats all of them, after Holm. A row's `p` is the largest of its nulls'.
+    the grid beats all of them, after Holm. A row's `p` is the largest of its nulls' that gate: draws from the stream's own
+    covariance do where they hold at most half of the distance between problems.
     """
     grid, energy, chance = results["grid"], results["primary"]["energy"], results["primary"]["k"] / results["width"]
     primary = [row for row in grid if row["primary"]]
@@ -50,6 +51,8 @@ def phase2(results: dict) -> dict:
         judgement["contingencies"] = found | judged
     evidence, text = results["z"]["stands_on"], results["text_handed"] or results["text"]
     held = verdict == "clear" if evidence is None else holds(evidence)
+    if "given" in results:
+        held = judgement["given"]["holds"]
     return judgement | {"z": results["z"] | {"holds": held, "beyond_text": beats_text(text)}}
 
 
@@ -59,8 +62,8 @@ def holds(row: dict, p: str = "p_holm") -> bool:
 
 
 def recipe_p(row: dict) -> float:
-    """The largest p of the nulls that keep the offset."""
-    return max(row[null]["p"] for null in RECIPE_NULLS)
+    """The largest p of the nulls that keep the offset, of those that gate."""
+    return max(row[null]["p"] for null in RECIPE_NULLS if row[null].get("gates", True))
 
 
 def below(row: dict, p: str = "p") -> bool:
