@@ -7,7 +7,7 @@ threshold costs no measurement. Constants that choose what is measured stand in 
 
 from verdicts.bridge import carries, phase3b
 from verdicts.dissociation import HALF_REACHED, HONEST, ILLUSORY, OPEN, REACHED, TESTED, beats_layers, phase3, subspace
-from verdicts.finding import hunt
+from verdicts.finding import LEARNED, MOVES_SOME, NEAR, SAME_Z, TIERS, hunt
 from verdicts.removal import ablation
 from verdicts.separation import beats_text, phase2
 
