@@ -156,9 +156,9 @@ def tiers(holds: dict) -> dict:
 def comparison(results: dict) -> dict:
     """generalises | does_not_generalise | untestable: whether a causal Z is in more than one model, of two that could tell.
 
-    `where`: what the models say about "the weights predict where", by place: whether the predicted layer's output is one at
-    which the stream carries both answer and language, and how often the output of an inner layer that was measured is (`chance`); p: of as many
-    models by chance. `tested`: the models that phase 3 could tell anything about.
+    `where`: what the models say about "the weights predict where", by place: whether the stream carries both answer and
+    language at the predicted layer's output, how often it does at an inner layer's that was measured (`chance`), and p, of as
+    many models by chance. `tested`: the models that phase 3 could tell anything about.
     """
     models = {name: row | distance_of_layers(row) for name, row in results["models"].items()}
     causal = [name for name, row in models.items() if row["verdict"] == "causal_z"]
