@@ -11,7 +11,7 @@ PROFILE = ("coverage", "leak", "complement_transfer", "complement_language")
 SHOWN = (*"method layer site k place d iia_cross full_iia_cross nulls p p_holm".split(), *PROFILE)
 ARRIVES = ("site", "t_same_share", "g_share")  # of the curve along depth: shares of what the full swap moves at most
 # in place of a phase 3 that was left out
-UNPATCHED = {"verdict": "untestable", "decided_by": None, "pairs": 0, "rung": None, "tested": {}, "curve": []}
+UNPATCHED = {"verdict": "untestable", "decided_by": None, "pairs": 0, "rung": None, "tested": {}}
 UNPATCHED |= {"carriers": {"answer": [], "language": [], "joint": []}, "languages": []}
 
 
@@ -26,6 +26,7 @@ def gather(parts: dict, layers: int, left_out: dict | None = None) -> dict:
     tasks = {key: folder for key, folder in TASKS.items() if f"{folder}phase2" in parts}
     return {
         "left_out": left_out,
+        "width": phase2["width"],
         "path": path(parts, left_out),
         "weight_based": {
             "separates": phase2["verdict"],
@@ -67,7 +68,7 @@ def predicted(one: dict, layers: int) -> dict:
 
 def arrival(phase3: dict) -> dict | None:
     """How much swapping the whole stream moves along depth, and where it carries answer and language; None unpatched."""
-    if not phase3["curve"]:
+    if not phase3["rung"]:
         return None
     curve = [select(row, ARRIVES) for row in phase3["curve"]]
     return {"curve": curve, "carriers": phase3["carriers"], "languages": phase3["languages"]}

@@ -170,7 +170,8 @@ def comparison(results: dict) -> dict:
     reached = sum(row["carries_both"] for row in where.values())
     hits = at_least(reached, [row["chance"] for row in where.values()])
     holds = {"second_model": shared if len(tested) > 1 else None, "universal": all(agree) if agree else None}
-    holds["place"] = (reached == len(where) and hits < verdicts.LEVEL) if where else None
+    sure = True if hits < verdicts.LEVEL else None  # that all do could be luck, that one does not is none
+    holds["place"] = (sure if reached == len(where) else False) if where else None
     found = {"models": models, "causal": causal, "tested": tested}
     found["where"] = {"models": where, "reached": reached, "p": hits}
     return {"verdict": verdict, "tests": {"second_model": shared}, "holds": holds} | found
