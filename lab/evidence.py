@@ -221,4 +221,5 @@ def row_of(result: dict, folder: str) -> dict:
 
 
 def select(values: dict, keys: tuple[str, ...]) -> dict:
+    """The part of a record that has these keys."""
     return {key: values[key] for key in keys}

@@ -85,8 +85,9 @@ def comparison_text(results: dict) -> str:
     named = listing([models[name]["model"]["name"] for name in results["causal"]]) if results["causal"] else "none"
     count = f"{len(results['causal'])} of {len(models)} models"
     said = {
-        "generalises": f"{SOUGHT} were found in {count}: {named}".capitalize(),
-        "does_not_generalise": f"In {len(tested)} models it could be tested whether there are {SOUGHT}; found in: {named}",
+        "generalises": f"In {count} there are {SOUGHT}: {named}",
+        "does_not_generalise": f"""In {len(tested)} of {len(models)} models it could be tested whether there are {SOUGHT}; found
+            in: {named}""",
         "untestable": f"""Whether {SOUGHT} are in more than one model cannot be told: in {len(tested)} of {len(models)} models
             do both pass any place where something could be swapped""",
     }

@@ -239,9 +239,11 @@ def depth_row(panel: Axes, y: int, row: dict) -> None:
             panel.plot(x, [y + beside] * 2, color=colour, linewidth=5, solid_capstyle="round", label=label)
     if not row["measured"]:
         panel.text(0.5, y + 0.2, "nothing could be swapped", ha="center", va="center", fontsize=SMALL, color="dimgray")
-    points = [(row["lowest"], "o", "black", "none", 10, "lowest effective rank of all layers")]
+    points = [(row["lowest"], "o", "black", "none", 13, "lowest effective rank of all layers")]
     points += [(row["predicted"], "D", "black", "black", 7, "lowest of the inner layers (predicted)")]
-    points += [(row["z"]["site"] - 1, "*", PINK, PINK, 15, "best Z")] if row["z"]["site"] is not None else []
+    if row["z"]["site"] is not None:
+        filled = PINK if row["verdict"] == "causal_z" else "white"
+        points.append((row["z"]["site"] - 1, "*", PINK, filled, 15, "best Z (filled where it is causal)"))
     for layer, marker, edge, face, size, label in points:
         style = {"markeredgecolor": edge, "markerfacecolor": face, "markersize": size, "markeredgewidth": 1.6}
         panel.plot([layer / last], [y], marker, label=label, zorder=4, **style)

@@ -2,9 +2,10 @@
 
 from itertools import groupby
 
+import verdicts
 from reports import page
 from reports.hunt_tables import CARRIES, REASONS, SOURCES, drawn, first_nodes, own
-from reports.page import decimal, listing, p_value, percent, place, span
+from reports.page import decimal, listing, p_value, percent, place, show, span
 
 SWAP = "replacing {k} of the {width} directions of one prompt's inner state {where} by another prompt's"
 VERDICTS = {  # one sentence that a stranger understands
@@ -21,10 +22,10 @@ VERDICTS = {  # one sentence that a stranger understands
     "language: more than chance, less than the clean split sought",
     "correlational_z": "In {model}, some directions of the inner state keep what a problem is and drop its language ({source}), but "
     "{unused}",
-    "no_z": "In {model}, no directions that were tried keep what a problem is and drop its language beyond what its words give, and "
-    "replacing them {none}",
-    "untestable": "In {model}, no directions that were tried keep what a problem is and drop its language beyond what its words give; "
-    "whether any carry the answer could not be tested: {reason}",
+    "no_z": "In {model}, no directions tried are shown to keep what a problem is and drop its language better than controls do "
+    "(random and main directions, the words alone), and replacing them {none}",
+    "untestable": "In {model}, no directions tried are shown to keep what a problem is and drop its language better than controls do, "
+    "and whether any carry the answer could not be tested, since {reason}",
 }
 FOUND = {  # what told where a causal Z is
     "weights": "the weights alone predict these directions, their layer and their place",
@@ -52,9 +53,14 @@ CONFIRMS = {  # what a layer confirms that the weights did not single out
     "no_bottleneck": ", but the weights single out no layer, so that this confirms no prediction",
 }  # fmt: skip
 CANNOT = "*cannot be tested with this model and these problems*"
-PARTS = {  # what the weights' Z does in activations, by phase 2's verdict
+PARTS = {  # what the weights' Z does in activations
     "clear": "parts problem from language", "partial": "parts problem from language in some configurations only",
-    "none": "does not part problem from language",
+    "none": "does not part problem from language better than controls do",
+    "main": "parts problem from language no better than the stream's own main directions do",
+}  # fmt: skip
+STANDS = {  # what the predicted layer stands on
+    "clear_bottleneck": "a clear bottleneck", "weak_bottleneck": "a weak bottleneck",
+    "no_bottleneck": "exploratory, since the weights single out no layer",
 }  # fmt: skip
 TOLD = {True: ", beyond what the words give", False: ", and not beyond what the words give", None: ""}
 WARNINGS = {
@@ -66,7 +72,8 @@ OWN = ("weights", "weights_at_carrier", "best_layer")  # Zs that weights alone g
 
 def untested(results: dict) -> str | None:
     """The name of the reason why no cause could be tested on math."""
-    return first_nodes(results["path"])["patching"].get("untested")
+    node = first_nodes(results["path"])["patching"]
+    return node.get("untested") or ("nothing_judged" if node["taken"] == "untestable" else None)
 
 
 def scored(row: dict) -> bool:
@@ -92,8 +99,8 @@ def words(results: dict) -> dict[str, str]:
     said["where"] = where(z.get("site"))
     said["unused"] = "no swap shows that it computes with them"
     if why:
-        said["unused"] = f"whether it computes with them could not be tested: {REASONS[why]}"
-    said["none"] = "moves the answer no more than random ones do"
+        said["unused"] = f"whether it computes with them could not be tested, since {REASONS[why]}"
+    said["none"] = "is not shown to move the answer more than random ones do"
     if z.get("verdict") == "language_removed":
         said["none"] = "moves the answer only as replacing all but the language does"
     if z.get("verdict") in ("answer_only", "language_only", "untestable"):
@@ -137,15 +144,14 @@ def moved_text(results: dict) -> str:
     lead, found, z = "**What moves the answer.**", results["arrival"], results["z"]
     if not found:
         return f"{lead} Unknown: nothing was swapped, since {REASONS[untested(results)]}."
-    text = f"""{lead} Replacing the whole stream at the last prompt position by another prompt's brings over the answer
-        {passes(found, "answer")} and the language {passes(found, "language")} (there, surely half of the most that it does
-        anywhere)"""
+    text = f"""{lead} Replacing the whole stream at the prompt's last position by another prompt's carries over the answer
+        {passes(found, "answer")} and the language {passes(found, "language")} (surely half of the most that it moves anywhere)"""
     if not scored(z):
-        return f"{text}; of no part of it could the share be measured where it brings over both."
+        return f"{text}; where it carries both, what a part of it moves could not be measured."
     made = SOURCES[z["method"]] + ("" if z["layer"] is None else f", L{z['layer']}")
-    return f"""{text}. Of parts of it the best is {page.SUBSPACES[z["name"]]} ({made}; k {z["k"]}, {place(z["site"])}): of the
-        answer it moves {span(z["coverage"])} (coverage), of the language {span(z["leak"])} (leak), D {span(z["d"], decimal)}
-        where the hypothesis says 2; {page.random_text(z)} (`{z["verdict"]}`, {z["pairs"]} pairs of `{z["rung"]}`)."""
+    return f"""{text}. The best part of it that was tried is {page.SUBSPACES[z["name"]]} ({made}; k {z["k"]}), {place(z["site"])}:
+        coverage of the answer {span(z["coverage"])}, leak of the language {span(z["leak"])}, D {span(z["d"], decimal)}, by the
+        hypothesis 100 %, 0 % and 2; {page.random_text(z)} (`{z["verdict"]}`, {z["pairs"]} pairs of `{z["rung"]}`)."""
 
 
 def passes(found: dict, kind: str) -> str:
@@ -167,15 +173,22 @@ def stretches(found: dict, kind: str) -> list[tuple[int, int]]:
 def weights_text(results: dict) -> str:
     """Where the weights point, what their own Z does there when it is swapped, and what it does in activations."""
     layers, found, part = results["layers"], results["weight_based"], results["without_offset"]
-    stands = page.CHOSEN.get(layers["predicted_verdict"], "")
-    edge = f" (of all layers, L{layers['lowest']})" if layers["lowest"] != layers["predicted"] else ""
+    edge = f"of all layers L{layers['lowest']}; " if layers["lowest"] != layers["predicted"] else ""
     warnings = "".join(f" {said}" for key, said in WARNINGS.items() if results[key])
-    return f"""**Where the weights point.** Attention's effective rank is lowest, of the inner layers, at
-        L{layers["predicted"]}{edge}{stands}: {decimal(layers["effective_rank"])}, {percent(layers["support"])} of resamples
-        agree. The subspace of its weights, swapped there, {own_place_text(results)}. In activations it
-        {PARTS[found["separates"]]}{TOLD[found["beyond_text"]] if found["separates"] != "none" else ""}: without the constant
-        offset between languages, contrast {own(part)}, random subspaces {drawn(part["haar"])}, p against its hardest null
+    told = TOLD[found["beyond_text"]] if found["separates"] != "none" else ""
+    return f"""**Where the weights point.** Of the inner layers L{layers["predicted"]} has attention's lowest effective rank,
+        {show(layers["effective_rank"], 3)} ({percent(layers["support"])} of resamples agree; {edge}
+        {STANDS[layers["predicted_verdict"]]}). The subspace that its weights read{own_place_text(results)}. In activations it
+        {PARTS[in_activations(results)]}{told}: without the constant offset between languages, contrast {own(part)}, random
+        subspaces {drawn(part["haar"])}, the stream's main directions {drawn(part["matched"])}, p against the hardest null
         {p_value(part["p"])}.{warnings}"""
+
+
+def in_activations(results: dict) -> str:
+    """The key of PARTS: phase 2's verdict, and where it is none, whether only the stream's own main directions do as well."""
+    part, verdict = results["without_offset"], results["weight_based"]["separates"]
+    random = part["contrast"] >= 1 or part["haar"]["p"] >= verdicts.LEVEL
+    return "main" if verdict == "none" and not random and part["matched"]["p"] >= verdicts.LEVEL else verdict
 
 
 def named(results: dict, name: str) -> dict | None:
@@ -187,14 +200,14 @@ def own_place_text(results: dict) -> str:
     """What the weights' Z does at its own place."""
     row, at = named(results, "weights"), results["weight_based"]["place"]
     if untested(results) and not results["arrival"]:
-        return f"could not be judged, since {REASONS[untested(results)]}"
+        return f" could not be swapped, since {REASONS[untested(results)]}"
     if row is None or at is None:
-        return "could not be judged"
+        return " could not be swapped"
+    carries = f", swapped at its own place {place(row['site'])}, where the whole stream carries {CARRIES[at]}"
     if not scored(row):
-        return f"""({place(row["site"])}) could not be judged: there the whole stream carries
-            {CARRIES[at]}"""
-    return f"""({place(row["site"])}, where the whole stream carries {CARRIES[at]}) moves {span(row["coverage"])} of the answer,
-        D {span(row["d"], decimal)}; {page.random_text(row)} (`{row["verdict"]}`)"""
+        return f"{carries}, could not be judged (`{row['verdict']}`)"
+    return f"""{carries}, moves {span(row["coverage"])} of the answer, D {span(row["d"], decimal)}; {page.random_text(row)}
+        (`{row["verdict"]}`)"""
 
 
 def recipe_text(results: dict) -> str:

@@ -18,7 +18,7 @@ CARRIES = {
 REASONS = {  # why a step of the hunt was not run, or could tell nothing
     "no_answer_text": "the problems have no answers in words",
     "no_texts": "the problems are not there in these languages",
-    "no_rung": "of no kind of problem does the model solve enough",
+    "no_rung": "the model solves too few problems of every kind asked",
     "no_joint_carrier": "at no place does the whole stream carry both the answer and the language",
     "nothing_judged": "no subspace could be measured where the stream carries both",
     "nothing_to_carry": "math's Z neither parts problem from language beyond the words nor moves an answer, so there is nothing to "
@@ -34,6 +34,13 @@ NAMES = {  # of the claims, within the tiers
     "second_model": "second model", "information": "information", "universal": "layer predicted", "bridge": "bridge",
     "not_just_math": "not just math",
 }  # fmt: skip
+PLANE = (
+    "language_first",
+    "language",
+    "problem",
+    "language_chance",
+    "problem_shuffled",
+)  # shares of what is read inside Z
 REACHED = {True: "**reached**", False: "failed", None: "open"}
 
 
@@ -74,7 +81,7 @@ def evidence(results: dict) -> dict[str, tuple[str, str]]:
     found, reports, rivals, plane = (results[key] for key in ("layers", "reports", "rivals", "plane"))
     nodes, without = first_nodes(results["path"]), results["without_offset"]
     alignment = f"FFN alignment {show(results['ffn_over_chance'], 3)} × chance"
-    language = f"{show(plane['language_first'], 3)} at the embeddings, {show(plane['language'], 3)} at Z's place"
+    first, later, problem, chance, shuffled = (page.percent(plane[key]) for key in PLANE)
     ratios, largest = measured(nodes["separation"])
     return {
         "structure": (f"`{reports['one']}` at L{found['predicted']}, `{reports['two']}`: {alignment}", "1 × chance"),
@@ -89,8 +96,8 @@ def evidence(results: dict) -> dict[str, tuple[str, str]]:
         "causal": swapped(results["z"]) if results["verdict"] == "causal_z" else measured(nodes["patching"]),
         "second_model": ("one model in this hunt", "use --models"),
         "information": (
-            f"language decodable inside Z: {language}; problem {show(plane['problem'], 3)}",
-            f"chance {show(plane['language_chance'], 2)}; problem shuffled {show(plane['problem_shuffled'], 2)}",
+            f"language read inside Z: {first} at the embeddings, {later} at Z's place; problem {problem} there",
+            f"language by chance {chance}; problem shuffled {shuffled}",
         ),
         "universal": (
             f"predicted L{found['predicted']} ({found['support']:.0%} of resamples), {causal_text(found)}",
@@ -170,7 +177,7 @@ def versus_table(results: dict) -> str:
     ]
     removed = results["ablation"]
     said = f"`{removed['verdict']}`" if removed else f"not run ({REASONS[results['left_out']['ablation']]})"
-    language = f"{show(plane['language_first'], 2)} → {show(plane['language'], 2)}"
+    before, later, problem, _, shuffled = (page.percent(plane[key]) for key in PLANE)
     cells = [
         ["how Z is made", "language centroids, then SVD, on activations", "SVD of the attention kernels at the bottleneck",
          f"contrast without the offset, held out: {'; '.join(contrasts)}; swapped: {swaps_text(rows)}"],
@@ -182,8 +189,8 @@ def versus_table(results: dict) -> str:
          f"{results['tasks']['math']['problems']} problems in each language for the centroids, none for the weights' Z; judging "
          "either takes problems"],
         ["what backs it", "removing language directions improves reasoning", "information bottleneck, Grassmann geometry",
-         f"removal: {said}; language read inside Z {language} from embeddings to Z's place, problem "
-         f"{show(plane['problem'], 2)} there (shuffled {show(plane['problem_shuffled'], 2)})"],
+         f"removal: {said}; language read inside Z {before} → {later} from embeddings to Z's place, problem {problem} there "
+         f"(shuffled {shuffled})"],
         ["the architecture", "none: a black box", "encode, compute, decode: 1-33-2 layers", f"{'-'.join(map(str, first))} layers"],
     ]  # fmt: skip
     return page.table(["aspect", "arXiv 2505.15257", "from weights (the recipe)", "measured here"], cells)
