@@ -57,14 +57,11 @@ def comparison_pages(results: dict) -> dict[str, bytes]:
         page.prose("""Bars join neighbouring places that were measured; a place carries what swapping the whole stream surely
             moves by half of the most it does anywhere in that model (lower end of a 95 % interval)."""),
     ]
-    rows = results["models"].values()
-    sections = [
-        "## 1 Models",
-        model_table(rows),
-        "## 2 Beyond the text, and without the offset",
-        activations_table(rows),
-    ]
-    sections += ["## 3 Do the weights predict where?", where_text(results)]
+    rows = list(results["models"].values())
+    sections = ["No model's hunt came to its end."]
+    if rows:
+        sections = ["## 1 Models", model_table(rows), "## 2 Beyond the text, and without the offset"]
+        sections += [activations_table(rows), "## 3 Do the weights predict where?", where_text(results)]
     if results["failures"]:
         failed = [f"- {name} did not finish: {page.escape(message)}" for name, message in results["failures"].items()]
         sections += ["## Left out", "\n".join(failed)]

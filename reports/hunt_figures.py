@@ -169,7 +169,7 @@ def told(results: dict, node: dict) -> str:
         lines += [f"{CANDIDATES[node['z']]}: {row['verdict']}" for row in handed_on(results)]
     elif node["node"] == "contingencies":
         lines[1:] = [f"{line}, {p}" for line, p in zip(lines[1:], null.split("; "))]
-    elif null:
+    elif null != "–":
         lines.append(null)
     return "\n".join(filter(None, lines))
 

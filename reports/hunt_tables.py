@@ -103,7 +103,7 @@ def evidence(results: dict) -> dict[str, tuple[str, str]]:
             f"predicted L{found['predicted']} ({found['support']:.0%} of resamples), {causal_text(found)}",
             f"within {verdicts.finding.NEAR} layer by chance {found['chance']:.0%}",
         ),
-        "bridge": transfer(results["bridge"]["math"]) if "math" in results["bridge"] else ("not run", ""),
+        "bridge": transfer(results["bridge"]["math"]) if "math" in results["bridge"] else ("not run", "–"),
         "not_just_math": carried(results),
     }
 
@@ -113,7 +113,7 @@ def carried(results: dict) -> tuple[str, str]:
     reasoning, left_out = results["tasks"].get("reasoning", {}), results["left_out"]
     reason = reasoning.get("untested") or left_out.get("reasoning/phase3") or left_out.get("reasoning/phase2")
     if reason or not reasoning:
-        return f"no cause tested: {REASONS[reason]}" if reason else "not run", ""
+        return f"no cause tested: {REASONS[reason]}" if reason else "not run", "–"
     rows = [row for row in reasoning["tested"] if row["name"] in verdicts.SAME_Z]
     found = [f"{page.SUBSPACES[row['name']]}: `{row['verdict']}`, {swapped(row)[0]}" for row in rows]
     return "reasoning, " + "; ".join(found), "; ".join(swapped(row)[1] for row in rows)
@@ -140,7 +140,7 @@ def measured(node: dict) -> tuple[str, str]:
         contrasts = [f"{CANDIDATES[row['z']]}: contrast {show(row['contrast'], 3)}" for row in rows]
         return "; ".join(contrasts), "; ".join(f"Holm p {p_value(row['p_holm'])}" for row in rows)
     if "untested" in node:
-        return f"no cause tested: {REASONS[node['untested']]}", ""
+        return f"no cause tested: {REASONS[node['untested']]}", "–"
     if node["node"] == "patching" and node["row"]:
         found, null = swapped(node["row"])
         return f"{page.SUBSPACES[node['row']['name']]}, {place(node['row']['site'])}; {found}", null
@@ -229,7 +229,7 @@ def contingency_table(path: list[dict]) -> str:
     """The recipe's contingencies, as phase 2 judged them on problems that they were not fitted on."""
     node = first_nodes(path).get("contingencies")
     if node is None:
-        return "None was needed."
+        return "No contingency was needed."
     rows = []
     for row in node["candidates"]:
         line = [CANDIDATES[row["z"]], f"L{row['layer']}", row["k"], show(row["contrast"], 3), show(row["centred"], 3)]
@@ -242,7 +242,7 @@ def beside(cells: dict[str, dict]) -> str:
     """A table of the same cells for the kinds of problem that were asked."""
     names = dict.fromkeys(name for column in cells.values() for name in column)
     rows = [[name, *(column.get(name, "–") for column in cells.values())] for name in names]
-    return page.table(["", *cells], rows) if cells else NOT_RUN
+    return page.table(["measured", *cells], rows) if cells else NOT_RUN
 
 
 def task_cells(row: dict) -> dict:
@@ -298,7 +298,7 @@ def ablation_row(row: dict, none: dict) -> list[str]:
 def transfer(bridge: dict) -> tuple[str, str]:
     """How often mapped vectors carry the answer over, and how often their controls do."""
     if not bridge["pairs"]:
-        return "nothing could be sent: no pairs", ""
+        return "nothing could be sent: no pairs", "–"
     rate = {name: page.percent(value) for name, value in bridge["success"].items()}
     p = {control: p_value(value) for control, value in bridge["p_against"].items()}
     return (
@@ -314,7 +314,7 @@ def bridge_cells(bridge: dict) -> dict:
     return {
         f"held-out R², {bridge['map']} (mean shift)": f"{decimal(r2[bridge['map']])} ({decimal(r2['mean_shift'])})",
         "transfer": sent,
-        "controls": controls or "–",
+        "controls": controls,
         "verdict": f"`{bridge['verdict']}`",
     }
 

@@ -117,12 +117,14 @@ def hunt_claims(results: dict, layers: dict, verdict: str) -> dict:
     """The recipe's publishability list, ticked by what was measured."""
     reports, tasks, bridge = results["reports"], results["tasks"], results["bridge"].get("math")
     again = [row["verdict"] for row in tasks.get("reasoning", {}).get("tested", []) if row["name"] in SAME_Z]
-    beyond = results["weight_based"]["beyond_text"]
+    beyond, shown = results["weight_based"]["beyond_text"], [tasks["math"]["patching"]]
+    if verdict == "learned_only":  # patching's verdict is then of a Z that is not of the recipe's kind
+        shown = [row["verdict"] for row in tasks["math"]["tested"] if row["name"] != LEARNED]
     return {
         "structure": reports["one"] == "clear_bottleneck" and reports["two"] == "ffn_avoids_attention",
         "separation": beyond if reports["phase2"] != "none" else False,
         "comparison": surely_lower(*(results["rivals"][name]["centred"] for name in ("weight", "centroid"))),
-        "causal": True if verdict == "causal_z" else dissociates(tasks["math"]["patching"]),
+        "causal": True if verdict == "causal_z" else dissociates(*shown),
         "second_model": None,
         "information": None,  # decodability is no mutual information: shown, not judged
         "universal": layers["agree"],
