@@ -38,6 +38,10 @@ SHARES = {  # of a Z's profile: what is drawn, and what it is by the hypothesis
     "coverage": ("Z moves\nthe answer", 1), "leak": ("Z moves\nthe language", 0),
     "complement_transfer": ("the rest moves\nthe answer", 0), "complement_language": ("the rest moves\nthe language", 1),
 }  # fmt: skip
+ON_ARROW = {
+    ("separation", "patching"): ("yes, or in part", 0.06, 0.05),
+    ("separation", "contingencies"): ("no", 0.1, 0.1),
+}
 CURVES = {"t_same_share": ("answer", BLUE, "o", -0.06), "g_share": ("language", RED, "^", 0.06)}
 OUTERMOST = (-60, 160)  # % that a profile's axis shows: intervals beyond end in an arrow
 CUT = {"clip_on": False, "color": "black", "markersize": 8}
@@ -183,6 +187,18 @@ def draw_arrow(panel: Axes, start: str, end: str, used: bool) -> None:
         places = (x - 0.76, y - 0.2), (to_x + 0.3, to_y + 0.3)
     style = {"arrowstyle": "-|>", "color": BLUE if used else "lightgray", "linewidth": 2.5 if used else 1}
     panel.annotate("", places[1], places[0], arrowprops=style | {"shrinkA": 0, "shrinkB": 0}, zorder=1)
+    if (start, end) in ON_ARROW:
+        label, right, up = ON_ARROW[start, end]
+        middle = [sum(ends) / 2 for ends in zip(*places)]
+        colour = BLUE if used else "dimgray"
+        panel.text(
+            middle[0] + right,
+            middle[1] + up,
+            label,
+            fontsize=SMALL,
+            color=colour,
+            fontweight="bold" if used else "normal",
+        )
 
 
 def draw_way(panel: Axes, end: str) -> None:

@@ -19,7 +19,7 @@ VERDICTS = {  # one sentence that a stranger understands
     "inconclusive": "Whether directions of {model}'s inner state carry the answer without the language is left open: the best found, "
     "{k} of {width} {where}, bring over {low} to {high} of it",
     "partial_z": f"In {{model}}, {SWAP} brings over {{coverage}} of its answer (random directions {{haar}}) and {{leak}} of its "
-    "language: more than chance, less than the clean split sought",
+    "language, the rest {complement_transfer} of the answer: more than chance, less than the clean split sought",
     "correlational_z": "In {model}, some directions of the inner state keep what a problem is and drop its language ({source}), but "
     "{unused}",
     "no_z": "In {model}, no directions tried are shown to keep what a problem is and drop its language better than controls do "
@@ -106,7 +106,7 @@ def words(results: dict) -> dict[str, str]:
     if z.get("verdict") in ("answer_only", "language_only", "untestable"):
         said["none"] = "could not be judged"
     if scored(z):
-        said |= {key: percent(z[key]["value"]) for key in ("coverage", "leak")}
+        said |= {key: percent(z[key]["value"]) for key in ("coverage", "leak", "complement_transfer")}
         said |= {end: percent(z["coverage"][end]) for end in ("low", "high")}
         said["haar"] = percent(z["nulls"]["haar"]["coverage"])
     return said

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from hunt_parts import DISSOCIATES, LAYERS, UNTESTABLE, parts, phase3_of
 
 import verdicts
 from bench.planted import BOTTLENECK, KINDS, write_planted
-from lab import checkpoints, runs, studies
+from lab import checkpoints, expected, runs, studies
 from reports import hunt as page
 from verdicts.dissociation import RANKS
 
@@ -272,6 +274,125 @@ def test_every_contingency_that_holds_is_patched_before_the_hunt_says_no(script)
     for nothing in UNTESTABLE.values():  # they would be computed in vain
         assert module.untried(given | {"phase3": phase3_of("centroid", **nothing)}) == []
     assert module.untried(parts("clear")) == []
+
+
+@pytest.mark.parametrize(
+    "given, key, why",
+    [
+        ({"separates": "clear"}, "phase3b", None),
+        ({"separates": "clear", "rung": None}, "phase3b", "no_rung"),
+        ({"separates": "clear", "rung": None}, "ablation", "no_rung"),
+        ({"separates": "clear", "joint": ()}, "ablation", None),
+        ({"separates": "clear", "rung": None}, "reasoning/phase2", None),  # where math could not tell, others may
+        ({"separates": "clear"}, "reasoning/phase2", None),
+        ({"separates": "clear", "beyond_text": False}, "reasoning/phase2", "nothing_to_carry"),
+        ({"separates": "none"}, "reasoning/phase3", "nothing_to_carry"),
+        ({"separates": "none", "answer_means": DISSOCIATES}, "reasoning/phase2", "nothing_to_carry"),  # not handed on
+        ({"separates": "none", "found": "partial"}, "reasoning/phase3b", None),
+        ({"separates": "none", "weights_at_carrier": DISSOCIATES}, "reasoning/phase2", None),
+    ],
+)
+def test_a_step_that_can_tell_nothing_is_known_beforehand(script, given, key, why):
+    found = parts(**given)
+    assert script("hunt.py").pointless(key, found) == why
+    assert why is None or why in page.REASONS
+    if key == "phase3b":  # the second kind of problem asks its own phase 3
+        assert (
+            script("hunt.py").pointless("reasoning/phase3b", found | {"reasoning/phase3": phase3_of(rung=None)})
+            == "no_rung"
+        )
+
+
+def test_steps_that_tell_nothing_are_left_out_and_said(script, small, tmp_path, monkeypatch, capsys, settled):
+    write_parts(tmp_path, small, parts("none"))
+    ran = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: ran.append(command) or Succeeded)
+    results = hunt(script, tmp_path, "--model", small)
+    out = capsys.readouterr().out.splitlines()
+    second = ["reasoning/phase2", "reasoning/phase3", "reasoning/phase3b"]
+    assert results["left_out"] == dict.fromkeys(second, "nothing_to_carry")
+    said = [line for line in out if line.startswith("== left out")]
+    assert said == [f"== left out: {key}, since {page.REASONS['nothing_to_carry']}" for key in second]
+    begun = [line for line in out if line.startswith("== part")]
+    assert begun[0] == "== part 1 of 10: 1.py" and begun[-1] == "== part 7 of 10: ablation.py"
+    assert len(ran) == 7 and any(line.startswith("expect about ") for line in out)
+    text = (tmp_path / "hunt_output.md").read_text()
+    assert f"| Phase 2 | reasoning | not run: {page.REASONS['nothing_to_carry']} |" in text
+
+
+def test_the_parts_are_counted_as_far_as_is_known(script):
+    module = script("hunt.py")
+    arguments, plan = module.parse_arguments(["--learned"]), module.Plan(dict.fromkeys(module.ASKS, ()), {})
+    given = parts("clear", found="partial")
+    steps = list(module.steps(arguments, plan, given, {}))
+    assert len(steps) == module.parts_in_all(plan, given, {}) == module.STEPS
+    assert [step.key for step in steps if "--learned" in step.flags] == ["phase3"]
+    given = parts("none", holds=True, again={"sweep": "none"})
+    candidates = given["phase2"]["contingencies"]["candidates"]
+    candidates["sweep"] = candidates["centroid"]
+    left_out = {}
+    steps = list(module.steps(arguments, plan, given, left_out))
+    assert {"sweep/phase2", "sweep/phase3"} <= {step.key for step in steps}
+    assert len(steps) == module.parts_in_all(plan, given, left_out)
+
+
+def test_a_larger_model_is_expected_to_take_longer(monkeypatch, small, tmp_path):
+    monkeypatch.setattr(expected, "speed", lambda *_: 1e9)
+    folders = [checkpoints.find_model(str(path)) for path in (small, random_model(tmp_path / "wide", hidden_size=96))]
+    device, dtype = torch.device("cpu"), torch.float32
+    found = [expected.seconds(folder, device, dtype) for folder in folders]
+    assert all(found[0][part] < found[1][part] for part in found[0])
+    assert {"1.py and 2.py", "phase 0", "phase 3", "ablation"} <= set(found[0])
+    said = expected.sentence(folders[0], device, dtype)
+    assert re.fullmatch(r"expect about .* on this cpu with the suite's own problems \(.* \d+% and .* \d+%\)", said)
+    assert [expected.minutes(seconds) for seconds in (60, 600, 7200)] == ["a minute", "10 minutes", "2.0 hours"]
+
+
+def at(layers: int = 8, joint: tuple = (4, 5), predicted: int = 3, place: str = "joint", measured=range(9)) -> dict:
+    """A model of a comparison as far as the place of answer and language goes."""
+    carriers = {"answer": list(joint), "language": list(joint), "joint": list(joint)}
+    return {"layers": layers, "carriers": carriers, "measured": list(measured), "weight_based": {"place": place}} | {
+        "predicted": predicted, "window": None, "causal": None, "verdict": "no_z",
+    }  # fmt: skip
+
+
+def test_the_chance_of_pointing_where_both_pass():
+    finding = verdicts.finding
+    assert finding.at_predicted_place(at()) == {"carries_both": True, "chance": 2 / 6}  # of L1.out to L6.out
+    assert finding.at_predicted_place(at(joint=(1, 8), place="answer")) == {"carries_both": False, "chance": 0}  # edges
+    for chances in ([], [0.3], [0.2, 0.5], [0.2, 0.5, 0.9, 0.1]):
+        for count in range(len(chances) + 2):
+            found = 0.0
+            for hits in product((False, True), repeat=len(chances)):
+                likely = prod(chance if hit else 1 - chance for hit, chance in zip(hits, chances))
+                found += likely * (sum(hits) >= count)
+            assert finding.at_least(count, chances) == pytest.approx(found)
+
+
+@pytest.mark.parametrize(
+    "rows, verdict, place",
+    [
+        ([at() | {"verdict": "causal_z"}, at() | {"verdict": "causal_z"}], "generalises", None),
+        ([at(joint=(4,))] * 3, "does_not_generalise", True),  # p 1/216
+        ([at() | {"verdict": "causal_z"}, at(place="answer")], "does_not_generalise", False),
+        ([at(), at(joint=(), place="none")], "untestable", None),
+        ([at(joint=(), place="none")] * 2, "untestable", None),
+    ],
+)
+def test_what_several_models_say(rows, verdict, place):
+    found = verdicts.hunt({"models": {str(index): row for index, row in enumerate(rows)}})
+    assert found["verdict"] == verdict
+    assert found["holds"]["place"] is place
+    assert found["holds"]["second_model"] is ({"generalises": True, "untestable": None}.get(verdict, False))
+    assert len(found["where"]["models"]) == len(found["tested"])
+
+
+def test_a_tier_asks_for_those_before_it():
+    holds = {claim: True for claims in verdicts.TIERS.values() for claim in claims}
+    assert verdicts.finding.tiers(holds) == {"minimal": True, "strong": True, "transformative": True}
+    assert verdicts.finding.tiers(holds | {"causal": None}) == {"minimal": True, "strong": None, "transformative": None}
+    found = verdicts.finding.tiers(holds | {"causal": None, "structure": False})
+    assert found == {"minimal": False, "strong": False, "transformative": False}
 
 
 class Succeeded:

@@ -15,7 +15,8 @@ from hunt_parts import (
     unpatched,
 )
 
-from lab import runs
+import verdicts
+from lab import evidence, runs
 from reports import hunt as page
 from reports import hunt_figures as figures
 from reports import hunt_opening as opening
@@ -405,3 +406,129 @@ def test_a_bridge_carries_answers_if_it_beats_every_control(judged, pairs, ident
     (row,) = (row for row in judged(given)["claims"] if row["id"] == "bridge")
     assert row["holds"] is holds
     assert row["measured"].endswith("40.0 % of 10 pairs" if pairs else "no pairs")
+
+
+def model_of(judged, name: str, given: dict, **changes) -> dict:
+    """A row of a comparison, of a model of this name."""
+    result = judged(given) | {"reports": {}, "fingerprint": name, "model": {"name": name}}
+    return evidence.row_of(result, name.replace("/", "--")) | changes
+
+
+def compared(script, rows: dict[str, dict], failures: dict | None = None) -> dict:
+    found = {"script": "hunt", "models": rows, "failures": failures or {}}
+    return script("hunt.py").REPORT.judged(runs.significant(found))
+
+
+def three_models(judged) -> dict[str, dict]:
+    """One with a causal Z where the weights point, one with none, and one that solves nothing."""
+    causal = parts("clear", found="double_dissociation", best_layer=DISSOCIATES)
+    return {
+        "org--a": model_of(judged, "org/a", causal),
+        "b": model_of(judged, "b", parts("none", weights={"place": "language"})),
+        "c": model_of(judged, "c", parts("none", rung=None)),
+    }
+
+
+def test_several_models_stand_side_by_side(script, judged):
+    results = compared(script, three_models(judged), {"d": "no such folder"})
+    assert results["verdict"] == "does_not_generalise"
+    assert results["causal"] == ["org--a"] and results["tested"] == ["org--a", "b"]
+    files = page.render(results, {})
+    text = files["hunt_output.md"].decode()
+    assert "hunt_depth.png" in files and "(hunt_depth.png)" in text
+    said = text.split("\n\n")[1]
+    assert said == (
+        "**Verdict.** In 2 of 3 models it could be tested whether there are directions that carry the answer and not its language "
+        "(a causal Z); found in: org/a (`does_not_generalise`)."
+    )
+    models = text.partition("## 1 Models")[2].partition("##")[0].strip().splitlines()
+    assert models[0].count("|") <= 9 and len(models) == 2 + 3
+    assert models[2].startswith(
+        "| [org/a](org--a/hunt_output.md) | 8 | L1 (`no_bottleneck`, effective rank 3); of all L0 |"
+    )
+    assert (
+        "weights' Z, own place, L1.out, k 3: coverage 80.0 % (70.0 to 90.0), `double_dissociation`, as the weights"
+        in models[2]
+    )
+    assert "| L1.out: `none` (there the language only) |" in models[3]
+    assert "| not swapped | –: `untestable` | – | `untestable` |" in models[4]
+    assert "They do in 1 of 2 models: org/a yes (by chance 66.7 %) and b no (by chance 66.7 %)" in text
+    assert "with p .89. In 3 of 3 the weights single out no layer" in text and "2 models are too few" in text
+    assert "- d did not finish: no such folder" in text
+    assert page.summary(results) == "causal Z in 1 of 3 models; the weights point where both pass in 1 of 2"
+    for hole in ("{", "None", "|  |"):
+        assert hole not in text
+
+
+def test_where_nothing_could_be_swapped_in_any_model_the_page_says_so(script, judged):
+    results = compared(script, {"c": three_models(judged)["c"]})
+    text = page.render(results, {})["hunt_output.md"].decode()
+    assert results["verdict"] == "untestable" and "Nothing can be said: in no model" in text
+    assert {row["holds"] for row in results["claims"]} == {None}
+    nothing = page.render(compared(script, {}, {"d": "gone"}), {})
+    assert (
+        list(nothing) == ["hunt_output.md"] and "No model's hunt came to its end." in nothing["hunt_output.md"].decode()
+    )
+
+
+def test_the_picture_of_several_models_shows_what_each_has(script, judged, monkeypatch):
+    drawn, results = [], compared(script, three_models(judged))
+    monkeypatch.setattr(common, "png", lambda figure: drawn.append(figure) or b"")
+    figures.figure_depth(results["models"])
+    (panel,) = drawn[0].axes
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["org/\na", "b", "c"]
+    stars = [line for line in panel.lines if line.get_marker() == "*"]
+    assert [float(line.get_xdata()[0]) for line in stars] == pytest.approx([1 / 7, 1 / 7])
+    assert [line.get_markerfacecolor() == common.PINK for line in stars] == [True, False]  # filled where it is causal
+    diamonds = [line for line in panel.lines if line.get_marker() == "D"]
+    assert [float(line.get_xdata()[0]) for line in diamonds] == pytest.approx([1 / 7] * 3)
+    assert [text.get_text() for text in panel.texts] == ["nothing could be swapped"]
+
+
+def test_the_picture_of_one_model_draws_what_was_measured(judged, monkeypatch):
+    drawn, results = [], judged(parts("clear", found="partial"))
+    monkeypatch.setattr(common, "png", lambda figure: drawn.append(figure) or b"")
+    figures.figure_overview(results)
+    depth, profile = drawn[0].axes
+    curves = {line.get_label(): line for line in depth.lines}
+    assert list(curves["answer moved by the whole stream"].get_ydata()) == pytest.approx(
+        [100 * point["t_same_share"]["value"] for point in results["arrival"]["curve"]]
+    )
+    shares = {line.get_label(): list(line.get_xdata()) for line in profile.lines}
+    assert shares["best Z, 95 % interval"] == pytest.approx([80, 5, 10, 95])
+    assert shares["hypothesis"] == [100, 0, 0, 100]
+    assert shares["random of that size (Haar)"][0] == pytest.approx(5)
+    assert min(text.get_fontsize() for panel in drawn[0].axes for text in panel.texts + panel.get_xticklabels()) >= 9
+    given = parts("clear", joint=())
+    figures.figure_overview(judged(given))
+    assert len(drawn[1].axes) == 1  # no profile of nothing
+
+
+def test_the_tiers_say_which_claims_decide(judged):
+    results = judged(parts("clear", found="double_dissociation"))
+    block = tables.tier_table(results).splitlines()
+    assert list(verdicts.TIERS) == [line.split(" | ")[0].strip("| ") for line in block[2:]]
+    assert (
+        block[2] == "| minimal | bottleneck, separation, comparison | failed | separation | bottleneck | comparison |"
+    )
+    assert (
+        "all of the above, and causal role, second model, information | failed | separation, causal role |" in block[3]
+    )
+    results["claims"] = [
+        row | {"holds": None if row["id"] == "structure" else row["holds"]} for row in results["claims"]
+    ]
+    results["tiers"] = {"minimal": None, "strong": None, "transformative": None}
+    assert "| open |" in tables.tier_table(results).splitlines()[2]
+
+
+def test_the_papers_six_aspects_are_filled_with_measurements(judged):
+    rows = tables.versus_table(judged(parts("none", holds=True, found="none"))).splitlines()
+    assert len(rows) == 2 + 6
+    assert (
+        "weights 1 (0.9 to 1.1); centroids 1 (0.9 to 1.1); swapped: weights' Z `none`, moved to its best place `none`, "
+        in rows[2]
+    )
+    assert "centroids' Z `none`" in rows[2]
+    assert rows[7].endswith("1-33-2 layers | 1-5-2 layers |")
+    given, left_out = unpatched(parts("none"))
+    assert "removal: not run (the problems have no answers in words)" in tables.versus_table(judged(given, left_out))
