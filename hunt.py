@@ -10,8 +10,8 @@ Run        python hunt.py --model Qwen/Qwen2.5-3B
            python hunt.py --problems mgsm_en.tsv mgsm_zh.tsv     what these do not allow is left out, and said first
 
 Steps, which are also the report's headings:
-1 decision tree   2 predicted and causal layer   3 contingencies   4 math and reasoning   5 removing the language instead
-6 bridge   7 reports
+1 what it would take   2 beside arXiv 2505.15257   3 decision tree   4 predicted and causal layer   5 contingencies
+6 math and reasoning   7 removing the language instead   8 bridge   9 reports
 """
 
 import argparse

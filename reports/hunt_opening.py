@@ -29,6 +29,7 @@ VERDICTS = {  # one sentence that a stranger understands
 }
 FOUND = {  # what told where a causal Z is
     "weights": "the weights alone predict these directions, their layer and their place",
+    "weights, no layer": "these directions come from weights alone, but the weights single out no layer",
     "weights, another place": "the weights alone predict these directions, and not the place where they act",
     "weights, another layer": "these directions come from weights alone, but from another layer than predicted",
     "activations": "the weights do not predict these directions",
@@ -92,14 +93,14 @@ def words(results: dict) -> dict[str, str]:
     z, why = results["z"], untested(results)
     said = {"model": results["model"]["name"], "k": z.get("k"), "width": results["width"]}
     said |= {
-        "found": FOUND.get(z["found_by"], ""),
+        "found": FOUND.get(predicts(results), ""),
         "reason": REASONS.get(why, ""),
         "source": SOURCES[separating(results)],
     }
     said["where"] = where(z.get("site"))
-    said["unused"] = "no swap shows that it computes with them"
+    said["unused"] = "no swap shows that the model computes with them"
     if why:
-        said["unused"] = f"whether it computes with them could not be tested, since {REASONS[why]}"
+        said["unused"] = f"whether the model computes with them could not be tested, since {REASONS[why]}"
     said["none"] = "is not shown to move the answer more than random ones do"
     if z.get("verdict") == "language_removed":
         said["none"] = "moves the answer only as replacing all but the language does"
@@ -110,6 +111,12 @@ def words(results: dict) -> dict[str, str]:
         said |= {end: percent(z["coverage"][end]) for end in ("low", "high")}
         said["haar"] = percent(z["nulls"]["haar"]["coverage"])
     return said
+
+
+def predicts(results: dict) -> str | None:
+    """What told where the best Z is, and whether the weights single out a layer at all."""
+    found_by, chosen = results["z"]["found_by"], results["layers"]["predicted_verdict"]
+    return "weights, no layer" if found_by == "weights" and chosen == "no_bottleneck" else found_by
 
 
 def where(site: int | None) -> str:
@@ -146,6 +153,8 @@ def moved_text(results: dict) -> str:
         return f"{lead} Unknown: nothing was swapped, since {REASONS[untested(results)]}."
     text = f"""{lead} Replacing the whole stream at the prompt's last position by another prompt's carries over the answer
         {passes(found, "answer")} and the language {passes(found, "language")} (surely half of the most that it moves anywhere)"""
+    if not found["carriers"]["joint"]:
+        return f"{text}: nowhere both, so that nothing can be said of a part of it."
     if not scored(z):
         return f"{text}; where it carries both, what a part of it moves could not be measured."
     made = SOURCES[z["method"]] + ("" if z["layer"] is None else f", L{z['layer']}")
@@ -157,8 +166,8 @@ def moved_text(results: dict) -> str:
 def passes(found: dict, kind: str) -> str:
     """Where the whole stream carries something, neighbours among the measured places joined."""
     runs = stretches(found, kind)
-    spans = [" to ".join(dict.fromkeys(map(place, ends))) for ends in runs]
-    return f"at {listing(spans)}" if spans else "nowhere"
+    spans = [f"at {place(first)}" if first == last else f"from {place(first)} to {place(last)}" for first, last in runs]
+    return listing(spans) if spans else "nowhere"
 
 
 def stretches(found: dict, kind: str) -> list[tuple[int, int]]:
@@ -206,6 +215,8 @@ def own_place_text(results: dict) -> str:
     carries = f", swapped at its own place {place(row['site'])}, where the whole stream carries {CARRIES[at]}"
     if not scored(row):
         return f"{carries}, could not be judged (`{row['verdict']}`)"
+    if results["z"].get("name") == "weights":
+        return f"{carries}, is the part just named (`{row['verdict']}`)"
     return f"""{carries}, moves {span(row["coverage"])} of the answer, D {span(row["d"], decimal)}; {page.random_text(row)}
         (`{row["verdict"]}`)"""
 

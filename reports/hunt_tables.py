@@ -24,6 +24,10 @@ REASONS = {  # why a step of the hunt was not run, or could tell nothing
     "nothing_to_carry": "math's Z neither parts problem from language beyond the words nor moves an answer, so there is nothing to "
     "confirm on other problems",
 }
+BASELINES = {  # what knows only the text
+    "numerals": "the numerals", "embeddings": "a bag of words", "embeddings_in_z": "a bag of words inside Z",
+    "reinitialised": "an untrained twin", "permuted": "a twin with its layers shuffled",
+}  # fmt: skip
 NOT_RUN = "Not run; section 9 says why."
 REMOVED = {"language": "language subspace", "language_reinjected": "language subspace, re-injected", "z_perp": "Z⊥"}
 WHERE = {"last": "last prompt position", "prefill": "whole prompt", "all": "prompt and answer"}
@@ -67,12 +71,24 @@ def own(row: dict) -> str:
 
 
 def beyond_text(text: dict) -> str:
-    """How often Z tells a text from its foil, and how far it is ahead of what the words alone tell."""
+    """How often Z tells a text from its foil, and how far it is ahead of what comes nearest of all that knows only the text."""
     if text["unmeasured"]:
         return "beyond the text could not be measured"
-    ahead = min(text["ahead_of"].values(), key=lambda row: row["low"])
+    return f"tells {page.percent(text['z']['rate'])} of texts from foils, {nearest(text)}"
+
+
+def nearest(text: dict) -> str:
+    """The baseline that a Z is least surely ahead of."""
+    name, ahead = min(text["ahead_of"].items(), key=lambda item: item[1]["low"])
+    return f"ahead of {BASELINES[name]} by {span(ahead)}"
+
+
+def foils_haar(text: dict) -> str:
+    """How often random subspaces tell a text from its foil."""
     return (
-        f"tells {page.percent(text['z']['rate'])} of texts from foils, ahead of the nearest baseline by {span(ahead)}"
+        ""
+        if text["unmeasured"]
+        else f"; Haar tells {page.percent(text['haar']['low'])} to {page.percent(text['haar']['high'])}"
     )
 
 
@@ -87,7 +103,8 @@ def evidence(results: dict) -> dict[str, tuple[str, str]]:
         "structure": (f"`{reports['one']}` at L{found['predicted']}, `{reports['two']}`: {alignment}", "1 × chance"),
         "separation": (
             f"{ratios}; without the offset contrast {own(without)}; {beyond_text(results['text'])}",
-            f"{largest}; without the offset Haar {drawn(without['haar'])}, largest p {p_value(without['p'])}",
+            f"{largest}; without the offset Haar {drawn(without['haar'])}, largest p {p_value(without['p'])}"
+            f"{foils_haar(results['text'])}",
         ),
         "comparison": (
             f"contrast on held-out problems, without the offset: weight-based {own(rivals['weight']['centred'])}",

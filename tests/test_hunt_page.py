@@ -173,7 +173,7 @@ def test_a_causal_z_says_what_told_where_it_is(judged, given, found_by, name):
     results = judged(parts(**given))
     assert results["verdict"] == "causal_z"
     assert (results["z"]["found_by"], results["z"]["name"]) == (found_by, name)
-    assert opening.FOUND[found_by] in sentence_of(results)
+    assert opening.FOUND["weights, no layer" if found_by == "weights" else found_by] in sentence_of(results)
     assert "80.0 % of what all directions do" in sentence_of(results) and "language (5.0 %)" in sentence_of(results)
     text = head(results)
     assert f"was tried is {common.SUBSPACES[name]} (" in text and "1280 pairs of `words`)" in text
