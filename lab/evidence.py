@@ -11,7 +11,7 @@ PROFILE = ("coverage", "leak", "complement_transfer", "complement_language")
 SHOWN = (*"method layer site k place d iia_cross full_iia_cross nulls p p_holm".split(), *PROFILE)
 ARRIVES = ("site", "t_same_share", "g_share")  # of the curve along depth: shares of what the full swap moves at most
 # in place of a phase 3 that was left out
-UNPATCHED = {"verdict": "untestable", "decided_by": None, "pairs": 0, "rung": None, "tested": {}}
+UNPATCHED = {"verdict": "untestable", "decided_by": None, "pairs": 0, "rung": None, "tested": {}, "tests": {}}
 UNPATCHED |= {"carriers": {"answer": [], "language": [], "joint": []}, "languages": []}
 
 
@@ -167,6 +167,8 @@ def patching(parts: dict, prefix: str, left_out: dict) -> dict:
     z, phase3 = parts[f"{prefix}phase2"]["z"], parts.get(f"{prefix}phase3", UNPATCHED)
     row = next(iter(named(phase3, "handed" if prefix else phase3["decided_by"])), None)
     node = {"node": "patching", "z": z["method"], **select(z, ("layer", "holds", "beyond_text")), "row": row}
+    made = list(phase3["tests"].values())
+    node |= {"tests": len(made), "failed": made.count(False)}
     node |= select(phase3, ("verdict", "rung", "pairs")) | reason(phase3, left_out.get(f"{prefix}phase3"))
     return node | ({"verdict": row["verdict"] if row else "untestable"} if prefix else {})
 

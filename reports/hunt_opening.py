@@ -45,7 +45,7 @@ FOLLOWS = {  # what becomes of it, by the verdict or by what told where a causal
     "answer_word": "is not shown: what moves the answer is the code of the word to be written",
     "illusion": "is not shown: the swap works through a path that the model leaves idle (Makelov et al. 2023)",
     "inconclusive": "is left open: more solved problems would narrow the intervals",
-    "partial_z": "is not shown: the best directions miss a test ([phase 3](phase3_output.md) says which)",
+    "partial_z": "is not shown: the best directions miss {failed} of {tests} tests ([phase 3](phase3_output.md) says which)",
     "correlational_z": "is not shown: directions part problem from language, and no swap shows that the model uses them",
     "no_z": "is not shown for any of the directions tried",
 }
@@ -230,7 +230,7 @@ def recipe_text(results: dict) -> str:
     if verdict == "untestable" or (verdict == "correlational_z" and why):
         text = f"{CANNOT} as far as the answer goes"
         return f"{RECIPE} {text}, since {REASONS[why]}. {kinds_text(results)}".rstrip()
-    follows = FOLLOWS[found_by if verdict == "causal_z" else verdict]
+    follows = FOLLOWS[found_by if verdict == "causal_z" else verdict].format(**first_nodes(results["path"])["patching"])
     if found_by == "weights" and verdict == "causal_z":
         return f"{RECIPE} {follows}{CONFIRMS[results['layers']['predicted_verdict']]}."
     return f"{RECIPE} {follows}. {kinds_text(results)}".rstrip()

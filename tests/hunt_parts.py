@@ -38,7 +38,7 @@ def unmeasured(row: dict, place: str) -> dict:
 
 def patched(rung: str | None = "words", joint: tuple = (2, 3), **tested: dict) -> dict:
     """Phase 3's results: the verdict of the Z that ranks first, by its name; without a rung or a carrier of both, untestable."""
-    found = {"languages": ["en", "zh"], "rung": rung, "pairs": 0, "tested": {}, "decided_by": None}
+    found = {"languages": ["en", "zh"], "rung": rung, "pairs": 0, "tested": {}, "decided_by": None, "tests": {}}
     found |= {"verdict": "untestable", "carriers": {"answer": [], "language": [], "joint": []}}
     if not rung:
         return found
@@ -54,6 +54,7 @@ def patched(rung: str | None = "words", joint: tuple = (2, 3), **tested: dict) -
         "decided_by": decided if joint else None,
         "pairs": 1280,
         "tested": tested,
+        "tests": {"moves the answer": False, "leaves the language": True, "its complement keeps the language": None},
         "curve": curve,
         "carriers": {"answer": [2, 3], "language": list(joint), "joint": list(joint)},
     }

@@ -125,6 +125,13 @@ def test_a_no_says_of_which_kind_it_is(judged, given, kinds):
     assert "".join(str(index) for index, kind in enumerate(KINDS) if kind in text) == kinds, text
 
 
+def test_a_partial_z_says_how_many_tests_it_misses(judged):
+    results = judged(parts("clear", found="partial"))
+    assert "the best directions miss 1 of 3 tests ([phase 3](phase3_output.md) says which)" in opening.recipe_text(
+        results
+    )
+
+
 def test_the_opening_names_the_control_that_does_as_well(judged):
     given = parts("none")
     given["phase2"]["primary"]["centred"] = contrast(0.6, p=1.0, matched={"low": 0.4, "high": 0.7, "p": 1.0})
