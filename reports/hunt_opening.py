@@ -17,7 +17,7 @@ VERDICTS = {  # one sentence that a stranger understands
     "is computed from",
     "illusion": f"In {{model}}, {SWAP} moves {{coverage}} of its answer, but along directions that the model's own states hardly use",
     "inconclusive": "Whether directions of {model}'s inner state carry the answer without the language is left open: the best found, "
-    "{k} of {width} {where}, bring over {low} to {high} of it",
+    "{k} of {width} {where}, bring over {range} of it",
     "partial_z": f"In {{model}}, {SWAP} brings over {{coverage}} of its answer (random directions {{haar}}) and {{leak}} of its "
     "language, the rest {complement_transfer} of the answer: more than chance, less than the clean split sought",
     "correlational_z": "In {model}, some directions of the inner state keep what a problem is and drop its language ({source}), but "
@@ -57,6 +57,7 @@ CANNOT = "*cannot be tested with this model and these problems*"
 PARTS = {  # what the weights' Z does in activations
     "clear": "parts problem from language", "partial": "parts problem from language in some configurations only",
     "none": "does not part problem from language better than controls do",
+    "offset": "parts problem from language only once the languages' constant offset is removed",
     "main": "parts problem from language no better than the stream's own main directions do",
 }  # fmt: skip
 STANDS = {  # what the predicted layer stands on
@@ -108,7 +109,7 @@ def words(results: dict) -> dict[str, str]:
         said["none"] = "could not be judged"
     if scored(z):
         said |= {key: percent(z[key]["value"]) for key in ("coverage", "leak", "complement_transfer")}
-        said |= {end: percent(z["coverage"][end]) for end in ("low", "high")}
+        said["range"] = " to ".join(dict.fromkeys(percent(z["coverage"][end]) for end in ("low", "high")))
         said["haar"] = percent(z["nulls"]["haar"]["coverage"])
     return said
 
@@ -166,7 +167,12 @@ def moved_text(results: dict) -> str:
 def passes(found: dict, kind: str) -> str:
     """Where the whole stream carries something, neighbours among the measured places joined."""
     runs = stretches(found, kind)
-    spans = [f"at {place(first)}" if first == last else f"from {place(first)} to {place(last)}" for first, last in runs]
+    spans = [
+        f"at {place(first)}"
+        if first == last
+        else f"from {place(first)} to {place(last)}".replace("embeddings", "the embeddings")
+        for first, last in runs
+    ]
     return listing(spans) if spans else "nowhere"
 
 
@@ -194,10 +200,14 @@ def weights_text(results: dict) -> str:
 
 
 def in_activations(results: dict) -> str:
-    """The key of PARTS: phase 2's verdict, and where it is none, whether only the stream's own main directions do as well."""
+    """The key of PARTS: phase 2's verdict, and where it is none, why."""
     part, verdict = results["without_offset"], results["weight_based"]["separates"]
     random = part["contrast"] >= 1 or part["haar"]["p"] >= verdicts.LEVEL
-    return "main" if verdict == "none" and not random and part["matched"]["p"] >= verdicts.LEVEL else verdict
+    if verdict != "none" or random:
+        return verdict
+    if part["matched"]["p"] >= verdicts.LEVEL:
+        return "main"
+    return "offset" if part["p"] < verdicts.LEVEL else verdict
 
 
 def named(results: dict, name: str) -> dict | None:
@@ -249,8 +259,9 @@ def kinds_text(results: dict) -> str:
         parts.append(f"""At the place that the weights point at, {place(row["site"])}, answer and language pass outside of the
             weights' directions: *not there*.""")
     others = [other for name in OWN[1:] if (other := named(results, name)) and scored(other)]
-    if others and all(other["verdict"] == "none" for other in others):
-        at_places = listing(list(dict.fromkeys(place(other["site"]) for other in others)))
+    sites = sorted({other["site"] for other in others} - {row["site"]})
+    if sites and all(other["verdict"] == "none" for other in others):
+        at_places = listing(list(map(place, sites)))
         parts.append(f"""Where both pass, at {at_places}, the weights' subspaces do no more than random ones: *not there*, as
             far as these go.""")
     return " ".join(parts)

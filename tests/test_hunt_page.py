@@ -136,6 +136,8 @@ def test_the_opening_names_the_control_that_does_as_well(judged):
     given = parts("none")
     given["phase2"]["primary"]["centred"] = contrast(0.6, p=1.0, matched={"low": 0.4, "high": 0.7, "p": 1.0})
     assert "no better than the stream's own main directions do" in head(judged(given))
+    given["phase2"]["primary"]["centred"] = contrast(0.6)
+    assert "only once the languages' constant offset is removed" in head(judged(given))
     given["phase2"]["primary"]["centred"] = contrast(1.2, p=1.0)
     assert "does not part problem from language better than controls do" in head(judged(given))
 
