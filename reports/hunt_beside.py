@@ -156,8 +156,8 @@ def where_text(results: dict) -> str:
     ]
     text = f"""If weights predict where Z is, both answer and language must pass at the output of the layer that they point at. They
         do in {where["reached"]} of {count} models: {listing(each)}; by chance means at an inner layer drawn at random from
-        those measured (more of
-        them near the arrival, so that this chance is rather too high), and that many models or more would come about so with p {p_value(where["p"])}."""
+        those measured (which lie densest near the arrival), and that many models or more would come about so with p
+        {p_value(where["p"])}."""
     alone = [row for row in models.values() if row["predicted_verdict"] == "no_bottleneck"]
     if alone:
         text += f""" In {len(alone)} of {len(models)} the weights single out no layer (`no_bottleneck`), and the lowest inner one
