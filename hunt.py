@@ -10,8 +10,8 @@ Run        python hunt.py --model Qwen/Qwen2.5-3B
            python hunt.py --problems mgsm_en.tsv mgsm_zh.tsv     what these do not allow is left out, and said first
 
 Steps, which are also the report's headings:
-1 decision tree   2 predicted and causal layer   3 contingencies   4 math and reasoning   5 removing the language instead
-6 bridge   7 reports
+1 what it would take   2 beside arXiv 2505.15257   3 decision tree   4 predicted and causal layer   5 contingencies
+6 math and reasoning   7 removing the language instead   8 bridge   9 reports
 """
 
 import argparse
@@ -23,23 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import verdicts
-from lab import checkpoints, questions, runs
+from lab import checkpoints, expected, questions, runs
+from lab.evidence import REASONING, UNPATCHED, candidates, gather, row_of, select, tested_rows, untested
 from lab.problems import NoTexts
 from reports import hunt as page
 
 SHARDED = ("phase0_behavioral.py", "phase2_z_extraction.py", "phase3_patching.py", "phase3b_bridge.py", "ablation.py")
-REASONING = "reasoning"  # folder of the second kind of problem
-TASKS = {"math": "", "reasoning": f"{REASONING}/"}
-CANDIDATES = ("centroid", "previous_layer", "sweep", "ard_mmd")  # contingencies in the recipe's order: each is patched
 MINIMUM = 4  # problems that phases 2, 3 and the ablation need; twice as many where a half may be what Z was fitted on
-SCOPE = "prefill"  # where ablation.py named its primary removal before looking
-# in the order that a finding is named by
-TESTED = ("weights", "weights_at_carrier", "best_layer", "handed", "answer_means")
-SHOWN = tuple("method layer site k place coverage d iia_cross full_iia_cross nulls p p_holm".split())
-OF_WEIGHTS = ("weight", "weight_head0", "previous_layer", "sweep")  # methods that fit nothing on activations
-# in place of a phase 3 that was left out
-UNPATCHED = {"verdict": "untestable", "decided_by": None, "pairs": 0, "rung": None, "tested": {}}
-UNPATCHED |= {"carriers": {"joint": []}}
 REPORT = runs.Report(__file__, "hunt", (), verdicts.hunt, page)
 
 
@@ -55,6 +45,10 @@ class Step:
     @property
     def key(self) -> str:
         return f"{self.folder}/{self.stem}".lstrip("/")
+
+    @property
+    def where(self) -> str:
+        return f" ({self.folder})" if self.folder else ""
 
 
 @dataclass(frozen=True)
@@ -75,6 +69,7 @@ class Plan:
     left_out: dict[str, str]
 
 
+STEPS = 10  # of a hunt that leaves nothing out and has one contingency at most to patch
 SECOND = tuple(f"{REASONING}/{stem}" for stem in ("phase2", "phase3", "phase3b"))
 ASKS = {
     "phase0": Asks("phase0.jsonl", fewest=1),
@@ -102,6 +97,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = runs.command_line(__doc__, asks_problems=True)
     parser.add_argument("--models", nargs="+", help="several models: a folder each, and one comparison")
     parser.add_argument(
+        "--learned", action="store_true", help="phase 3 also learns a Z by gradient (DAS): a third longer"
+    )
+    parser.add_argument(
         "--fold-norm", action="store_true", help="take kernels with the RMSNorm gains in 1.py, 2.py, phase 2"
     )
     help_text = "processes for the phases that ask problems, by `accelerate launch`"
@@ -112,7 +110,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def hunt_each(arguments: argparse.Namespace) -> None:
     """Hunt in every model, each in a folder of its own, and compare what was found."""
     names, out = arguments.models, arguments.out
-    folders = {name: out / name.strip("./").replace("/", "--") for name in names}
+    folders = {name: out / folder_of(name) for name in names}
     if len(set(folders.values())) < len(names):
         raise runs.UserError(f"--models {' '.join(names)}: two of them have the same name")
     runs.check_owner(out, None)
@@ -125,10 +123,16 @@ def hunt_each(arguments: argparse.Namespace) -> None:
             failures[name] = str(error)
         device = children_device(arguments)
     found = {name: runs.load_results(folders[name], "hunt") for name in sorted(folders) if name not in failures}
-    models = {name: row_of(result, str(folders[name].relative_to(out))) for name, result in found.items()}
-    REPORT.write(out, {"script": "hunt", "models": models, "failures": failures}, {})
+    models = {folder_of(name): row_of(result, folder_of(name)) for name, result in found.items()}
+    failed = {folder_of(name): message for name, message in failures.items()}
+    REPORT.write(out, {"script": "hunt", "models": models, "failures": failed}, {})
     if failures:
         raise runs.UserError("; ".join(f"{name}: {message}" for name, message in failures.items()))
+
+
+def folder_of(name: str) -> str:
+    """The folder of one of several models, and its name in their comparison: the hub's name, or a local one's own."""
+    return runs.shown_name(name).strip("./").replace("/", "--").removesuffix(".gguf")
 
 
 def hunt(arguments: argparse.Namespace) -> None:
@@ -136,14 +140,15 @@ def hunt(arguments: argparse.Namespace) -> None:
     questions.check_given(arguments)  # what is wrong with the arguments shows before the first step
     opening = checkpoints.begin(REPORT, arguments)
     plan, parts = make_plan(arguments, opening.folder), {}
-    for step in steps(arguments, plan, parts):
-        if step.key in plan.left_out:
-            continue
+    left_out = dict(plan.left_out)
+    say(expected.sentence(opening.folder, opening.device, opening.dtype))
+    for number, step in enumerate(steps(arguments, plan, parts, left_out), 1):
+        say(f"== part {number} of {parts_in_all(plan, parts, left_out)}: {step.script}{step.where}")
         run_step(step, arguments)
         parts[step.key] = runs.load_results(arguments.out / step.folder, step.stem, opening.folder.identity)
     settings = {"dtype": arguments.dtype, "parts": {key: runs.short_hash(part) for key, part in parts.items()}}
     run = runs.Run(REPORT, arguments, opening.folder.identity, opening.settings | settings)
-    run.save(gather(parts, opening.folder.layers, plan.left_out), {})
+    run.save(gather(parts, opening.folder.layers, left_out), {})
 
 
 def make_plan(arguments: argparse.Namespace, folder: checkpoints.ModelFolder) -> Plan:
@@ -160,8 +165,8 @@ def make_plan(arguments: argparse.Namespace, folder: checkpoints.ModelFolder) ->
                 raise
             keys = [step for step in asks.falls_out if step not in left_out]
             left_out |= dict.fromkeys(keys, "no_answer_text" if isinstance(error, questions.NoWords) else "no_texts")
-            if keys and runs.processes()[0] == 0:
-                print(f"== left out: {', '.join(keys)}, since {error}", flush=True)
+            if keys:
+                say(f"== left out: {', '.join(keys)}, since {error}")
     return Plan(flags, left_out)
 
 
@@ -228,19 +233,30 @@ def judged_again(part: dict) -> dict:
     return part | {key: value for key, value in judgement.items() if key != "holds"}
 
 
-def steps(arguments: argparse.Namespace, plan: Plan, parts: dict) -> Iterator[Step]:
-    """The scripts in the order of the recipe; `parts` holds the results so far, which decide what comes next.
+def steps(arguments: argparse.Namespace, plan: Plan, parts: dict, left_out: dict) -> Iterator[Step]:
+    """The scripts that run, in the order of the recipe; `parts` holds the results so far, which decide what comes next.
 
     Where the Z handed on is not causal, every other contingency that holds is patched too before the hunt says no. Last,
-    math's Z on problems that are not math, with nothing fitted again.
+    math's Z on problems that are not math, with nothing fitted again. What is found to tell nothing goes to `left_out`.
     """
+    for step in every_step(arguments, plan, parts):
+        if step.key not in left_out and (why := pointless(step.key, parts)):
+            left_out[step.key] = why
+            say(f"== left out: {step.key}, since {page.REASONS[why]}")
+        if step.key not in left_out:
+            yield step
+
+
+def every_step(arguments: argparse.Namespace, plan: Plan, parts: dict) -> Iterator[Step]:
+    """The same, whether it tells anything or not."""
     phase0, phase2, phase3, *second = (plan.flags.get(key, ()) for key in ASKS)
     fold = ("--fold-norm",) if arguments.fold_norm else ()
+    learned = ("--learned",) if arguments.learned else ()
     yield Step("1.py", "one", flags=fold)
     yield Step("2.py", "two", flags=fold)
     yield Step("phase0_behavioral.py", "phase0", flags=phase0)
     yield Step("phase2_z_extraction.py", "phase2", flags=phase2 + fold)
-    yield Step("phase3_patching.py", "phase3", flags=phase3)
+    yield Step("phase3_patching.py", "phase3", flags=phase3 + learned)
     for name in untried(parts):
         layer = str(parts["phase2"]["settings"]["layer"])
         yield Step("phase2_z_extraction.py", "phase2", name, (*phase2, *fold, "--layer", layer, "--hand-on", name))
@@ -261,6 +277,34 @@ def untried(parts: dict) -> list[str]:
     return [row["z"] for row in candidates(parts["phase2"]) if row["holds"] and row["z"] != patched]
 
 
+def pointless(key: str, parts: dict) -> str | None:
+    """The name of the reason why a step can tell nothing, by what was found so far; None where it can.
+
+    Without a rung that is solved nothing can be sent over a bridge, or be lost to an ablation. Math's Z is asked about other
+    problems where it separates or moves something, or where math could not tell.
+    """
+    folder, _, stem = key.rpartition("/")
+    phase3 = parts.get(f"{folder}/phase3" if folder == REASONING else "phase3", UNPATCHED)
+    if stem in ("phase3b", "ablation") and phase3 is not UNPATCHED and not phase3["rung"]:
+        return "no_rung"
+    if folder != REASONING or "phase3" not in parts or untested(parts["phase3"]):
+        return None
+    z, rows = parts["phase2"]["z"], tested_rows(parts["phase3"])
+    moves = any(row["verdict"] in verdicts.MOVES_SOME for row in rows if row["name"] in verdicts.SAME_Z)
+    return None if moves or (z["holds"] and z["beyond_text"]) else "nothing_to_carry"
+
+
+def parts_in_all(plan: Plan, parts: dict, left_out: dict) -> int:
+    """How many steps this hunt takes, as far as is known."""
+    return STEPS - len(left_out) + 2 * len(untried(parts))
+
+
+def say(line: str) -> None:
+    """A line for the user, once."""
+    if runs.processes()[0] == 0:
+        print(line, flush=True)
+
+
 def run_step(step: Step, arguments: argparse.Namespace) -> None:
     """One script in its own process; a finished one says so and ends at once. UserError if it fails."""
     command = [sys.executable]
@@ -272,7 +316,6 @@ def run_step(step: Step, arguments: argparse.Namespace) -> None:
     command += ["--dtype", arguments.dtype, "--seed", str(arguments.seed), *step.flags]
     command += ["--revision", arguments.revision] if arguments.revision else []
     command += ["--fresh"] if arguments.fresh else []
-    print(f"== {step.script}{f' ({step.folder})' if step.folder else ''}", flush=True)
     # Ctrl-C is for this process: it ends the script, which on its own would print a traceback while it still imports
     status = subprocess.run(command, preexec_fn=ignore_interrupts).returncode
     if status:
@@ -291,166 +334,6 @@ def children_device(arguments: argparse.Namespace) -> str:
 
 def ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def gather(parts: dict, layers: int, left_out: dict | None = None) -> dict:
-    """The numbers and the verdicts' names that the tree, the claims and the page rest on, from each script's results.
-
-    What was left out (step -> name of the reason) has no numbers: None, or no entry among the tasks.
-    """
-    one, two, phase2 = (parts[key] for key in ("one", "two", "phase2"))
-    left_out, depth, site = left_out or {}, phase2["depth"], phase2["z"]["site"]
-    tested = {row["name"]: row for row in tested_rows(parts.get("phase3", UNPATCHED))}
-    weights, bottleneck = tested.get("weights", {}), one["bottleneck"]
-    return {
-        "left_out": left_out,
-        "path": path(parts, left_out),
-        "weight_based": {
-            "separates": phase2["verdict"],
-            "causal": weights.get("verdict", "untestable"),
-            "place": weights.get("place"),
-            "site": weights.get("site"),
-        },
-        "layers": {
-            "layers": layers,
-            "predicted": bottleneck["layer"],
-            "relative_depth": bottleneck["layer"] / max(1, layers - 1),
-            "effective_rank": bottleneck["mean"],
-            "predicted_verdict": one["verdict"],
-            "support": bottleneck["support"],
-            "support_groups": bottleneck["support_groups"],
-            "causal": tested.get("best_layer"),
-        },
-        "ffn_over_chance": two["ffn_alignment_over_chance"][two["settings"]["layer"]],
-        "rivals": {name: phase2["rivals"][name]["contrast"] for name in ("weight", "centroid", "random")},
-        "plane": {
-            "language_first": depth["language"]["z"][0],
-            "language": depth["language"]["z"][site],
-            "language_chance": phase2["chance"]["language"],
-            "problem": depth["problem"]["z"][site],
-            "problem_shuffled": depth["problem_shuffled"]["z"][site],
-        },
-        "tasks": {
-            task: task_row(parts, folder, left_out) for task, folder in TASKS.items() if f"{folder}phase2" in parts
-        },
-        "reports": {key: part["verdict"] for key, part in parts.items()},
-        "ablation": ablation(parts["ablation"]) if "ablation" in parts else None,
-        "bridge": {
-            task: bridge(parts[f"{folder}phase3b"]) for task, folder in TASKS.items() if f"{folder}phase3b" in parts
-        },
-    }
-
-
-def tested_rows(phase3: dict) -> list[dict]:
-    """Every Z that phase 3 tested, in the order of TESTED, and what told where it is; None where nothing was measured."""
-    rows, shared = [], select(phase3, ("rung", "pairs"))
-    for name in TESTED:
-        if row := phase3["tested"].get(name):
-            shown = {key: row.get(key) for key in SHOWN} | {"verdict": row.get("verdict", "untestable")}
-            rows.append({"name": name, "found_by": found_by(row, phase3["tested"]["weights"]), **shared, **shown})
-    return rows
-
-
-def found_by(row: dict, predicted: dict) -> str:
-    """weights | weights, another place | weights, another layer | activations: what told where this Z is.
-
-    `predicted` is the weight-based Z of the predicted layer at its own place.
-    """
-    if row["method"] not in OF_WEIGHTS:
-        return "activations"
-    if row["layer"] != predicted["layer"]:
-        return "weights, another layer"
-    return "weights" if row.get("site") in (None, predicted["site"]) else "weights, another place"
-
-
-def untested(phase3: dict) -> str | None:
-    """Why phase 3 can say nothing of any Z; None where it can."""
-    if not phase3["rung"]:
-        return "no_rung"
-    return None if phase3["carriers"]["joint"] else "no_joint_carrier"
-
-
-def path(parts: dict, left_out: dict) -> list[dict]:
-    """The nodes of the recipe's tree that this hunt came by, with what was measured there; verdicts.py says which way."""
-    phase0, phase2 = parts["phase0"], parts["phase2"]
-    keys = ("verdict", "right", "n", "mcnemar_p", "no_room", "one_problem_away")
-    behaviour = {"node": "behaviour", "languages": phase0["settings"]["languages"], **select(phase0, keys)}
-    behaviour |= {who: phase0["names"][language] for who, language in phase0["compared"].items()}
-    separation = {
-        "node": "separation",
-        **select(phase2, ("verdict", "beyond_text")),
-        "centred": phase2["tests"]["centred"],
-    }
-    nodes = [behaviour, separation | select(phase2["primary"], ("ratio_z", "ratio_z_perp", "p"))]
-    if found := candidates(phase2):
-        nodes.append({"node": "contingencies", "candidates": found})
-    tried = [name for name in CANDIDATES if f"{name}/phase3" in parts]
-    nodes += [patching(parts, prefix, left_out) for prefix in ("", *(f"{name}/" for name in tried))]
-    return [*nodes, {"node": "end"}]
-
-
-def candidates(phase2: dict) -> list[dict]:
-    """Phase 2's contingencies in the recipe's order; none where it needed none."""
-    found = phase2.get("contingencies", {}).get("candidates", {})
-    keys = ("layer", "k", "contrast", "p_holm", "holds")
-    return [{"z": name, **select(found[name], keys)} for name in CANDIDATES if name in found]
-
-
-def patching(parts: dict, prefix: str, left_out: dict) -> dict:
-    """What phase 3 found in the folder `prefix`: of the Z that decided there; of a contingency's own folder of that one."""
-    z, phase3 = parts[f"{prefix}phase2"]["z"], parts.get(f"{prefix}phase3", UNPATCHED)
-    name = "handed" if prefix else phase3["decided_by"]
-    row = next((row for row in tested_rows(phase3) if row["name"] == name), None)
-    node = {"node": "patching", "z": z["method"], **select(z, ("layer", "holds", "beyond_text")), "row": row}
-    node |= select(phase3, ("verdict", "rung", "pairs")) | reason(phase3, left_out.get(f"{prefix}phase3"))
-    return node | ({"verdict": row["verdict"] if row else "untestable"} if prefix else {})
-
-
-def reason(phase3: dict, left_out: str | None) -> dict:
-    """{"untested": the name of the reason} where phase 3 was left out or says nothing."""
-    why = left_out or untested(phase3) or ("nothing_judged" if phase3["verdict"] == "untestable" else None)
-    return {"untested": why} if why else {}
-
-
-def task_row(parts: dict, prefix: str, left_out: dict) -> dict:
-    """What one kind of problem says about the same Z."""
-    phase2, phase3 = parts[f"{prefix}phase2"], parts.get(f"{prefix}phase3", UNPATCHED)
-    held_out = phase2.get("contingencies", {}).get("candidates", {}).get(phase2["z"]["method"])
-    scored = phase2.get("given") or held_out or phase2["primary"]
-    row = {"problems": phase2["problems"], **select(scored, ("contrast", "p"))}
-    row |= {"patching": phase3["verdict"], "tested": tested_rows(phase3), **select(phase3, ("rung", "pairs"))}
-    return row | reason(phase3, left_out.get(f"{prefix}phase3"))
-
-
-def ablation(found: dict) -> dict:
-    """The ablation's three claims in numbers: M_s and M_s re-injected as strongly as was chosen, and all of Z⊥."""
-    keys = ("condition", "strength", "reinjection", "accuracy", "difference", "difference_interval", "p", "kept")
-    rows = [row for row in found["rows"] if row["scope"] == SCOPE]
-    rows = [row for row in rows if (row["strength"] == 1 if row["condition"] == "z_perp" else row["chosen"])]
-    none = select(found["none"], ("accuracy", "kept"))
-    return {"verdict": found["verdict"], "scope": SCOPE, "none": none, "rows": [select(row, keys) for row in rows]}
-
-
-def bridge(phase3b: dict) -> dict:
-    """What phase 3b's primary map predicts, and what its vectors carry over."""
-    name, transfer = phase3b["settings"]["primary"], phase3b["transfer"]
-    return {
-        "verdict": phase3b["verdict"],
-        "map": name,
-        "held_out_r2": select(phase3b["held_out_r2"], (name, "mean_shift")),
-        "pairs": transfer["pairs"],
-        "success": select(transfer["success"], (name, "identity", "shuffled", "own_language")),
-        "p_against": {control: ps[name] for control, ps in transfer["p_against"].items()},
-    }
-
-
-def row_of(result: dict, folder: str) -> dict:
-    """One model of a comparison, from its hunt's results."""
-    return {"folder": folder, **result["layers"], **select(result, ("reports", "verdict", "fingerprint"))}
-
-
-def select(values: dict, keys: tuple[str, ...]) -> dict:
-    return {key: values[key] for key in keys}
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ SUBSPACES = {  # that phase 3 swaps, as every page calls them
     "answer_means": "answer means",
     "learned": "learned Z",
 }
+BLUE, SKY, GREEN, RED, ORANGE, PINK = "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00", "#CC79A7"  # Okabe and Ito
+SMALL = 9.5  # points: 12 pixels where a page shows a figure of 7.6 inches 700 pixels wide
 ENDS = ("value", "low", "high")  # of a measure with its interval
 NULLS = {"haar": "Haar", "matched": "matched draws", "layers": "other layers' weights"}
 RANKED = ("haar", "matched")  # nulls of which the largest p is a Z's p

@@ -3,16 +3,15 @@
 import numpy as np
 
 from reports import page
+from reports.page import BLUE, GREEN, ORANGE, PINK, RED, SKY, SMALL
 from reports.phase2_tables import BASELINES, NULLS, POOLINGS, READERS, SUBSPACES, chance_of
 
-BLUE, SKY, GREEN, RED, ORANGE, PINK = "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00", "#CC79A7"  # Okabe and Ito
 BANDS = {"haar": ("gray", -0.24), "matched": (ORANGE, 0.0), "missing": (SKY, 0.24)}  # colour, height beside a row
 SPACES = {
     "z": ("inside Z", BLUE, "o"),
     "z_perp": ("outside of Z (Z⊥)", RED, "s"),
     "all": ("whole stream", "black", "^"),
 }
-SMALL = 9.5  # points: 12 pixels where a page shows the figure 700 pixels wide
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)  # of contrasts, on a logarithmic axis
 FINE = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.4, 1.5, 1.7, 2, 2.5, 3)  # of a shorter one
 SHORT = 7  # times from end to end

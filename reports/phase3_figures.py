@@ -6,12 +6,12 @@ from itertools import groupby
 import numpy as np
 
 from reports import page
+from reports.page import BLUE, GREEN, ORANGE, PINK, RED, SKY, SMALL
 
 SHARES = {  # the profile of a Z: what each share is of, and what it is by the hypothesis
     "coverage": ("Z: answer", 1), "leak": ("Z: language", 0),
     "complement_transfer": ("Z⊥: answer", 0), "complement_language": ("Z⊥: language", 1),
 }  # fmt: skip
-BLUE, SKY, GREEN, RED, ORANGE, PINK = "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00", "#CC79A7"  # Okabe and Ito
 COLOURS = (BLUE, RED, GREEN, PINK, SKY, "black")
 MARKERS = "os^DvP"
 MOVED = {
@@ -27,7 +27,6 @@ WINNERS = {  # of donors asked in another language: whose answer wins, in whose 
 }
 UNORDERED = ("learned", "ard_mmd")  # methods whose directions come in no order of size
 OUTERMOST = (-60, 160)  # % that a profile's axis shows: intervals beyond end in an arrow
-SMALL = 9.5  # points: 12 pixels where a page shows the figure 700 pixels wide
 
 
 def stretches(results: dict, kind: str) -> list[tuple[int, int]]:

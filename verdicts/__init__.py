@@ -7,12 +7,12 @@ threshold costs no measurement. Constants that choose what is measured stand in 
 
 from verdicts.bridge import carries, phase3b
 from verdicts.dissociation import HALF_REACHED, HONEST, ILLUSORY, OPEN, REACHED, TESTED, beats_layers, phase3, subspace
-from verdicts.finding import hunt
+from verdicts.finding import MOVES_SOME, NEAR, SAME_Z, TIERS, hunt
 from verdicts.removal import ablation
 from verdicts.separation import beats_text, phase2
 
 __all__ = ["HALF_REACHED", "HONEST", "ILLUSORY", "OPEN", "REACHED", "TESTED", "beats_layers", "phase3", "subspace"]
-__all__ += ["ablation", "beats_text", "carries", "hunt", "phase2", "phase3b"]
+__all__ += ["MOVES_SOME", "NEAR", "SAME_Z", "TIERS", "ablation", "beats_text", "carries", "hunt", "phase2", "phase3b"]
 
 LEVEL = 0.05
 RECIPE = {  # what the recipe recorded on Qwen2.5-3B, and asks for

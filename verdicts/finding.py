@@ -7,25 +7,32 @@ WAYS = {"clear": "yes", "double_dissociation": "yes", "partial": "partial", "inc
 WAYS |= dict.fromkeys(("untestable", "answer_only", "language_only"), "untestable")  # all others: "no"
 EXPLAINED = ("answer_word", "illusion", "inconclusive")  # verdicts of phase 3, and of the hunt if nothing is causal
 SAME_Z = ("weights", "weights_at_carrier", "handed")  # subspaces of math, tested unchanged on other problems
+MOVES_SOME = ("double_dissociation", "partial", "language_removed", "inconclusive", *EXPLAINED[:2])
+LEARNED = "learned"  # sought for its effect: no prediction confirms it, and the recipe's Z is not of this kind
+TIERS = {  # the recipe's publishability list: each tier asks for the ones before it too
+    "minimal": ("structure", "separation", "comparison"),
+    "strong": ("causal", "second_model", "information"),
+    "transformative": ("universal", "bridge", "not_just_math"),
+}
 
 
 def hunt(results: dict) -> dict:
-    """causal_z | answer_word | illusion | inconclusive | correlational_z | no_z | untestable; of several models see `comparison`.
+    """causal_z | learned_only | answer_word | illusion | inconclusive | partial_z | correlational_z | no_z | untestable.
 
-    The second to fourth are phase 3's where no Z is causal; correlational_z: something separates, beyond the offset and beyond
-    the text; untestable: nothing does, and phase 3 could test nothing. Beside verdict, tests and holds: which way the tree went
-    at each node of `path`, how the predicted and the causal layer lie (`layers`), which Z the verdict is about (`z`), and
-    warnings: `offset_only`, `text_only`, `site_moves`.
+    causal_z: a Z from weights, from a contingency or from answer means is a double dissociation; learned_only: one that was
+    learned by gradients alone is. The next three are phase 3's where neither is so. partial_z: the best Z moves some of the
+    answer beyond its nulls and fails a test; correlational_z: one separates, beyond the offset and beyond the text;
+    untestable: none does, and phase 3 could test nothing. Beside verdict, tests and holds: which way the tree went at each node
+    of `path`, how the predicted and the causal layer lie (`layers`), which Z the verdict is about (`z`), the `tiers` of the
+    recipe's list, and warnings: `offset_only`, `text_only`, `site_moves`. Of several models see `comparison`.
     """
     if "models" in results:
         return comparison(results)
     separation = next(node for node in results["path"] if node["node"] == "separation")
     first, *others = (node for node in results["path"] if node["node"] == "patching")
-    own = [row for row in results["tasks"]["math"]["tested"] if row["verdict"] == "double_dissociation"]
+    own, learned = dissociating(results["tasks"]["math"]["tested"])
     again = [node["row"] for node in others if node["verdict"] == "double_dissociation"]
-    again = [
-        row for row in again if (1 + len(others)) * row["p"] < verdicts.LEVEL
-    ]  # Bonferroni over the contingencies patched
+    again = [row for row in again if (1 + len(others)) * row["p"] < verdicts.LEVEL]  # Bonferroni over those patched
     tests = {
         "separates": separation["verdict"] != "none",
         "beyond_text": separation["beyond_text"],
@@ -33,24 +40,18 @@ def hunt(results: dict) -> dict:
         "handed_on_beyond_text": first["beyond_text"],
         "causal": bool(own),
         "causal_contingency": bool(again),
-        "moves_some": first["verdict"] in ("partial", "language_removed"),
+        "causal_learned": bool(learned),
+        "moves_some": first["verdict"] == "partial",
     }
-    separates = tests["separates"] and tests["beyond_text"] is True
-    separates = separates or (tests["handed_on_separates"] and tests["handed_on_beyond_text"] is True)
-    if own or again:
-        verdict = "causal_z"
-    elif first["verdict"] in EXPLAINED:
-        verdict = first["verdict"]
-    elif separates or tests["moves_some"]:
-        verdict = "correlational_z"
-    else:
-        verdict = "untestable" if WAYS.get(first["verdict"]) == "untestable" else "no_z"
+    verdict = verdict_of(tests, first["verdict"])
     layers = results["layers"] | distance_of_layers(results["layers"])
-    causal, place = next(iter(own + again), None), results["weight_based"]["place"]
+    causal, place = next(iter(own + again + learned), None), results["weight_based"]["place"]
+    holds = hunt_claims(results, layers, verdict)
     return {
         "verdict": verdict,
         "tests": tests,
-        "holds": hunt_claims(results, layers, causal),
+        "holds": holds,
+        "tiers": tiers(holds),
         "path": [node | {"taken": way(node, verdict)} for node in results["path"]],
         "layers": layers,
         "z": causal or (first["row"] or {}) | {"found_by": None},
@@ -58,6 +59,29 @@ def hunt(results: dict) -> dict:
         "text_only": tests["separates"] and separation["beyond_text"] is False,
         "site_moves": None if place is None else place == "joint",
     }
+
+
+def dissociating(tested: list[dict]) -> tuple[list[dict], list[dict]]:
+    """The tested Zs that are double dissociations: all but the learned one, and that one."""
+    found = [row for row in tested if row["verdict"] == "double_dissociation"]
+    return [row for row in found if row["name"] != LEARNED], [row for row in found if row["name"] == LEARNED]
+
+
+def verdict_of(tests: dict, patching: str) -> str:
+    """The hunt's verdict: what acts comes before what separates. `patching`: phase 3's verdict on math."""
+    separates = tests["separates"] and tests["beyond_text"] is True
+    separates = separates or (tests["handed_on_separates"] and tests["handed_on_beyond_text"] is True)
+    if tests["causal"] or tests["causal_contingency"]:
+        return "causal_z"
+    if tests["causal_learned"]:
+        return "learned_only"
+    if patching in EXPLAINED:
+        return patching
+    if tests["moves_some"]:
+        return "partial_z"
+    if separates:
+        return "correlational_z"
+    return "untestable" if WAYS.get(patching) == "untestable" else "no_z"
 
 
 def way(node: dict, verdict: str) -> str:
@@ -72,49 +96,99 @@ def way(node: dict, verdict: str) -> str:
 
 
 def distance_of_layers(found: dict) -> dict:
-    """The layer that the weights predict beside the one whose own Z is causal at its output, if the best one is."""
-    causal, predicted = found["causal"], found["predicted"]
+    """The layer that the weights predict beside the one whose own Z is causal at its output, if the best one is.
+
+    Layers of the predicted window count as the prediction; `chance`: of a layer drawn at random to agree.
+    """
+    causal, window = found["causal"], found["window"] or [found["predicted"]]
     shown = causal is not None and causal["verdict"] == "double_dissociation"
-    distance = abs(predicted - causal["layer"]) if shown else None
-    within = sum(abs(layer - predicted) <= NEAR for layer in range(found["layers"]))
+    apart = [min(abs(layer - own) for own in window) for layer in range(found["layers"])]
+    distance = apart[causal["layer"]] if shown else None
     return {
         "causal_found": shown,
         "causal_layer": causal["layer"] if shown else None,
         "distance": distance,
         "agree": None if distance is None else distance <= NEAR,
-        "chance": within / found["layers"],
+        "chance": sum(far <= NEAR for far in apart) / found["layers"],
     }
 
 
-def hunt_claims(results: dict, layers: dict, causal: dict | None) -> dict:
+def hunt_claims(results: dict, layers: dict, verdict: str) -> dict:
     """The recipe's publishability list, ticked by what was measured."""
-    reports, rivals, tasks = results["reports"], results["rivals"], results["tasks"]
-    bridge = results["bridge"].get("math")
+    reports, tasks, bridge = results["reports"], results["tasks"], results["bridge"].get("math")
     again = [row["verdict"] for row in tasks.get("reasoning", {}).get("tested", []) if row["name"] in SAME_Z]
+    beyond, shown = results["weight_based"]["beyond_text"], [tasks["math"]["patching"]]
+    if verdict == "learned_only":  # patching's verdict is then of a Z that is not of the recipe's kind
+        shown = [row["verdict"] for row in tasks["math"]["tested"] if row["name"] != LEARNED]
     return {
         "structure": reports["one"] == "clear_bottleneck" and reports["two"] == "ffn_avoids_attention",
-        "separation": reports["phase2"] != "none",
-        "comparison": rivals["weight"] < rivals["centroid"],
-        "causal": dissociates([causal["verdict"] if causal else tasks["math"]["patching"]]),
+        "separation": beyond if reports["phase2"] != "none" else False,
+        "comparison": surely_lower(*(results["rivals"][name]["centred"] for name in ("weight", "centroid"))),
+        "causal": True if verdict == "causal_z" else dissociates(*shown),
         "second_model": None,
         "information": None,  # decodability is no mutual information: shown, not judged
         "universal": layers["agree"],
         "bridge": verdicts.carries(bridge) if bridge else None,
-        "not_just_math": dissociates(again),
+        "not_just_math": dissociates(*again),
     }
 
 
-def dissociates(found: list[str]) -> bool | None:
+def surely_lower(row: dict, other: dict) -> bool | None:
+    """Whether a contrast is surely below another; None where their intervals overlap."""
+    if row["high"] < other["low"]:
+        return True
+    return False if row["low"] > other["high"] else None
+
+
+def dissociates(*found: str) -> bool | None:
     """Whether one of a Z's verdicts is a double dissociation; None where none is and one is open, or all are untestable."""
     ways = {WAYS.get(verdict, "no") for verdict in found}
     return True if "yes" in ways else None if "inconclusive" in ways or ways <= {"untestable"} else False
 
 
+def tiers(holds: dict) -> dict:
+    """Per tier of the list whether it is reached, with those before it: True, False, or None where nothing of it failed."""
+    found, before = {}, []
+    for name, claims in TIERS.items():
+        before += [holds[claim] for claim in claims]
+        found[name] = False if False in before else None if None in before else True
+    return found
+
+
 def comparison(results: dict) -> dict:
-    """generalises | does_not_generalise: whether a causal Z was found in more than one model."""
+    """generalises | does_not_generalise | untestable: whether a causal Z is in more than one model, of two that could tell.
+
+    `where`: what the models say about "the weights predict where", by place: whether the stream carries both answer and
+    language at the predicted layer's output, how often it does at an inner layer's that was measured (`chance`), and p, of as
+    many models by chance. `tested`: the models that phase 3 could tell anything about.
+    """
     models = {name: row | distance_of_layers(row) for name, row in results["models"].items()}
     causal = [name for name, row in models.items() if row["verdict"] == "causal_z"]
-    shared, agree = len(causal) > 1, bool(models) and all(row["agree"] for row in models.values())
-    judgement = {"tests": {"second_model": shared}, "holds": {"second_model": shared, "universal": agree}}
-    verdict = "generalises" if shared else "does_not_generalise"
-    return judgement | {"verdict": verdict, "models": models, "causal": causal}
+    tested = [name for name, row in models.items() if row["carriers"]["joint"]]
+    agree = [models[name]["agree"] for name in tested if models[name]["agree"] is not None]
+    where = {name: at_predicted_place(models[name]) for name in tested}
+    shared = len(causal) > 1
+    verdict = "generalises" if shared else "untestable" if len(tested) < 2 else "does_not_generalise"
+    reached = sum(row["carries_both"] for row in where.values())
+    hits = at_least(reached, [row["chance"] for row in where.values()])
+    holds = {"second_model": shared if len(tested) > 1 else None, "universal": all(agree) if agree else None}
+    sure = True if hits < verdicts.LEVEL else None  # that all do could be luck, that one does not is none
+    holds["place"] = (sure if reached == len(where) else False) if where else None
+    found = {"models": models, "causal": causal, "tested": tested}
+    found["where"] = {"models": where, "reached": reached, "p": hits}
+    return {"verdict": verdict, "tests": {"second_model": shared}, "holds": holds} | found
+
+
+def at_predicted_place(row: dict) -> dict:
+    """Whether the stream carries answer and language at the predicted layer's output, and at what share of inner layers'."""
+    inner = [site for site in row["measured"] if 1 < site < row["layers"]]
+    both = [site for site in inner if site in row["carriers"]["joint"]]
+    return {"carries_both": row["weight_based"]["place"] == "joint", "chance": len(both) / max(1, len(inner))}
+
+
+def at_least(count: int, chances: list[float]) -> float:
+    """The probability of `count` or more successes among independent ones with these chances (Poisson binomial)."""
+    found = [1.0]
+    for chance in chances:
+        found = [stay * (1 - chance) + come * chance for stay, come in zip([*found, 0.0], [0.0, *found])]
+    return sum(found[count:])

@@ -1,0 +1,227 @@
+"""What the hunt takes from each script's results: the numbers and names that its verdict, its claims and its page rest on."""
+
+REASONING = "reasoning"  # folder of the second kind of problem
+TASKS = {"math": "", "reasoning": f"{REASONING}/"}
+CANDIDATES = ("centroid", "previous_layer", "sweep", "ard_mmd")  # contingencies in the recipe's order: each is patched
+# in the order that a finding is named by
+TESTED = ("weights", "weights_at_carrier", "best_layer", "handed", "answer_means", "learned")
+OF_WEIGHTS = ("weight", "weight_head0", "previous_layer", "sweep")  # methods that fit nothing on activations
+SCOPE = "prefill"  # where ablation.py named its primary removal before looking
+PROFILE = ("coverage", "leak", "complement_transfer", "complement_language")
+SHOWN = (*"method layer site k place d iia_cross full_iia_cross nulls p p_holm".split(), *PROFILE)
+ARRIVES = ("site", "t_same_share", "g_share")  # of the curve along depth: shares of what the full swap moves at most
+# in place of a phase 3 that was left out
+UNPATCHED = {"verdict": "untestable", "decided_by": None, "pairs": 0, "rung": None, "tested": {}, "tests": {}}
+UNPATCHED |= {"carriers": {"answer": [], "language": [], "joint": []}, "languages": []}
+
+
+def gather(parts: dict, layers: int, left_out: dict | None = None) -> dict:
+    """All of it, from {key of a step: its results}; the model has `layers` layers.
+
+    What was left out (step -> name of the reason) has no numbers: None, or no entry among the tasks.
+    """
+    one, two, phase2 = (parts[key] for key in ("one", "two", "phase2"))
+    left_out, phase3 = left_out or {}, parts.get("phase3", UNPATCHED)
+    weights = phase3["tested"].get("weights", {})
+    tasks = {key: folder for key, folder in TASKS.items() if f"{folder}phase2" in parts}
+    return {
+        "left_out": left_out,
+        "width": phase2["width"],
+        "path": path(parts, left_out),
+        "weight_based": {
+            "separates": phase2["verdict"],
+            "beyond_text": phase2["beyond_text"],
+            "causal": weights.get("verdict", "untestable"),
+            **{key: weights.get(key) for key in ("place", "site")},
+        },
+        "layers": predicted(one, layers) | {"causal": next(iter(named(phase3, "best_layer")), None)},
+        "arrival": arrival(phase3),
+        "without_offset": without_offset(phase2),
+        "text": beyond_text(phase2["text"]),
+        "phases": one["phases"],
+        "ffn_over_chance": two["ffn_alignment_over_chance"][two["settings"]["layer"]],
+        "rivals": {name: rival(phase2["rivals"][name]) for name in ("weight", "centroid", "random")},
+        "plane": plane(phase2),
+        "tasks": {task: task_row(parts, folder, left_out) for task, folder in tasks.items()},
+        "reports": {key: part["verdict"] for key, part in parts.items()},
+        "ablation": ablation(parts["ablation"]) if "ablation" in parts else None,
+        "bridge": {
+            task: bridge(parts[f"{folder}phase3b"]) for task, folder in tasks.items() if f"{folder}phase3b" in parts
+        },
+    }
+
+
+def predicted(one: dict, layers: int) -> dict:
+    """Where the weights point: the lowest of all layers, and the lowest inner one, which the later phases use."""
+    found = one["bottleneck"]
+    return {
+        "layers": layers,
+        "predicted": found["layer"],
+        "window": found["window"],
+        "lowest": found["lowest"]["layer"],
+        "relative_depth": found["layer"] / max(1, layers - 1),
+        "effective_rank": found["mean"],
+        "predicted_verdict": one["verdict"],
+        **select(found, ("support", "support_groups")),
+    }
+
+
+def arrival(phase3: dict) -> dict | None:
+    """How much swapping the whole stream moves along depth, and where it carries answer and language; None unpatched."""
+    if not phase3["rung"]:
+        return None
+    curve = [select(row, ARRIVES) for row in phase3["curve"]]
+    return {"curve": curve, "carriers": phase3["carriers"], "languages": phase3["languages"]}
+
+
+def without_offset(phase2: dict) -> dict:
+    """The primary Z's contrast with the language means removed, beside its nulls."""
+    return select(phase2["primary"]["centred"], ("contrast", "low", "high", "haar", "matched", "p"))
+
+
+def rival(row: dict) -> dict:
+    """A subspace's contrast with the offset, and without it, with its interval."""
+    return {"contrast": row["contrast"], "centred": select(row["centred"], ("contrast", "low", "high"))}
+
+
+def beyond_text(text: dict) -> dict:
+    """How often a text lies nearer to its translation than to its foil's inside Z, beside random subspaces and baselines."""
+    if text["unmeasured"]:
+        return {"unmeasured": text["unmeasured"]}
+    differences = {name: row["difference"] for name, row in text["baselines"].items()}
+    return {"unmeasured": None, **select(text, ("z", "haar", "comparisons")), "ahead_of": differences}
+
+
+def plane(phase2: dict) -> dict:
+    """What can be read inside Z: the language at the first site and at Z's, the problem there, and chance."""
+    depth, site = phase2["depth"], phase2["z"]["site"]
+    return {
+        "language_first": depth["language"]["z"][0],
+        "language": depth["language"]["z"][site],
+        "language_chance": phase2["chance"]["language"],
+        "problem": depth["problem"]["z"][site],
+        "problem_shuffled": depth["problem_shuffled"]["z"][site],
+    }
+
+
+def tested_rows(phase3: dict) -> list[dict]:
+    """Every Z that phase 3 tested, in the order of TESTED, and what told where it is; None where nothing was measured."""
+    rows, shared = [], select(phase3, ("rung", "pairs"))
+    for name in TESTED:
+        if row := phase3["tested"].get(name):
+            shown = {key: row.get(key) for key in SHOWN} | {"verdict": row.get("verdict", "untestable")}
+            rows.append({"name": name, "found_by": found_by(row, phase3["tested"]["weights"]), **shared, **shown})
+    return rows
+
+
+def named(phase3: dict, name: str | None) -> list[dict]:
+    """The row of a Z that phase 3 tested, in a list; none where it tested none of that name."""
+    return [row for row in tested_rows(phase3) if row["name"] == name]
+
+
+def found_by(row: dict, predicted: dict) -> str:
+    """weights | weights, another place | weights, another layer | activations: what told where this Z is.
+
+    `predicted` is the weight-based Z of the predicted layer at its own place.
+    """
+    if row["method"] not in OF_WEIGHTS:
+        return "activations"
+    if row["layer"] != predicted["layer"]:
+        return "weights, another layer"
+    return "weights" if row.get("site") in (None, predicted["site"]) else "weights, another place"
+
+
+def untested(phase3: dict) -> str | None:
+    """Why phase 3 can say nothing of any Z; None where it can."""
+    if not phase3["rung"]:
+        return "no_rung"
+    return None if phase3["carriers"]["joint"] else "no_joint_carrier"
+
+
+def path(parts: dict, left_out: dict) -> list[dict]:
+    """The nodes of the recipe's tree that this hunt came by, with what was measured there; verdicts/ says which way."""
+    phase0, phase2 = parts["phase0"], parts["phase2"]
+    keys = ("verdict", "right", "n", "mcnemar_p", "no_room", "one_problem_away")
+    behaviour = {"node": "behaviour", "languages": phase0["settings"]["languages"], **select(phase0, keys)}
+    behaviour |= {who: phase0["names"][language] for who, language in phase0["compared"].items()}
+    separation = {"node": "separation", **select(phase2, ("verdict", "beyond_text"))}
+    separation |= {"centred": phase2["tests"]["centred"]} | select(phase2["primary"], ("ratio_z", "ratio_z_perp", "p"))
+    nodes = [behaviour, separation]
+    if found := candidates(phase2):
+        nodes.append({"node": "contingencies", "candidates": found})
+    tried = [name for name in CANDIDATES if f"{name}/phase3" in parts]
+    nodes += [patching(parts, prefix, left_out) for prefix in ("", *(f"{name}/" for name in tried))]
+    return [*nodes, {"node": "end"}]
+
+
+def candidates(phase2: dict) -> list[dict]:
+    """Phase 2's contingencies in the recipe's order; none where it needed none."""
+    found = phase2.get("contingencies", {}).get("candidates", {})
+    keys = ("layer", "k", "contrast", "p_holm", "holds")
+    rows = [(name, found[name]) for name in CANDIDATES if name in found]
+    return [{"z": name, **select(row, keys), "centred": row["centred"]["contrast"]} for name, row in rows]
+
+
+def patching(parts: dict, prefix: str, left_out: dict) -> dict:
+    """What phase 3 found in the folder `prefix`: of the Z that decided there; of a contingency's own folder of that one."""
+    z, phase3 = parts[f"{prefix}phase2"]["z"], parts.get(f"{prefix}phase3", UNPATCHED)
+    row = next(iter(named(phase3, "handed" if prefix else phase3["decided_by"])), None)
+    node = {"node": "patching", "z": z["method"], **select(z, ("layer", "holds", "beyond_text")), "row": row}
+    made = list(phase3["tests"].values())
+    node |= {"tests": len(made), "failed": made.count(False)}
+    node |= select(phase3, ("verdict", "rung", "pairs")) | reason(phase3, left_out.get(f"{prefix}phase3"))
+    return node | ({"verdict": row["verdict"] if row else "untestable"} if prefix else {})
+
+
+def reason(phase3: dict, left_out: str | None) -> dict:
+    """{"untested": the name of the reason} where phase 3 was left out or says nothing."""
+    why = left_out or untested(phase3) or ("nothing_judged" if phase3["verdict"] == "untestable" else None)
+    return {"untested": why} if why else {}
+
+
+def task_row(parts: dict, prefix: str, left_out: dict) -> dict:
+    """What one kind of problem says about the same Z."""
+    phase2, phase3 = parts[f"{prefix}phase2"], parts.get(f"{prefix}phase3", UNPATCHED)
+    held_out = phase2.get("contingencies", {}).get("candidates", {}).get(phase2["z"]["method"])
+    scored = phase2.get("given") or held_out or phase2["primary"]
+    row = {"problems": phase2["problems"], **select(scored, ("contrast", "p")), "centred": rival(scored)["centred"]}
+    row |= {"patching": phase3["verdict"], "tested": tested_rows(phase3), **select(phase3, ("rung", "pairs"))}
+    return row | reason(phase3, left_out.get(f"{prefix}phase3"))
+
+
+def ablation(found: dict) -> dict:
+    """The ablation's three claims in numbers: M_s and M_s re-injected as strongly as was chosen, and all of Z⊥."""
+    keys = ("condition", "strength", "reinjection", "accuracy", "difference", "difference_interval", "p", "kept")
+    rows = [row for row in found["rows"] if row["scope"] == SCOPE]
+    rows = [row for row in rows if (row["strength"] == 1 if row["condition"] == "z_perp" else row["chosen"])]
+    none = select(found["none"], ("accuracy", "kept"))
+    return {"verdict": found["verdict"], "scope": SCOPE, "none": none, "rows": [select(row, keys) for row in rows]}
+
+
+def bridge(phase3b: dict) -> dict:
+    """What phase 3b's primary map predicts, and what its vectors carry over."""
+    name, transfer = phase3b["settings"]["primary"], phase3b["transfer"]
+    return {
+        "verdict": phase3b["verdict"],
+        "map": name,
+        "held_out_r2": select(phase3b["held_out_r2"], (name, "mean_shift")),
+        "pairs": transfer["pairs"],
+        "success": select(transfer["success"], (name, "identity", "shuffled", "own_language")),
+        "p_against": {control: ps[name] for control, ps in transfer["p_against"].items()},
+    }
+
+
+def row_of(result: dict, folder: str) -> dict:
+    """One model of a comparison, from its hunt's results."""
+    z, carriers = result["z"], (result["arrival"] or UNPATCHED)["carriers"]
+    keys = ("name", "site", "k", "verdict", "coverage", "d", "found_by")
+    row = {"folder": folder, **result["layers"], **select(result, ("reports", "verdict", "fingerprint", "model"))}
+    measured = [point["site"] for point in (result["arrival"] or {"curve": []})["curve"]]
+    row |= {"carriers": carriers, "measured": measured, "rung": result["tasks"]["math"]["rung"], "text": result["text"]}
+    row |= {"weight_based": result["weight_based"], "without_offset": result["without_offset"]}
+    return row | {"z": {key: z.get(key) for key in keys}}
+
+
+def select(values: dict, keys: tuple[str, ...]) -> dict:
+    """The part of a record that has these keys."""
+    return {key: values[key] for key in keys}

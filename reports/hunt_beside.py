@@ -1,0 +1,175 @@
+"""The hunt's page on several models: a sentence, one picture of relative depth, a table, and what the weights predicted."""
+
+import verdicts
+from reports import page
+from reports.hunt_figures import figure_depth
+from reports.hunt_opening import passes
+from reports.hunt_tables import CARRIES, nearest, own
+from reports.page import listing, p_value, percent, place, show, span
+
+COMPARED = {  # what a comparison says of the recipe's list
+    "second_model": ("another model has a causal Z too", "strong 5"),
+    "universal": ("the causal layer is the one that the weights predict", "transformative 7"),
+    "place": ("answer and language both pass at the output of the layer that the weights predict", "transformative 7"),
+}
+SOUGHT = "directions that carry the answer and not its language (a causal Z)"
+FOUND = {  # what told where a causal Z is, in a table
+    "weights": "as the weights predict", "weights, another place": "weights' layer, another place",
+    "weights, another layer": "weights of another layer", "activations": "found by activations",
+}  # fmt: skip
+FEW = 5  # models: with fewer, the page says that they are no sample
+
+
+def compared(results: dict) -> dict[str, tuple[str, str]]:
+    """What several models say of the parts that ask for more than one, and the nulls."""
+    models, where = results["models"], results["where"]
+    agreeing = [name for name, row in models.items() if row["agree"]]
+    judged = [name for name, row in models.items() if row["agree"] is not None]
+    chances = "; ".join(f"{row['model']['name']} {row['chance']:.0%}" for row in models.values())
+    return {
+        "second_model": (f"causal Z in {len(results['causal'])} of {len(models)} models", "two are needed"),
+        "universal": (
+            f"within {verdicts.finding.NEAR} layer in {len(agreeing)} of {len(judged)} models that have a causal layer",
+            f"by chance {chances}",
+        ),
+        "place": (
+            f"in {where['reached']} of {len(where['models'])} models where both pass anywhere",
+            f"so many or more by chance: p {p_value(where['p'])}" if where["models"] else "–",
+        ),
+    }
+
+
+def comparison_summary(results: dict) -> str:
+    """What decided, on one line."""
+    where = results["where"]
+    told = (
+        f"; the weights point where both pass in {where['reached']} of {len(where['models'])}"
+        if where["models"]
+        else ""
+    )
+    return f"causal Z in {len(results['causal'])} of {len(results['models'])} models{told}"
+
+
+def comparison_pages(results: dict) -> dict[str, bytes]:
+    """The page of a comparison and its picture."""
+    picture = [
+        "![Relative depth of what the weights predict, of answer and language, and of the best Z](hunt_depth.png)",
+        page.prose("""Bars join neighbouring places that were measured; a place carries what swapping the whole stream surely
+            moves by half of the most it does anywhere in that model (lower end of a 95 % interval)."""),
+    ]
+    rows = list(results["models"].values())
+    sections = ["No model's hunt came to its end."]
+    if rows:
+        sections = ["## 1 Models", model_table(rows), "## 2 Beyond the text, and without the offset"]
+        sections += [activations_table(rows), "## 3 Do the weights predict where?", where_text(results)]
+    if results["failures"]:
+        failed = [f"- {name} did not finish: {page.escape(message)}" for name, message in results["failures"].items()]
+        sections += ["## Left out", "\n".join(failed)]
+    text = page.report(
+        "The hunt for Z in several models",
+        comparison_text(results),
+        results,
+        sections,
+        ["Each model's own report says what its verdict rests on.", "Few models are no sample of all models."],
+        opening=picture if rows else (),
+    )
+    return {"hunt_output.md": text} | ({"hunt_depth.png": figure_depth(results["models"])} if rows else {})
+
+
+def comparison_text(results: dict) -> str:
+    """The verdict in one sentence, with its name at the end."""
+    models, tested = results["models"], results["tested"]
+    named = listing([models[name]["model"]["name"] for name in results["causal"]]) if results["causal"] else "none"
+    count = f"{len(results['causal'])} of {len(models)} models"
+    said = {
+        "generalises": f"In {count} there are {SOUGHT}: {named}",
+        "does_not_generalise": f"""In {len(tested)} of {len(models)} models it could be tested whether there are {SOUGHT}; found
+            in: {named}""",
+        "untestable": f"""Whether {SOUGHT} are in more than one model cannot be told: in {len(tested)} of {len(models)} models
+            do both pass any place where something could be swapped""",
+    }
+    return f"{page.prose(said[results['verdict']])} (`{results['verdict']}`)."
+
+
+def model_table(rows) -> str:
+    """What was predicted and what was found, a row for each model."""
+    headers = ["model", "layers", "weights point at", "whole stream carries", "weights' Z, own place", "best Z", "hunt"]
+    return page.table(headers, [model_row(row) for row in rows])
+
+
+def model_row(row: dict) -> list:
+    """One model of the table."""
+    quantised = f" ({row['model']['quantisation']})" if row["model"].get("quantisation") else ""
+    found = {"carriers": row["carriers"], "curve": [{"site": site} for site in row["measured"]]}
+    edge = f"; of all L{row['lowest']}" if row["lowest"] != row["predicted"] else ""
+    carries = (
+        f"answer {passes(found, 'answer')}; language {passes(found, 'language')}" if row["measured"] else "not swapped"
+    )
+    weights, z = row["weight_based"], row["z"]
+    at = f" (there {CARRIES[weights['place']]})" if weights["place"] else ""
+    best = "–"
+    if z["site"] is not None:
+        told = f", {FOUND[z['found_by']]}" if z["verdict"] == "double_dissociation" else ""
+        best = f"{page.SUBSPACES[z['name']]}, {place(z['site'])}, k {z['k']}: coverage {span(z['coverage'])}, `{z['verdict']}`{told}"
+    return [
+        f"[{row['model']['name']}]({row['folder']}/hunt_output.md){quantised}",
+        row["layers"],
+        f"L{row['predicted']} (`{row['predicted_verdict']}`, effective rank {show(row['effective_rank'], 3)}){edge}",
+        carries,
+        f"{place(weights['site'])}: `{weights['causal']}`{at}",
+        best,
+        f"`{row['verdict']}`",
+    ]
+
+
+def activations_table(rows) -> str:
+    """What the weights' Z does in activations, a row for each model."""
+    cells = []
+    for row in rows:
+        text, part = row["text"], row["without_offset"]
+        told, ahead = "–", text["unmeasured"] or ""
+        if not text["unmeasured"]:
+            told = f"{percent(text['z']['rate'])}; {percent(text['haar']['low'])} to {percent(text['haar']['high'])}"
+            ahead = nearest(text).removeprefix("ahead of ")
+        haar = f"{show(part['haar']['low'], 3)} to {show(part['haar']['high'], 3)}"
+        cells.append([row["model"]["name"], told, ahead, own(part), haar, p_value(part["p"])])
+    headers = [
+        "model",
+        "texts told from foils; Haar",
+        "surely ahead least of",
+        "contrast without the offset",
+        "Haar's",
+        "largest p",
+    ]
+    return page.table(headers, cells)
+
+
+def where_text(results: dict) -> str:
+    """What the models say together of "the weights predict where", with its chance and how little that is."""
+    models, where = results["models"], results["where"]
+    count, agree = len(where["models"]), [row for row in models.values() if row["agree"] is not None]
+    if not count:
+        return "Nothing can be said: in no model do answer and language both pass any place that could be swapped."
+    each = [
+        f"{models[name]['model']['name']} {'yes' if row['carries_both'] else 'no'} (by chance {percent(row['chance'])})"
+        for name, row in where["models"].items()
+    ]
+    text = f"""If weights predict where Z is, both answer and language must pass at the output of the layer that they point at. They
+        do in {where["reached"]} of {count} models: {listing(each)}; by chance means at an inner layer drawn at random from
+        those measured (which lie densest near the arrival), and that many models or more would come about so with p
+        {p_value(where["p"])}."""
+    alone = [row for row in models.values() if row["predicted_verdict"] == "no_bottleneck"]
+    if alone:
+        text += f""" In {len(alone)} of {len(models)} the weights single out no layer (`no_bottleneck`), and the lowest inner one
+            stands in for a prediction."""
+    causal = f"{len(results['causal'])} of all have a causal Z"
+    if agree:
+        causal += f"""; where a layer's own Z is causal, it lies within {verdicts.finding.NEAR} layer of the predicted in
+            {sum(row["agree"] for row in agree)} of {len(agree)}"""
+    few = (
+        f""" {count} {"model is" if count == 1 else "models are"} too few to tell a rule from luck: what holds here in every one of
+        them may fail in the next, and what fails may be about these models' size."""
+        if count < FEW
+        else ""
+    )
+    return page.prose(f"{text} {causal[0].upper()}{causal[1:]}.{few}")

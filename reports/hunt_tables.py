@@ -1,0 +1,349 @@
+"""The hunt's tables: the claims' numbers beside their nulls, tiers, arXiv 2505.15257 beside the weights, Zs swapped, reports."""
+
+import verdicts
+from reports import page
+from reports.page import decimal, listing, p_value, place, show, span
+
+CANDIDATES = {
+    "centroid": "(a) language centroids", "previous_layer": "(b) previous layer",
+    "sweep": "(b) best layer of a sweep", "ard_mmd": "(c) ARD-MMD",
+}  # fmt: skip
+SOURCES = page.METHODS | {
+    "answer_means": "fitted on activations: mean streams of the answers",
+    "learned": "learned by gradients for its effect (DAS)",
+}
+CARRIES = {
+    "joint": "both", "answer": "the answer only", "language": "the language only", "none": "neither",
+}  # fmt: skip
+REASONS = {  # why a step of the hunt was not run, or could tell nothing
+    "no_answer_text": "the problems have no answers in words",
+    "no_texts": "the problems are not there in these languages",
+    "no_rung": "the model solves too few problems of every kind asked",
+    "no_joint_carrier": "at no place does the whole stream carry both the answer and the language",
+    "nothing_judged": "no subspace could be measured where the stream carries both",
+    "nothing_to_carry": "math's Z neither parts problem from language beyond the words nor moves an answer, so there is nothing to "
+    "confirm on other problems",
+}
+BASELINES = {  # what knows only the text
+    "numerals": "the numerals", "embeddings": "a bag of words", "embeddings_in_z": "a bag of words inside Z",
+    "reinitialised": "an untrained twin", "permuted": "a twin with its layers shuffled",
+}  # fmt: skip
+NOT_RUN = "Not run; section 9 says why."
+REMOVED = {"language": "language subspace", "language_reinjected": "language subspace, re-injected", "z_perp": "Z⊥"}
+WHERE = {"last": "last prompt position", "prefill": "whole prompt", "all": "prompt and answer"}
+PHASES = {f"phase{number}": f"Phase {number}" for number in ("0", "2", "3", "3b")}
+TITLES = {"one": "1.py", "two": "2.py", **PHASES, "ablation": "Ablation"}
+NAMES = {  # of the claims, within the tiers
+    "structure": "bottleneck", "separation": "separation", "comparison": "comparison", "causal": "causal role",
+    "second_model": "second model", "information": "information", "universal": "layer predicted", "bridge": "bridge",
+    "not_just_math": "not just math",
+}  # fmt: skip
+PLANE = (
+    "language_first",
+    "language",
+    "problem",
+    "language_chance",
+    "problem_shuffled",
+)  # shares of what is read inside Z
+REACHED = {True: "**reached**", False: "failed", None: "open"}
+
+
+def first_nodes(path: list[dict]) -> dict:
+    """The tree's nodes by name; of several patchings the first."""
+    return {node["node"]: node for node in reversed(path)}
+
+
+def swapped(row: dict) -> tuple[str, str]:
+    """What swapping a Z does, and what its nulls and the full swap do: the numbers of phase 3's page, written as there."""
+    wins, full = (span(row[key]) for key in ("iia_cross", "full_iia_cross"))
+    found = f"coverage {span(row['coverage'])}; D {span(row['d'], decimal)}; wins across languages {wins}"
+    return found, f"{page.random_text(row)}; full swap's wins across languages {full}"
+
+
+def drawn(null: dict) -> str:
+    """5 to 95 % of a null's draws."""
+    return f"{show(null['low'], 3)} to {show(null['high'], 3)}"
+
+
+def own(row: dict) -> str:
+    """A contrast with its interval."""
+    return span({"value": row["contrast"], **{end: row[end] for end in ("low", "high")}}, lambda value: show(value, 3))
+
+
+def beyond_text(text: dict) -> str:
+    """How often Z tells a text from its foil, and how far it is ahead of what comes nearest of all that knows only the text."""
+    if text["unmeasured"]:
+        return "beyond the text could not be measured"
+    return f"tells {page.percent(text['z']['rate'])} of texts from foils, {nearest(text)}"
+
+
+def nearest(text: dict) -> str:
+    """The baseline that a Z is least surely ahead of."""
+    name, ahead = min(text["ahead_of"].items(), key=lambda item: item[1]["low"])
+    return f"ahead of {BASELINES[name]} by {span(ahead)}"
+
+
+def foils_haar(text: dict) -> str:
+    """How often random subspaces tell a text from its foil."""
+    return (
+        ""
+        if text["unmeasured"]
+        else f"; Haar tells {page.percent(text['haar']['low'])} to {page.percent(text['haar']['high'])}"
+    )
+
+
+def evidence(results: dict) -> dict[str, tuple[str, str]]:
+    """Per tier of the list what was measured, and its null."""
+    found, reports, rivals, plane = (results[key] for key in ("layers", "reports", "rivals", "plane"))
+    nodes, without = first_nodes(results["path"]), results["without_offset"]
+    alignment = f"FFN alignment {show(results['ffn_over_chance'], 3)} × chance"
+    first, later, problem, chance, shuffled = (page.percent(plane[key]) for key in PLANE)
+    ratios, largest = measured(nodes["separation"])
+    return {
+        "structure": (f"`{reports['one']}` at L{found['predicted']}, `{reports['two']}`: {alignment}", "1 × chance"),
+        "separation": (
+            f"{ratios}; without the offset contrast {own(without)}; {beyond_text(results['text'])}",
+            f"{largest}; without the offset Haar {drawn(without['haar'])}, largest p {p_value(without['p'])}"
+            f"{foils_haar(results['text'])}",
+        ),
+        "comparison": (
+            f"contrast on held-out problems, without the offset: weight-based {own(rivals['weight']['centred'])}",
+            f"centroid {own(rivals['centroid']['centred'])}, one random subspace {own(rivals['random']['centred'])}",
+        ),
+        "causal": swapped(results["z"]) if results["verdict"] == "causal_z" else measured(nodes["patching"]),
+        "second_model": ("one model in this hunt", "use --models"),
+        "information": (
+            f"language read inside Z: {first} at the embeddings, {later} at Z's place; problem {problem} there",
+            f"language by chance {chance}; problem shuffled {shuffled}",
+        ),
+        "universal": (
+            f"predicted L{found['predicted']} ({found['support']:.0%} of resamples), {causal_text(found)}",
+            f"within {verdicts.finding.NEAR} layer by chance {found['chance']:.0%}",
+        ),
+        "bridge": transfer(results["bridge"]["math"]) if "math" in results["bridge"] else ("not run", "–"),
+        "not_just_math": carried(results),
+    }
+
+
+def carried(results: dict) -> tuple[str, str]:
+    """What swapping math's Z does on the second kind of problem, and what its nulls do."""
+    reasoning, left_out = results["tasks"].get("reasoning", {}), results["left_out"]
+    reason = reasoning.get("untested") or left_out.get("reasoning/phase3") or left_out.get("reasoning/phase2")
+    if reason or not reasoning:
+        return f"no cause tested: {REASONS[reason]}" if reason else "not run", "–"
+    rows = [row for row in reasoning["tested"] if row["name"] in verdicts.SAME_Z]
+    found = [f"{page.SUBSPACES[row['name']]}: `{row['verdict']}`, {swapped(row)[0]}" for row in rows]
+    return "reasoning, " + "; ".join(found), "; ".join(swapped(row)[1] for row in rows)
+
+
+def causal_text(found: dict) -> str:
+    causal = found["causal"]
+    if causal is None or causal["verdict"] == "untestable":
+        return "no layer's own Z tested"
+    best = f"L{causal['layer']}: D {span(causal['d'], decimal)}, {page.p_text(causal)}"
+    return f"causal {best}" if found["causal_found"] else f"no causal layer (best {best}, `{causal['verdict']}`)"
+
+
+def measured(node: dict) -> tuple[str, str]:
+    """A node's numbers and their null, as the tree and the claims show them."""
+    if node["node"] == "behaviour":
+        right = [f"{language} {node['right'][language]}/{node['n']}" for language in node["languages"]]
+        return ", ".join(right), f"exact McNemar p {p_value(node['mcnemar_p'])}"
+    if node["node"] == "separation":
+        ratios = f"ratio_Z {show(node['ratio_z'], 3)}, ratio_Z⊥ {show(node['ratio_z_perp'], 3)}"
+        return ratios, f"largest p of its nulls {p_value(node['p'])}"
+    if node["node"] == "contingencies":
+        rows = node["candidates"]
+        contrasts = [f"{CANDIDATES[row['z']]}: contrast {show(row['contrast'], 3)}" for row in rows]
+        return "; ".join(contrasts), "; ".join(f"Holm p {p_value(row['p_holm'])}" for row in rows)
+    if "untested" in node:
+        return f"no cause tested: {REASONS[node['untested']]}", "–"
+    if node["node"] == "patching" and node["row"]:
+        found, null = swapped(node["row"])
+        return f"{page.SUBSPACES[node['row']['name']]}, {place(node['row']['site'])}; {found}", null
+    return "", ""
+
+
+def handed_on(results: dict) -> list[dict]:
+    """The contingency that phase 2 handed on, as it was swapped, where it is another Z that decided."""
+    node, tested = first_nodes(results["path"])["patching"], results["tasks"]["math"]["tested"]
+    if "untested" in node or node["z"] not in CANDIDATES or (node["row"] or {}).get("name") == "handed":
+        return []
+    return [row for row in tested if row["name"] == "handed"]
+
+
+def tier_table(results: dict) -> str:
+    """What each tier of the recipe's list asks for, with the tiers before it, and what became of that."""
+    holds, rows = {row["id"]: row["holds"] for row in results["claims"]}, []
+    for tier, claims in verdicts.TIERS.items():
+        own_part = ", ".join(NAMES[claim] for claim in claims)
+        before = len(rows)
+        asks = f"{own_part}" if not before else f"all of the above, and {own_part}"
+        wanted = [claim for name in list(verdicts.TIERS)[: before + 1] for claim in verdicts.TIERS[name]]
+        parts = [[NAMES[claim] for claim in wanted if holds[claim] is kind] for kind in (True, False, None)]
+        rows.append([tier, asks, REACHED[results["tiers"][tier]], *(", ".join(part) or "–" for part in parts)])
+    return page.table(["tier", "asks for", "outcome", "holds", "fails", "not testable here"], rows)
+
+
+def versus_table(results: dict) -> str:
+    """The recipe's comparison with arXiv 2505.15257, aspect by aspect, with what was measured here."""
+    found, rivals, plane, first = (results[key] for key in ("layers", "rivals", "plane", "phases"))
+    rows = {row["name"]: row for row in results["tasks"]["math"]["tested"]}
+    contrasts = [
+        f"{name} {own(rivals[key]['centred'])}" for name, key in (("weights", "weight"), ("centroids", "centroid"))
+    ]
+    removed = results["ablation"]
+    said = f"`{removed['verdict']}`" if removed else f"not run ({REASONS[results['left_out']['ablation']]})"
+    before, later, problem, _, shuffled = (page.percent(plane[key]) for key in PLANE)
+    cells = [
+        ["how Z is made", "language centroids, then SVD, on activations", "SVD of the attention kernels at the bottleneck",
+         f"contrast without the offset, held out: {'; '.join(contrasts)}; swapped: {swaps_text(rows)}"],
+        ["why this layer", "a sweep over all layers", "lowest effective rank, known beforehand",
+         f"`{found['predicted_verdict']}` at L{found['predicted']}; {causal_text(found)}"],
+        ["why Z is clean", "not addressed", "the FFN avoids Z (0.57 × chance)",
+         f"{show(results['ffn_over_chance'], 3)} × chance, `{results['reports']['two']}`"],
+        ["data needed", "a parallel corpus", "none: weights alone",
+         f"{results['tasks']['math']['problems']} problems in each language for the centroids, none for the weights' Z; judging "
+         "either takes problems"],
+        ["what backs it", "removing language directions improves reasoning", "information bottleneck, Grassmann geometry",
+         f"removal: {said}; language read inside Z {before} → {later} from embeddings to Z's place, problem {problem} there "
+         f"(shuffled {shuffled})"],
+        ["the architecture", "none: a black box", "encode, compute, decode: 1-33-2 layers", f"{'-'.join(map(str, first))} layers"],
+    ]  # fmt: skip
+    return page.table(["aspect", "arXiv 2505.15257", "from weights (the recipe)", "measured here"], cells)
+
+
+def swaps_text(rows: dict[str, dict]) -> str:
+    """The verdicts of the weights' Zs and, if it was swapped, of the centroids'."""
+    parts = [f"weights' Z `{rows[name]['verdict']}`" for name in ("weights",) if name in rows]
+    parts += [f"moved to its best place `{rows[name]['verdict']}`" for name in ("weights_at_carrier",) if name in rows]
+    handed = rows.get("handed", {"method": None})
+    parts += [f"centroids' Z `{handed['verdict']}`"] if handed["method"] == "centroid" else []
+    return ", ".join(parts) or "nothing"
+
+
+def layer_text(found: dict) -> str:
+    """The predicted layer beside the one whose own Z is causal."""
+    causal, groups = found["causal"], found["support_groups"]
+    over_groups = " (one KV group: none over groups)" if groups is None else f" and {groups:.0%} over KV groups"
+    edge = f"; of all layers L{found['lowest']} is lowest" if found["lowest"] != found["predicted"] else ""
+    window = found["window"] or []
+    beside = f"; predicted together: {listing([f'L{layer}' for layer in window])}" if len(window) > 1 else ""
+    text = f"""From weights: L{found["predicted"]} of {found["layers"]} (relative depth {show(found["relative_depth"], 2)},
+        effective rank {show(found["effective_rank"], 3)}, lowest of the inner layers{edge}{beside};
+        `{found["predicted_verdict"]}`; {found["support"]:.0%} of resamples over heads{over_groups} pick it)."""
+    if causal is None or causal["verdict"] == "untestable":
+        return page.prose(f"{text} By patching: no layer's own Z could be tested at its output, nothing to agree with.")
+    text += f""" By patching each layer's own Z at its output the best on development answers is L{causal["layer"]}; on the
+        others `{causal["verdict"]}`, D {span(causal["d"], decimal)}; {page.random_text(causal)}"""
+    if not found["causal_found"]:
+        return page.prose(f"{text}: no causal layer, nothing to agree with.")
+    agree = f"{'agree' if found['agree'] else 'do not agree'} (distance {found['distance']}"
+    return page.prose(f"{text}. They {agree}; within {verdicts.finding.NEAR} by chance {found['chance']:.0%}).")
+
+
+def contingency_table(path: list[dict]) -> str:
+    """The recipe's contingencies, as phase 2 judged them on problems that they were not fitted on."""
+    node = first_nodes(path).get("contingencies")
+    if node is None:
+        return "No contingency was needed."
+    rows = []
+    for row in node["candidates"]:
+        line = [CANDIDATES[row["z"]], f"L{row['layer']}", row["k"], show(row["contrast"], 3), show(row["centred"], 3)]
+        rows.append([*line, p_value(row["p_holm"]), page.HOLDS[row["holds"]]])
+    headers = ["contingency", "layer", "k", "contrast, held out", "without the offset", "Holm p with it", "holds"]
+    return page.table(headers, rows)
+
+
+def beside(cells: dict[str, dict]) -> str:
+    """A table of the same cells for the kinds of problem that were asked."""
+    names = dict.fromkeys(name for column in cells.values() for name in column)
+    rows = [[name, *(column.get(name, "–") for column in cells.values())] for name in names]
+    return page.table(["measured", *cells], rows) if cells else NOT_RUN
+
+
+def task_cells(row: dict) -> dict:
+    """What one kind of problem says about Z."""
+    why = f": {REASONS[row['untested']]}" if "untested" in row else ""
+    return {
+        "problems in phase 2": row["problems"],
+        "contrast of Z (largest p of its nulls)": f"{show(row['contrast'], 3)} ({p_value(row['p'])})",
+        "without the offset": own(row["centred"]),
+        "kind of problem swapped": f"`{row['rung']}`" if row["rung"] else "–",
+        "pairs per swap": row["pairs"] or "–",
+        "patching": f"`{row['patching']}`{why}",
+    }
+
+
+def tested_table(tasks: dict[str, dict]) -> str:
+    """Every Z that was swapped, a table for each kind of problem, beside its null."""
+    headers = ["swapped, k", "place", "carried there", "coverage", "D", "Haar's D, 5 to 95 %", "p; Holm's", "verdict"]
+    parts = []
+    for task, rows in ((task, [tested_cells(row) for row in found["tested"]]) for task, found in tasks.items()):
+        if rows:
+            parts += [f"Swapped on {task}, with 95 % intervals:", page.table(headers, rows)]
+    return "\n\n".join(parts) or "Nothing was swapped."
+
+
+def tested_cells(row: dict) -> list[str]:
+    """One Z that was swapped."""
+    layer, null = "" if row["layer"] is None else f", L{row['layer']}", (row["nulls"] or {}).get("haar")
+    method = f" ({SOURCES[row['method']]}{layer})" if row["name"] == "handed" else layer
+    line = [f"{page.SUBSPACES[row['name']]}{method}, {row['k'] or '–'}", place(row["site"])]
+    line += [CARRIES.get(row["place"], "–"), span(row["coverage"]), span(row["d"], decimal)]
+    line += [f"{decimal(null['low'])} to {decimal(null['high'])}" if null else "–"]
+    return [*line, "; ".join(page.p_pair(row)) if null else "–", f"`{row['verdict']}`"]
+
+
+def ablation_section(found: dict) -> list[str]:
+    """The removal that arXiv 2505.15257 makes, in three rows."""
+    text = f"""arXiv 2505.15257 removes a language subspace at inference. Removed from the {WHERE[found["scope"]]}:
+        `{found["verdict"]}`; without → with removal below. Details in [ablation](ablation_output.md)."""
+    headers = ["removed", "λ", "accuracy", "difference in points (95 %)", "exact p", "in the language asked"]
+    rows = [ablation_row(row, found["none"]) for row in found["rows"]]
+    return [page.prose(text), page.table(headers, rows)]
+
+
+def ablation_row(row: dict, none: dict) -> list[str]:
+    difference, low, high = (f"{100 * value:+.1f}" for value in (row["difference"], *row["difference_interval"]))
+    above = f", above −{row['reinjection']:g}" if row["reinjection"] else ""
+    right, kept = (f"{page.percent(none[key])} → {page.percent(row[key])}" for key in ("accuracy", "kept"))
+    cells = [REMOVED[row["condition"]], f"{row['strength']:g}{above}", right, f"{difference} ({low} to {high})"]
+    return [*cells, p_value(row["p"]), kept]
+
+
+def transfer(bridge: dict) -> tuple[str, str]:
+    """How often mapped vectors carry the answer over, and how often their controls do."""
+    if not bridge["pairs"]:
+        return "nothing could be sent: no pairs", "–"
+    rate = {name: page.percent(value) for name, value in bridge["success"].items()}
+    p = {control: p_value(value) for control, value in bridge["p_against"].items()}
+    return (
+        f"mapped vectors give the donor's answer in {rate[bridge['map']]} of {bridge['pairs']} pairs",
+        f"unmapped {rate['identity']} (p {p['identity']}), shuffled map {rate['shuffled']} (p {p['shuffled']}), the "
+        f"target language's own vector {rate['own_language']}",
+    )
+
+
+def bridge_cells(bridge: dict) -> dict:
+    """What one kind of problem says about the bridge."""
+    r2, (sent, controls) = bridge["held_out_r2"], transfer(bridge)
+    return {
+        f"held-out R², {bridge['map']} (mean shift)": f"{decimal(r2[bridge['map']])} ({decimal(r2['mean_shift'])})",
+        "transfer": sent,
+        "controls": controls,
+        "verdict": f"`{bridge['verdict']}`",
+    }
+
+
+def report_table(results: dict) -> str:
+    """Links to all reports, of the model first, then of each folder; and the steps that were left out, with the reason."""
+    reports, rows = results["reports"], []
+    for key in sorted(reports, key=lambda key: (key.rpartition("/")[0], list(TITLES).index(key.rpartition("/")[2]))):
+        folder, _, stem = key.rpartition("/")
+        note = " (weight-based Z)" if stem == "phase2" else ""
+        rows.append([f"[{TITLES[stem]}]({key}_output.md)", folder or "math", f"`{reports[key]}`{note}"])
+    for key, reason in results["left_out"].items():
+        folder, _, stem = key.rpartition("/")
+        rows.append([TITLES[stem], folder or "math", f"not run: {REASONS[reason]}"])
+    return page.table(["report", "run", "verdict"], rows)
