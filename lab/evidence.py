@@ -145,7 +145,9 @@ def path(parts: dict, left_out: dict) -> list[dict]:
     behaviour = {"node": "behaviour", "languages": phase0["settings"]["languages"], **select(phase0, keys)}
     behaviour |= {who: phase0["names"][language] for who, language in phase0["compared"].items()}
     separation = {"node": "separation", **select(phase2, ("verdict", "beyond_text"))}
-    separation |= {"centred": phase2["tests"]["centred"]} | select(phase2["primary"], ("ratio_z", "ratio_z_perp", "p"))
+    separation |= select(phase2["tests"], ("centred", "primary_k")) | select(
+        phase2["primary"], ("ratio_z", "ratio_z_perp", "p")
+    )
     nodes = [behaviour, separation]
     if found := candidates(phase2):
         nodes.append({"node": "contingencies", "candidates": found})

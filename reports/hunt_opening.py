@@ -205,7 +205,7 @@ def in_activations(results: dict) -> str:
     random = part["contrast"] >= 1 or part["haar"]["p"] >= verdicts.LEVEL
     if verdict != "none" or random:
         return verdict
-    if part["matched"]["p"] >= verdicts.LEVEL:
+    if part["matched"].get("gates", True) and part["matched"]["p"] >= verdicts.LEVEL:
         return "main"
     return "offset" if part["p"] < verdicts.LEVEL else verdict
 

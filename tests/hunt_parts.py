@@ -96,9 +96,15 @@ def phase2_of(separates: str, method: str, holds: bool, beyond_text: bool | None
     """Phase 2's results: with a verdict of none it has contingencies."""
     candidate = {"contrast": 0.5, "p": 0.01, "p_holm": 0.01, "holds": holds, "layer": 1, "k": 3}
     candidate |= {"centred": contrast(0.6)}
-    z = {"method": method, "holds": separates == "clear" or holds, "layer": 1, "site": 2, "beyond_text": beyond_text}
+    z = {"method": method, "holds": separates != "none" or holds, "layer": 1, "site": 2, "beyond_text": beyond_text}
     depth = {key: {"z": [0.5, 0.5, 0.5]} for key in ("language", "problem", "problem_shuffled")}
-    found = {"verdict": separates, "tests": {"centred": True}, "settings": {"layer": 1}, "width": 64, "problems": 10}
+    found = {
+        "verdict": separates,
+        "tests": {"centred": True, "primary_k": separates == "clear"},
+        "settings": {"layer": 1},
+        "width": 64,
+        "problems": 10,
+    }
     found |= {"primary": {"ratio_z": 1.0, "ratio_z_perp": 1.0, "p": 0.5, "contrast": 1.0, "centred": contrast()}}
     found |= {"rivals": {name: {"contrast": 1.0, "centred": contrast()} for name in ("weight", "centroid", "random")}}
     found |= {"beyond_text": beyond_text, "depth": depth, "chance": {"language": 0.5}, "z": z, "text": text_of()}

@@ -35,6 +35,7 @@ def hunt(results: dict) -> dict:
     again = [row for row in again if (1 + len(others)) * row["p"] < verdicts.LEVEL]  # Bonferroni over those patched
     tests = {
         "separates": separation["verdict"] != "none",
+        "named_separates": separation["primary_k"],
         "beyond_text": separation["beyond_text"],
         "handed_on_separates": first["holds"],
         "handed_on_beyond_text": first["beyond_text"],
@@ -69,7 +70,9 @@ def dissociating(tested: list[dict]) -> tuple[list[dict], list[dict]]:
 
 def verdict_of(tests: dict, patching: str) -> str:
     """The hunt's verdict: what acts comes before what separates. `patching`: phase 3's verdict on math."""
-    separates = tests["separates"] and tests["beyond_text"] is True
+    separates = (
+        tests["named_separates"] and tests["beyond_text"] is True
+    )  # both of one Z: the named one, or that handed on
     separates = separates or (tests["handed_on_separates"] and tests["handed_on_beyond_text"] is True)
     if tests["causal"] or tests["causal_contingency"]:
         return "causal_z"
