@@ -30,7 +30,20 @@ import torch
 
 import utils
 import verdicts
-from lab import checkpoints, engine, gates, maps, models, progress, runs, statistics, subspaces, transfer, twins
+from lab import (
+    checkpoints,
+    engine,
+    gates,
+    maps,
+    models,
+    progress,
+    questions,
+    runs,
+    statistics,
+    subspaces,
+    transfer,
+    twins,
+)
 from lab.beginnings import common
 from reports import phase3b as page
 
@@ -76,7 +89,8 @@ def main(argv: list[str] | None = None) -> None:
     )  # fmt: skip
     if run is None:
         return
-    results = {"data": sizes(problems, z, phase3), "unmeasured": unmeasured(problems, phase3["rung"])}
+    names = {name: row["name"] for name, row in questions.load_languages([source, target]).items()}
+    results = {"data": sizes(problems, z, phase3), "unmeasured": unmeasured(problems, phase3["rung"]), "names": names}
     if results["unmeasured"]:
         run.save(results | NOTHING, dict(zip(ARRAYS, no_arrays())))
         return
@@ -191,7 +205,6 @@ def sizes(problems: Problems, z: subspaces.HandedZ, phase3: dict) -> dict:
         "training": int((~problems.scored).sum()),
         "fitted_answers": len(set(problems.answers[~problems.scored])),
         "usable": len(phase3.get("usable", [])),
-        "asked": max((row["asked"] for row in phase3.get("tried", [])), default=0),
         "k": len(z.basis),
         "width": z.basis.shape[1],
     }

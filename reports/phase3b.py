@@ -121,6 +121,7 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
     return figures | {"phase3b_output.md": content}
 
 
+MOSTLY = 0.5  # of the variance: where matched draws hold more, the page says what they are
 PICTURE = """
     ![The map's gain in Z, in untrained twins and in other subspaces](phase3b_gain.png)
 
@@ -130,7 +131,7 @@ PICTURE = """
 
 
 def problems_section(results: dict) -> str:
-    data, settings = results["data"], results["settings"]
+    data, settings, (source, target) = results["data"], results["settings"], spoken(results)
     if results["unmeasured"]:
         return f"""
             ## 1 Problems
@@ -141,8 +142,9 @@ def problems_section(results: dict) -> str:
     return f"""
         ## 1 Problems
 
-        z_{settings["target"]} is predicted from z_{settings["source"]} of the same problem: coordinates inside Z (k {data["k"]}) at
-        {page.place(settings["z"]["site"])}, last position of the few-shot prompts of phase 3 (`{settings["rung"]}`), where it swaps Z.
+        z_{settings["target"]} is predicted from z_{settings["source"]} of the same problem ({source} to {target}): coordinates
+        inside Z (k {data["k"]}) at {page.place(settings["z"]["site"])}, last position of the few-shot prompts of phase 3
+        (`{settings["rung"]}`), where it swaps Z.
         Scored are {data["problems"]} problems with {data["answers"]} answers, of {data["usable"]} that the model solves in both
         languages{trained_on(data)}.
     """
@@ -179,33 +181,38 @@ def held_out_section(results: dict) -> str:
 
 def baselines_section(results: dict) -> str:
     words, twins = results["words"], results["twins"]
+    source, _ = spoken(results)
     made = f"Twins could not be made: {twins['unmeasured']}." if twins["unmeasured"] else ""
     return f"""
         ## 3 Words and untrained twins
 
-        *Words*: the mean of the token embeddings of the {results["settings"]["source"]} question, in all dimensions, predicts the
-        same target inside Z by the same kind of map. (The map from bag to bag gains {decimal(words["own_gain"])} in its own space: an
-        easier target, which says how regular the wording is.) *Twins*: the same model without what it learned, its weights permuted
-        within every tensor of its layers or drawn anew, asked the same prompts; the same map inside the same Z. The model has to gain
-        more than another twin would, by the spread among twins, and more than they do over answers. {made}
+        *Words*: the mean of the token embeddings of the {source} question, in all dimensions, predicts the same target inside Z by
+        the same kind of map. (The map from bag to bag gains {decimal(words["own_gain"])} in its own space: an easier target, which
+        says how regular the wording is.) *Twins*: the same model without what it learned, its weights permuted within every tensor
+        of its layers or drawn anew, asked the same prompts; the same map inside the same Z. The model has to gain more than another
+        twin would, by the spread among twins, and more than they do over answers. {made}
 
         {baselines_table(results)}
     """
 
 
+def spoken(results: dict) -> tuple[str, str]:
+    """The names of source and target language."""
+    return tuple(results["names"][results["settings"][which]] for which in ("source", "target"))
+
+
 def subspaces_section(results: dict) -> str:
     found = results["subspaces"]
     share, offset = percent(found["share_within"]), percent(found["share_offset"])
-    none = (
-        ""
-        if found["matched"]
-        else " Z is so large that no other subspace holds as much: matched ones could not be drawn."
-    )
+    note = " Z is so large that no other subspace holds as much: matched ones could not be drawn."
+    if found["matched"]:
+        most = " Draws that hold so much lie near the stream's main directions: Z has to be better than these."
+        note = most if found["share_within"] > MOSTLY else ""
     return f"""
         ## 4 Other subspaces
 
         The same map in subspaces of Z's size: random ones (*Haar*), and random ones that hold as much as Z of the streams' variance
-        within languages ({share}) and of the offset between these ({offset}) (*matched*).{none}
+        within languages ({share}) and of the offset between these ({offset}) (*matched*).{note}
 
         {subspaces_table(results)}
     """
@@ -227,7 +234,7 @@ def map_section(results: dict) -> str:
 
 
 def transfer_section(results: dict) -> str:
-    settings, move = results["settings"], results["transfer"]
+    move, (source, target) = results["transfer"], spoken(results)
     if not move["pairs"]:
         return """
             ## 6 Transfer
@@ -241,8 +248,8 @@ def transfer_section(results: dict) -> str:
 
         *How often the donor's answer comes out in the recipient's language.*
 
-        {move["pairs"]} recipients of phase 3, asked in {settings["target"]}, each with one donor of its block, asked in
-        {settings["source"]}, with another answer: the recipient's part inside Z becomes the mapped vector of the donor, by a map that
+        {move["pairs"]} recipients of phase 3, asked in {target}, each with one donor of its block, asked in {source},
+        with another answer: the recipient's part inside Z becomes the mapped vector of the donor, by a map that
         has not seen the donor's answer. Shares of pairs by what is most probable among all {move["answers"]} answers in every
         language; success is the donor's answer in the recipient's language. *Identity* is the swap of Z. A map fitted on shuffled
         problems puts another vector in the recipient's place: what erasing alone does.
@@ -276,7 +283,7 @@ def limitations(results: dict) -> list[str]:
     if not results["unmeasured"]:
         lines += [
             f"{data['problems']} problems of one kind: a map that generalises among them may still be about their wording.",
-            "What the versions of a problem share beside their words, such as their length, is predictable across languages too.",
+            "A bag of words has no order: what the last sentence says may be read without the problem's answer.",
             "R² is dominated by the directions of Z with the largest variance.",
             "Three twins of each kind: their spread is taken as alike, and gains as normal.",
         ]

@@ -5,23 +5,24 @@ from reports.page import decimal, listing, p_value, percent
 from reports.phase3b_tables import NAMES, SUBSPACES, TESTS, TWINS, ends, p_of
 
 MAP = "a linear map learned on other answers"
-THERE = f"In {{model}}, {MAP} turns a problem's {{source}} vector inside Z into its {{target}} one"
+INSIDE = "In {model}, inside Z ({k} of {width} directions of the stream at {place})"
+THERE = f"{INSIDE}, {MAP} turns a problem's {{source}} vector into its {{target}} one"
 VERDICTS = {
     "bridge": f"""{THERE}, and does so better than the source's words, than untrained twins of the model and than other
         subspaces allow: held-out R² {{r2}}, {{numbers}}""",
-    "linear_but_unspecific": f"""{THERE} (held-out R² {{r2}}), but that says nothing about Z: {{failed}}""",
+    "linear_but_unspecific": f"""{THERE} (held-out R² {{r2}}), but this is not special to Z, or to what the model has learned:
+        {{failed}}""",
 }
-NO_MAP = f"""In {{model}}, {MAP} does not predict a problem's {{target}} vector inside Z from its {{source}} one beyond shuffled
-    problems: held-out R² {{r2}}, {{shuffled}}"""
-NO_MORE = f"""In {{model}}, {MAP} predicts a problem's {{target}} vector inside Z from its {{source}} one (held-out R² {{r2}}), but
-    {{best}} does so nearly as well (R² {{unlearned}}): there is nothing that such a map would have to learn"""
+NO_MAP = f"""{INSIDE}, {MAP} does not predict a problem's {{target}} vector from its {{source}} one beyond shuffled problems:
+    held-out R² {{r2}}, {{shuffled}}"""
+NO_MORE = f"""{INSIDE}, {MAP} predicts a problem's {{target}} vector from its {{source}} one (held-out R² {{r2}}), but {{best}} does so
+    as well or nearly (R² {{unlearned}}): there is little that such a map would have to learn"""
 UNTESTABLE = {
     "no_rung": "phase 3 found no kind of problem that the model solves often enough",
-    "few_problems": "{problems} problems are solved in every language, where {least_problems} are needed",
-    "few_answers": "the problems solved have {answers} different answers, where {least_answers} are needed",
-    "few_unseen_problems": """{problems} problems are left whose answers Z was not fitted on, where {least_problems} are
-        needed""",
-    "few_unseen_answers": """{answers} answers are left that Z was not fitted on, where {least_answers} are needed""",
+    "few_problems": "too few problems solved in every language: {problems}, needed {least_problems}",
+    "few_answers": "too few different answers of the problems solved: {answers}, needed {least_answers}",
+    "few_unseen_problems": "too few problems solved whose answers Z was not fitted on: {problems}, needed {least_problems}",
+    "few_unseen_answers": "too few different answers that Z was not fitted on: {answers}, needed {least_answers}",
 }
 MEANS = {
     "bridge": "holds on these problems: the map is a property of what the model has learned, and of Z",
@@ -43,7 +44,8 @@ def sentence(results: dict) -> str:
         return f"In {model}, no map between the languages inside Z could be tested: {reason(results)}"
     name = settings["primary"]
     said = {
-        "model": model, "source": settings["source"], "target": settings["target"],
+        "model": model, "source": results["names"][settings["source"]], "target": results["names"][settings["target"]],
+        "k": results["data"]["k"], "width": results["data"]["width"], "place": page.place(settings["z"]["site"]),
         "r2": decimal(results["held_out_r2"][name]), "shuffled": f"shuffled problems {ends(results['null']['shuffled'][name])}",
     }  # fmt: skip
     if results["verdict"] == "no_bridge" and not results["tests"]["held_out"]:

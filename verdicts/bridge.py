@@ -31,9 +31,9 @@ def phase3b(results: dict) -> dict:
     found = "bridge" if all(special.values()) else "linear_but_unspecific"
     move = results["transfer"]
     against = {control: p[name] for control, p in move["p_against"].items()}
-    specific = all(special.values()) if all(there.values()) else None
-    if specific is False and None in special.values():
-        specific = None if all(passed is not False for passed in special.values()) else False
+    specific = None
+    if all(there.values()):
+        specific = False if False in special.values() else None if None in special.values() else True
     return {
         "verdict": found if all(there.values()) else "no_bridge",
         "tests": there | special,
