@@ -32,10 +32,15 @@ def figure_r2(results: dict) -> bytes:
         on_own = [results["in_sample_r2"][name] for name in maps]
         panel.plot(on_own, places, "D", color=ORANGE, markersize=6, fillstyle="none", label="on what it was fitted on")
         words = results["words"]["r2"]
+        lowest = max(LOWEST, min([*low, *values, words]) - 0.1)
+        for value, place in zip(values, places):
+            if value < lowest:
+                panel.plot(lowest + 0.03, place, "<", color=BLUE, markersize=8)
+                panel.annotate(f"{value:.1f}", (lowest + 0.08, place), va="center", fontsize=SMALL)
         panel.axvline(words, color=RED, linestyle="--", linewidth=1.4, label="source's words (bag), ridge, held out")
         panel.axvline(0, color="black", linewidth=1)
         panel.set_yticks(places, [NAMES[name] for name in maps])
-        panel.set(xlim=(max(LOWEST, min([*low, *values, words]) - 0.1), 1.05), ylim=(-0.6, len(maps) - 0.4))
+        panel.set(xlim=(lowest, 1.05), ylim=(-0.6, len(maps) - 0.4))
         panel.set_xlabel("R² inside Z (0: no better than the training mean, 1: exact)")
         panel.legend(fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.4, -0.18), ncol=2, frameon=False)
     return page.png(figure)

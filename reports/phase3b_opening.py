@@ -88,18 +88,21 @@ def not_beaten(results: dict) -> list[str]:
     if tests["beyond_twins"] is None:
         found.append(f"untrained twins could not be made ({results['twins']['unmeasured']})")
     elif not tests["beyond_twins"]:
-        means = [f"{decimal(row['mean'])} in {TWINS[kind]}" for kind, row in results["twins"]["kinds"].items()]
-        found.append(f"in untrained twins of the model a map gains {listing(means)}, in the model {gain}")
+        kinds = results["twins"]["kinds"].items()
+        means = [f"{TWINS[kind]} {decimal(row['mean'])}" for kind, row in kinds if row["p"] >= results["level"]]
+        found.append(f"untrained {listing(means)}")
     if not tests["beyond_subspaces"]:
         others = results["subspaces"]
         said = [
-            f"in {SUBSPACES[kind]} it gains {decimal(others[kind]['middle'])} (median)"
+            f"{SUBSPACES[kind]} {decimal(others[kind]['middle'])} (median)"
             if others[kind]
-            else f"Z leaves no room for {SUBSPACES[kind]}"
+            else f"no room for {SUBSPACES[kind]}"
             for kind in SUBSPACES
             if others[kind] is None or others[kind]["p"] >= results["level"]
         ]
-        found.append(f"{listing(said)}, in Z {gain}")
+        found.append(listing(said))
+    if not tests["beyond_subspaces"] or tests["beyond_twins"] is False:
+        found[-1] += f", where Z of the model gains {gain}"
     return found
 
 

@@ -325,10 +325,10 @@ def write_phase3(path: Path, out: Path, rung: str | None = "problems") -> None:
 BEFORE = ("1.py", "phase2_z_extraction.py")
 
 
-def bridged(script, path: Path, out: Path, rung: str | None = "problems") -> dict:
+def bridged(script, path: Path, out: Path) -> dict:
     """Everything up to the bridge, phase 3's files written by hand, and its results."""
     run(script, path, out, *BEFORE)
-    write_phase3(path, out, rung)
+    write_phase3(path, out)
     return run(script, path, out, "phase3b_bridge.py")
 
 
@@ -488,12 +488,14 @@ def nothing_is_measured(results: dict, folder: Path, reason: str) -> str:
     return text
 
 
-def test_no_rung_is_a_result(script, tmp_path):
+def test_no_rung_is_a_result(script, planted, tmp_path, monkeypatch):
     """Where phase 3 took no rung nothing is known of problems that the model solves: no pass of the model is spent."""
-    control = write_control(tmp_path / "model", "random")
-    results = bridged(script, control.path, tmp_path / "out", rung=None)
+    none = copied(planted, tmp_path / "out")
+    write_phase3(planted[0].path, none, rung=None)
+    monkeypatch.setattr(models, "load_model", None)
+    results = run(script, planted[0].path, none, "phase3b_bridge.py")
     assert results["unmeasured"] == "no_rung"
-    nothing_is_measured(results, tmp_path / "out", "phase 3 found no kind of problem that the model solves")
+    nothing_is_measured(results, none, "phase 3 found no kind of problem that the model solves")
 
 
 @pytest.mark.parametrize("what", ["few_problems", "few_answers", "few_unseen_problems", "few_unseen_answers"])
