@@ -50,8 +50,9 @@ def permute(model, seed: int, number: int, layers: int) -> None:
         name, tensor = named
         own = int(statistics.seeded(seed, f"twin {number}: {name}").initial_seed())
         draw = torch.Generator(tensor.device).manual_seed(own)
-        order = torch.randperm(tensor.numel(), generator=draw, device=tensor.device)
-        tensor.copy_(tensor.flatten()[order].view_as(tensor))
+        kind = torch.int32 if tensor.numel() < 2**31 else torch.int64  # half of the memory to go through
+        order = torch.randperm(tensor.numel(), generator=draw, device=tensor.device, dtype=kind)
+        tensor.copy_(tensor.flatten().index_select(0, order).view_as(tensor))
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         list(pool.map(shuffle, model.get_decoder().layers[:layers].named_parameters()))
