@@ -81,28 +81,23 @@ def beaten(results: dict) -> str:
 
 def not_beaten(results: dict) -> list[str]:
     """What does as well as the map inside Z, in words and numbers."""
-    found, tests = [], results["tests"]
-    gain = decimal(results["gain"][results["settings"]["primary"]])
+    found, parts, tests = [], [], results["tests"]
     if not tests["beyond_words"]:
         found.append(f"the source's words predict the same with R² {decimal(results['words']['r2'])}")
     if tests["beyond_twins"] is None:
         found.append(f"untrained twins could not be made ({results['twins']['unmeasured']})")
-    elif not tests["beyond_twins"]:
-        kinds = results["twins"]["kinds"].items()
-        means = [f"{TWINS[kind]} {decimal(row['mean'])}" for kind, row in kinds if row["p"] >= results["level"]]
-        found.append(f"untrained {listing(means)}")
-    if not tests["beyond_subspaces"]:
-        others = results["subspaces"]
-        said = [
-            f"{SUBSPACES[kind]} {decimal(others[kind]['middle'])} (median)"
-            if others[kind]
-            else f"no room for {SUBSPACES[kind]}"
-            for kind in SUBSPACES
-            if others[kind] is None or others[kind]["p"] >= results["level"]
-        ]
-        found.append(listing(said))
-    if not tests["beyond_subspaces"] or tests["beyond_twins"] is False:
-        found[-1] += f", where Z of the model gains {gain}"
+    for kind, row in results["twins"]["kinds"].items():
+        if row["p"] >= results["level"]:
+            parts.append(f"{decimal(row['mean'])} in untrained {TWINS[kind]}")
+    for kind, name in SUBSPACES.items():
+        null = results["subspaces"][kind]
+        if null is None:
+            found.append(f"Z leaves no room for {name}")
+        elif null["p"] >= results["level"]:
+            parts.append(f"{decimal(null['middle'])} in {name}")
+    if parts:
+        own = decimal(results["gain"][results["settings"]["primary"]])
+        found.append(f"what the map saves of the error (its gain) is {own} in Z, {listing(parts)}")
     return found
 
 
