@@ -73,6 +73,7 @@ def figure_map(results: dict) -> bytes:
             values = results["map"][name]["singular_values"]
             places = np.arange(1, len(values) + 1)
             left.plot(places, values, color=colour, marker=marker, markersize=4, linewidth=1.2, label=NAMES[name])
+        left.locator_params(axis="x", integer=True)
         left.axhline(1, color="black", linestyle=":", linewidth=1, label="a rotation")
         left.set(xlabel="singular value's rank", ylabel="singular value of the map", ylim=(0, None))
         left.legend(fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.45, -0.17), frameon=False)

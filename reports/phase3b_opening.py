@@ -106,7 +106,7 @@ def meaning_text(results: dict) -> str:
     why = ""
     if results["verdict"] == "no_bridge":
         why = (
-            "the languages' vectors are related by no more than a constant (*nothing to learn*)"
+            "inside Z the languages agree up to a constant or a scale already (*nothing to learn*)"
             if results["tests"]["held_out"]
             else "what one language's vector holds of a problem does not tell the other's (*not there*)"
         )
