@@ -364,10 +364,11 @@ def described(measured: dissociation.Measured, rung: ladder.Rung) -> dict:
 def prompts(study: Study, rung: ladder.Rung) -> list[dict]:
     """Every prompt of the rung, for phase 3b."""
     return [
-        {"language": language, "problem": place, "id": problem.id, "prompt": rung.prompt(study, language, place)}
+        {"language": language, "problem": place, "id": problem.id, "answer": str(problem.answer),
+         "prompt": rung.prompt(study, language, place)}
         for language in study.names
         for place, problem in enumerate(rung.problems)
-    ]
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,22 +1,28 @@
-"""Phase 3b: is the map between languages inside Z linear, and does it generalise?
+"""Phase 3b: can one learn a linear map inside Z that takes a problem's vector in one language to its vector in the other?
 
-Question   can z_target be predicted from z_source of the same problem, on problems that the map was not fitted on; better
-           than with shuffled problems, and better than by a constant shift? Does the mapped vector, sent into the model,
-           bring the answer along?
-Inputs     output/phase2_results.json, phase2_activations.npy, phase2_z_basis.npy, phase2_layer_subspaces.npy;
-           phase3_results.json, phase3_streams.npy, phase3_prompts.jsonl; the model for the transfer
-Outputs    output/phase3b_output.md with figures, phase3b_results.json, phase3b_loo.npy (maps, problems): leave-one-out
-           squared error of each map, phase3b_transfer.npy (conditions, pairs, answers x languages): log-probabilities
-           within the answer set
+Question   can z_target be predicted from z_source of the same problem, for answers that the map has not seen; better than by a
+           constant shift, than with shuffled problems, than from the words of the source alone, than in untrained twins of the
+           model and in other subspaces of Z's size? Does the mapped vector, sent into the model, bring the answer along?
+Inputs     output/phase2_results.json, phase2_z_basis.npy, phase2_layer_subspaces.npy: Z; phase3_results.json,
+           phase3_streams.npy, phase3_prompts.jsonl: the problems that phase 3 found solved, at the position and with the prompt
+           with which it swaps Z; the model for words, twins and the transfer
+Outputs    output/phase3b_output.md with figures, phase3b_results.json, phase3b_loo.npy (maps, problems scored): squared error of
+           each map, phase3b_transfer.npy (conditions, pairs, answers x languages): log-probabilities within the answer set
 Run        python phase3b_bridge.py --model Qwen/Qwen2.5-3B          after phase3_patching.py
 
+All problems with one answer are left out together; where Z itself was fitted on some answers, their problems train the maps and
+are never scored. Two comparisons cross spaces of another scale. Words predict the *same* target, z_target, from all that the bag
+of the source's token embeddings holds: a map from bag to bag would have an easier target (templates recur). Twins and other
+subspaces do the whole task in their own space, since only so is an untrained model a fair draw of its twins, and a random Z of
+the random subspaces; what is compared there is the *gain*, the share that the map saves of the error which the best of mean,
+shift and scaled shift leaves in that space.
+
 Steps, which are also the report's headings:
-1 data   2 held-out prediction   3 interpolation   4 nulls   5 the map itself   6 last prompt position   7 transfer
+1 problems   2 held-out prediction   3 words and untrained twins   4 other subspaces   5 the map itself   6 transfer   7 how to read it
 """
 
-import argparse
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,19 +30,33 @@ import torch
 
 import utils
 import verdicts
-from lab import checkpoints, engine, models, runs, statistics, subspaces, transfer
+from lab import (
+    checkpoints,
+    engine,
+    gates,
+    maps,
+    models,
+    progress,
+    questions,
+    runs,
+    statistics,
+    subspaces,
+    transfer,
+    twins,
+)
+from lab.beginnings import common
 from reports import phase3b as page
 
 ARRAYS = ("phase3b_loo.npy", "phase3b_transfer.npy")
 REPORT = runs.Report(__file__, "phase3b", ARRAYS, verdicts.phase3b, page)
-INPUTS = ("phase2_activations.npy", "phase2_z_basis.npy", "phase3_streams.npy", "phase3_prompts.jsonl")
+INPUTS = ("phase2_z_basis.npy", "phase3_streams.npy", "phase3_prompts.jsonl")
 MAPS = ("identity", "mean_shift", "procrustes", "ridge", "ols")
 LEARNED = ("procrustes", "ridge", "ols")
 PRIMARY = "ridge"  # the map that the verdict is about, named before looking
-PENALTIES = np.logspace(-4, 4, 17)  # ridge, in units of the mean eigenvalue of the sources' covariance
+FEWEST = {"problems": 12, "answers": 6}  # scored: signs of five answers could not reach p = .03
+MOST = 48  # problems: twins are asked them all, and a null draw costs their number cubed
 SHUFFLES = 200
-RANDOM_SUBSPACES = 40  # of each kind
-MINIMUM_PROBLEMS = 4  # of fewer, a leave-one-out fit rests on two points
+RANDOM_SUBSPACES = 120  # of each kind
 CONDITIONS = ("none", *MAPS, "shuffled", "own_language")  # of the transfer: what is put into Z
 CONTROLS = ("identity", "shuffled")  # of the transfer: no map, and a map of nothing
 OUTCOMES = (
@@ -49,66 +69,74 @@ SUCCESS = "donor_recipient"
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments = parse_arguments(argv)
+    parser = runs.command_line(__doc__)
+    parser.add_argument("--batch", type=runs.positive, default=16, help="prompts per forward pass")
+    arguments = parser.parse_args(argv)
     opening = checkpoints.begin(REPORT, arguments)
     if opening is None:
         return
-    phase2, phase3 = (runs.load_results(arguments.out, stem, opening.folder.identity) for stem in ("phase2", "phase3"))
+    phase3 = runs.load_results(arguments.out, "phase3", opening.folder.identity)
     z = subspaces.load_z(arguments.out, opening.folder)
-    source, target = check_alike(arguments.out, z, phase2, phase3)
-    pooled, embedded = pooled_vectors(arguments, opening.folder, z, phase2, (source, target))
+    source, target = check_alike(arguments.out, z, phase3)
     prompts = asked_prompts(arguments.out)
-    last = last_vectors(arguments.out, opening.folder, phase3, prompts, z.site, (source, target))
+    problems = known_problems(arguments.out, opening.folder, z, phase3, prompts, (source, target))
     run = opening.run(
         {"layer_chosen": z.chosen},
-        dtype=str(opening.dtype).removeprefix("torch."), batch=arguments.batch, pooling=arguments.pooling,
-        source=source, target=target, z=z.summary, inputs=contents(arguments.out, phase2, phase3),
-        rung=phase3["rung"], outcomes=OUTCOMES, conditions=CONDITIONS, controls=CONTROLS, maps=MAPS, learned=LEARNED,
-        primary=PRIMARY, shuffles=SHUFFLES, random_subspaces=RANDOM_SUBSPACES,
+        dtype=str(opening.dtype).removeprefix("torch."), batch=arguments.batch, source=source, target=target, z=z.summary,
+        inputs=contents(arguments.out, phase3), rung=phase3["rung"], outcomes=OUTCOMES, conditions=CONDITIONS,
+        controls=CONTROLS, maps=MAPS, learned=LEARNED, primary=PRIMARY, shuffles=SHUFFLES,
+        random_subspaces=RANDOM_SUBSPACES, references=maps.REFERENCES, fewest=FEWEST,
     )  # fmt: skip
     if run is None:
         return
-    basis = z.basis.double().numpy()
-    inside = coordinates(pooled, basis)
-    predictions = predict(*inside)
-    left_out = phase2["problems"] - len(pooled[0])
-    fitted = {"left_out_as_fitted": left_out, "fitted_on_these": bool(phase2["z"]["fitted_index"]) and not left_out}
-    results = {"data": fitted | {"problems": len(pooled[0]), "k": len(basis), "width": opening.folder.width}}
-    results |= measure(predictions, *inside, arguments.seed)
-    results["null"] = nulls(pooled, basis, results["held_out_r2"], arguments.seed)
-    results["embeddings"] = r2_of(*coordinates(embedded, basis))
-    results["map"] = map_geometry(*inside)
-    results["components"] = components(predictions[PRIMARY], inside[1])
-    usable = phase3.get("usable", [])
-    known = coordinates([points[usable] for points in last], basis)
-    results["last"] = last_position(*known, arguments.seed)
-    pairs = make_pairs(phase3, prompts, source, target, arguments.seed) if len(usable) >= MINIMUM_PROBLEMS else []
-    sent = sent_vectors(*known, [usable.index(pair.donor) for pair in pairs], arguments.seed)
-    answers = phase3["answer_set"] if phase3["rung"] else {"answers": [], "tokens": []}
-    scores = send(opening, pairs, answers["tokens"], sent, basis, z.site)
-    results["transfer"] = transfer_rates(scores, pairs) | {"answers": len(answers["answers"])}
-    loo = np.stack([errors(predictions[name], inside[1]) for name in MAPS])
-    run.save(results, dict(zip(ARRAYS, (loo, scores))))
+    names = {name: row["name"] for name, row in questions.load_languages([source, target]).items()}
+    results = {"data": sizes(problems, z, phase3), "unmeasured": unmeasured(problems, phase3["rung"]), "names": names}
+    if results["unmeasured"]:
+        run.save(results | NOTHING, dict(zip(ARRAYS, no_arrays())))
+        return
+    basis, seed = z.basis.double(), arguments.seed
+    inside = problems.inside(basis)
+    predicted = maps.predict((*MAPS, *maps.REFERENCES), *inside, problems.answers)
+    results |= prediction(problems, inside, predicted, seed)
+    results["null"] = shuffled_null(problems, inside, results["held_out_r2"], seed)
+    results["subspaces"] = other_subspaces(problems, basis, seed)
+    results["map"] = map_geometry(problems, inside)
+    results["components"] = components(predicted[PRIMARY][problems.scored], inside[1][problems.scored])
+    model, tokenizer = models.load_model(opening.folder, opening.device, opening.dtype)
+    pairs = make_pairs(phase3, prompts, problems, seed)
+    scores = send(opening, model, tokenizer, pairs, phase3["answer_set"]["tokens"], z, problems, predicted)
+    results["transfer"] = transfer_rates(scores, pairs) | {"answers": len(phase3["answer_set"]["answers"])}
+    asked = Asking(model, tokenizer, problems, arguments.batch, seed)
+    results["words"] = beyond_words(asked, inside, predicted[PRIMARY])
+    results["twins"] = beyond_twins(asked, basis, z.site)  # last: the model is one of its twins afterwards
+    scored_errors = [maps.squared_errors(predicted[name], inside[1])[problems.scored] for name in MAPS]
+    run.save(results, dict(zip(ARRAYS, (np.stack(scored_errors), scores))))
 
 
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = runs.command_line(__doc__)
-    parser.add_argument("--pooling", default="mean", help="of phase 2's activations, as phase 2 names it")
-    parser.add_argument("--batch", type=runs.positive, default=16, help="prompts per forward pass of the transfer")
-    return parser.parse_args(argv)
+NOTHING = {
+    "held_out_r2": dict.fromkeys(MAPS),
+    "transfer": {
+        "pairs": 0,
+        "success": dict.fromkeys(CONDITIONS, 0.0),
+        "p_against": {
+            control: {name: 1.0 for name in CONDITIONS if name != control} for control in CONTROLS
+        },
+    },
+}  # fmt: skip
 
 
-def check_alike(out: Path, z: subspaces.HandedZ, phase2: dict, phase3: dict) -> tuple[str, str]:
-    """(source, target) language; UserError unless phase 3 tested today's Z and asked in both languages."""
+def no_arrays() -> tuple:
+    """The arrays of a run that measured nothing."""
+    return np.zeros((len(MAPS), 0)), np.zeros((len(CONDITIONS), 0, 0), np.float32)
+
+
+def check_alike(out: Path, z: subspaces.HandedZ, phase3: dict) -> tuple[str, str]:
+    """(source, target) language; UserError unless phase 3 tested today's Z."""
     if "rung" not in phase3:
         raise runs.UserError(f"{out}: an older edition wrote phase 3's results: run phase3_patching.py again")
     if phase3["settings"]["z"] != z.summary:
         raise runs.UserError(f"{out}: phase 2 has run again since phase 3: run phase3_patching.py again")
-    languages, asked = phase2["settings"]["languages"], phase3["settings"]["languages"]
-    source, target = direction(languages)
-    if not {source, target} <= set(asked):
-        raise runs.UserError(f"phase 3 asked in {' '.join(asked)}, phase 2 in {' '.join(languages)}: run both alike")
-    return source, target
+    return direction(phase3["settings"]["languages"])
 
 
 def direction(languages: list[str]) -> tuple[str, str]:
@@ -116,273 +144,163 @@ def direction(languages: list[str]) -> tuple[str, str]:
     return ("zh", "en") if {"en", "zh"} <= set(languages) else (languages[1], languages[0])
 
 
-def bridge_problems(phase2: dict) -> np.ndarray:
-    """Places of phase 2's problems that Z was not fitted on; all where too few are left, which the report then says."""
-    everything = np.arange(phase2["problems"])
-    kept = np.setdiff1d(everything, phase2["z"]["fitted_index"])
-    return kept if len(kept) >= MINIMUM_PROBLEMS else everything
-
-
-def pooled_vectors(arguments, folder, z: subspaces.HandedZ, phase2: dict, order: tuple) -> list[tuple]:
-    """Phase 2's pooled vectors at Z's site and at site 0, each in the order of languages: (n, d) twice, float64.
-
-    Of phase 2's problems those that a fitted Z was fitted on are left out where enough others are there. Raises UserError
-    for a missing or misshapen array and for a pooling that phase 2 did not save.
-    """
-    poolings, languages = phase2["poolings"], phase2["settings"]["languages"]
-    if arguments.pooling not in poolings:
-        raise runs.UserError(f"--pooling {arguments.pooling}: phase 2 saved {', '.join(poolings)}")
-    shape = (len(languages), phase2["problems"], folder.layers + 1, len(poolings), folder.width)
-    activations = runs.load_array(arguments.out, "phase2_activations.npy", shape)
-    kept, place = bridge_problems(phase2), poolings.index(arguments.pooling)
-    return [
-        tuple(activations[languages.index(name), kept, site, place].astype(float) for name in order)
-        for site in (z.site, 0)
-    ]
-
-
 def asked_prompts(out: Path) -> list[dict]:
-    """Phase 3's prompts: {"language", "problem": its place in the rung, "id", "prompt"}, none where it took no rung."""
+    """Phase 3's prompts: {"language", "problem": its place in the rung, "id", "answer", "prompt"}, none without a rung."""
     lines = runs.load_array(out, "phase3_prompts.jsonl").decode().split("\n")
     return [json.loads(line) for line in lines if line]
 
 
-def last_vectors(out: Path, folder, phase3: dict, prompts: list[dict], site: int, order: tuple) -> tuple:
-    """Phase 3's streams at a site and the last prompt position, in the order of languages: (n, d) twice, float64.
-
-    n = 0 where it took no rung of problems.
-    """
-    if not phase3["rung"]:
-        return tuple(np.zeros((0, folder.width)) for _ in order)
-    asked = phase3["languages"]
-    shape = (len(asked), len({prompt["problem"] for prompt in prompts}), folder.layers + 1, folder.width)
-    streams = runs.load_array(out, "phase3_streams.npy", shape)
-    return tuple(streams[asked.index(name), :, site].astype(float) for name in order)
-
-
-def contents(out: Path, phase2: dict, phase3: dict) -> dict:
-    """Hashes of what was read of the earlier phases: a phase that runs again and finds the same costs nothing here."""
-    read2 = [phase2["settings"]["languages"], phase2["poolings"], phase2["problems"], phase2["z"]["fitted_index"]]
-    read3 = [phase3.get(key) for key in ("rung", "languages", "usable", "recipients", "blocks", "answer_set")]
-    files = {name: runs.file_hash(out / name)[:16] for name in INPUTS}
-    return files | {"phase2_results.json": runs.short_hash(read2), "phase3_results.json": runs.short_hash(read3)}
-
-
 @dataclass(frozen=True)
-class Pair:
-    """A recipient's prompt and a donor, problems by their place in the rung; and the column of every one of OUTCOMES."""
+class Problems:
+    """Problems that phase 3 found solved in every language, and their streams where it swaps Z."""
 
-    recipient: int
-    donor: int
-    prompt: str
-    columns: tuple[int, ...]
+    places: np.ndarray  # (n,) in the rung
+    answers: np.ndarray  # (n,) numbers that tell answers apart
+    scored: np.ndarray  # (n,) bool: not an answer that Z was fitted on; the others only train maps
+    streams: np.ndarray  # (2, n, d) float64: source and target language, last prompt position, Z's own site
+    prompts: tuple[list[str], list[str]]  # in both
 
-
-def make_pairs(phase3: dict, prompts: list[dict], source: str, target: str, seed: int) -> list[Pair]:
-    """Every recipient that phase 3 scored, asked in the target language, with one donor of its block, asked in the source's."""
-    recipients, languages = phase3["recipients"], phase3["answer_set"]["languages"]
-    blocks = np.zeros((len(recipients), len(recipients)), bool)
-    for recipient, block in enumerate(phase3["blocks"]):
-        blocks[recipient, block] = True
-    chosen = transfer.one_donor_each(blocks, statistics.seeded(seed, "phase3b: donors"))
-    texts = {line["problem"]: line["prompt"] for line in prompts if line["language"] == target}
-    tongues, pairs = [languages.index(name) for name in (target, source)], []
-    for rows in np.argwhere(chosen):
-        recipient, donor = (recipients[row] for row in rows)
-        places = [row["answer_place"] * len(languages) for row in (recipient, donor)]
-        columns = tuple(place + tongue for place in places for tongue in tongues)
-        pairs.append(Pair(recipient["problem"], donor["problem"], texts[recipient["problem"]], columns))
-    return pairs
+    def inside(self, basis: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Coordinates of both languages in a subspace (k, d): (n, k) twice"""
+        return tuple(self.streams @ basis.numpy().T)
 
 
-def coordinates(vectors, basis: np.ndarray) -> list[np.ndarray]:
-    """Coordinates inside Z of every array of vectors. (n, d) each, orthonormal rows (k, d) -> (n, k) each"""
-    return [points @ basis.T for points in vectors]
+def known_problems(out, folder, z: subspaces.HandedZ, phase3: dict, prompts: list[dict], order: tuple) -> Problems:
+    """Those that phase 3 found solved; of more than MOST those that it patched, and others evenly spaced."""
+    if not phase3["rung"]:
+        nobody = np.zeros(0, int)
+        return Problems(nobody, nobody, nobody.astype(bool), np.zeros((2, 0, folder.width)), ([], []))
+    asked, patched = phase3["languages"], [row["problem"] for row in phase3["recipients"]]
+    answer_of = {line["problem"]: str(line["answer"]) for line in prompts if "answer" in line}
+    answer_of |= {row["problem"]: row["answer"] for row in phase3["recipients"]}
+    rest = [place for place in phase3["usable"] if place in answer_of and place not in patched]
+    room = max(0, min(MOST - len(patched), len(rest)))
+    chosen = [rest[place] for place in np.linspace(0, len(rest) - 1, room).round().astype(int)] if room else []
+    places = np.array(sorted({*(place for place in patched if place in phase3["usable"]), *chosen}), int)
+    shape = (len(asked), len({line["problem"] for line in prompts}), folder.layers + 1, folder.width)
+    streams = runs.load_array(out, "phase3_streams.npy", shape)[:, :, z.site]
+    texts = {(line["language"], line["problem"]): line["prompt"] for line in prompts}
+    given = [answer_of[place] for place in places]
+    return Problems(
+        places,
+        np.unique(given, return_inverse=True)[1],
+        np.array([answer not in z.fitted_answers for answer in given], bool),
+        np.stack([streams[asked.index(name), places] for name in order]).astype(float),
+        tuple([texts[name, place] for place in places] for name in order),
+    )
 
 
-def predict(source: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
-    """Leave-one-out predictions of every map. (n, k) twice -> {map: (n, k)}"""
-    return {name: predicted[0] for name, predicted in predict_many(source, target[None]).items()}
+def contents(out: Path, phase3: dict) -> dict:
+    """Hashes of what was read of the earlier phases: a phase that runs again and finds the same costs nothing here."""
+    read = [phase3.get(key) for key in ("rung", "languages", "usable", "recipients", "blocks", "answer_set")]
+    return {name: runs.file_hash(out / name)[:16] for name in INPUTS} | {"phase3_results.json": runs.short_hash(read)}
 
 
-def predict_many(source: np.ndarray, targets: np.ndarray, maps: tuple = MAPS) -> dict[str, np.ndarray]:
-    """The same for many pairings at once: what depends on the sources is computed once. (n, k), (s, n, k) -> {map: (s, n, k)}"""
-    result = {name: np.empty_like(targets) for name in maps}
-    for index in range(len(source)):
-        rest = np.arange(len(source)) != index
-        for name in maps:
-            result[name][:, index] = FITS[name](source[rest], targets[:, rest], source[index])
-    return result
-
-
-def fit_identity(source: np.ndarray, targets: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """z_target = z_source. (n, k), (s, n, k), (k,) -> (s, k)"""
-    return np.broadcast_to(new, (len(targets), len(new)))
-
-
-def fit_mean_shift(source: np.ndarray, targets: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """z_source plus the mean difference between the languages."""
-    return new + (targets - source).mean(1)
-
-
-def fit_procrustes(source: np.ndarray, targets: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """The rotation (or reflection) that brings the centred sources closest to the targets (Schönemann 1966)."""
-    centred, means = source - source.mean(0), targets.mean(1)
-    rotations = procrustes(np.swapaxes(centred.T @ (targets - means[:, None]), -1, -2))
-    return means + (rotations @ (new - source.mean(0)))
-
-
-def procrustes(cross: np.ndarray) -> np.ndarray:
-    """Orthogonal R that maximises tr(RᵀC), C the sum of target sourceᵀ; where the data say nothing, closest to the identity.
-
-    (..., k, k) -> (..., k, k)
-    """
-    scale = np.linalg.norm(cross, axis=(-2, -1), keepdims=True)
-    left, _, right = np.linalg.svd(cross + 1e-9 * np.maximum(scale, 1e-300) * np.eye(cross.shape[-1]))
-    return left @ right
-
-
-def fit_ols(source: np.ndarray, targets: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Ordinary least squares with intercept; of all solutions the one with the smallest norm."""
-    weights = (new - source.mean(0)) @ np.linalg.pinv(source - source.mean(0), rcond=1e-9)
-    means = targets.mean(1)
-    return means + np.einsum("n,snk->sk", weights, targets - means[:, None])
-
-
-def fit_ridge(source: np.ndarray, targets: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Ridge regression with free intercept; the penalty is chosen by leave-one-out inside these points, per pairing."""
-    means = targets.mean(1)
-    centred, centred_targets = source - source.mean(0), targets - means[:, None]
-    values, vectors = np.linalg.eigh(centred @ centred.T)
-    values = values.clip(0)
-    penalties = ridge_penalties(source)
-    shrunk = values / (values + penalties[:, None])  # (penalties, n)
-    leverage = 1 / len(source) + np.einsum("nm,pm,nm->pn", vectors, shrunk, vectors)
-    coordinates = vectors.T @ centred_targets  # (s, n, k)
-    losses = []
-    for row, own in zip(shrunk, leverage):
-        residuals = centred_targets - vectors @ (row[:, None] * coordinates)
-        losses.append((np.square(residuals).sum(-1) / np.square((1 - own).clip(1e-9))).sum(-1))
-    best = penalties[np.argmin(losses, 0)]  # (s,)
-    weights = ((new - source.mean(0)) @ centred.T @ vectors) / (values + best[:, None])  # (s, n)
-    return means + np.einsum("sn,snk->sk", weights, coordinates)
-
-
-def ridge_penalties(source: np.ndarray) -> np.ndarray:
-    """The penalties tried, in the units of these sources."""
-    centred = source - source.mean(0)
-    return PENALTIES * max(np.square(centred).sum() / min(centred.shape), 1e-300)
-
-
-FITS = dict(zip(MAPS, (fit_identity, fit_mean_shift, fit_procrustes, fit_ridge, fit_ols)))
-
-
-def errors(predicted: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Squared error of every problem. (..., n, k) -> (..., n)"""
-    return np.square(predicted - target).sum(-1)
-
-
-def mean_errors(target: np.ndarray) -> np.ndarray:
-    """Squared error of the training mean, leave-one-out: what R² is measured against. (..., n, k) -> (..., n)"""
-    n = target.shape[-2]
-    return np.square((target - target.mean(-2, keepdims=True)) * n / (n - 1)).sum(-1)
-
-
-def r_squared(error: np.ndarray, reference: np.ndarray, axis: int = -1) -> np.ndarray:
-    """1 − error / error of the training mean, summed over problems. (..., n) -> (...)"""
-    return 1 - error.sum(axis) / np.maximum(reference.sum(axis), 1e-300)
-
-
-def measure(predictions: dict, source: np.ndarray, target: np.ndarray, seed: int) -> dict:
-    """Held-out and in-sample R², retrieval and intervals of every map; every learned map against the mean shift."""
-    n, k = source.shape
-    reference = mean_errors(target)
-    error = {name: errors(predictions[name], target) for name in MAPS}
-    nearest = {name: np.square(predictions[name][:, None] - target).sum(-1).argmin(1) for name in MAPS}
-    scaled = errors(scaled_shift(source, target), target)
-    in_sample = {name: np.stack([FITS[name](source, target[None], point)[0] for point in source]) for name in MAPS}
-    centred = np.square(target - target.mean(0)).sum(-1)
+def sizes(problems: Problems, z: subspaces.HandedZ, phase3: dict) -> dict:
+    """What is measured on how much."""
+    scored = problems.answers[problems.scored]
     return {
-        "held_out_r2": {name: float(r_squared(error[name], reference)) for name in MAPS},
-        "interval": {name: interval(error[name], reference, seed) for name in MAPS},
-        "in_sample_r2": {name: float(r_squared(errors(in_sample[name], target), centred)) for name in MAPS},
-        "retrieval": {name: float((nearest[name] == np.arange(n)).mean()) for name in MAPS},
-        "parameters": dict(zip(MAPS, (0, k, k * (k - 1) // 2 + k, k * k + k, k * k + k))),
-        "p_above_mean_shift": {name: gain_p(error["mean_shift"] - error[name], seed) for name in LEARNED},
-        "scaled_shift_r2": float(r_squared(scaled, reference)),
-        "p_above_scaled_shift": {name: gain_p(scaled - error[name], seed) for name in LEARNED},
+        "problems": len(scored),
+        "answers": len(set(scored)),
+        "training": int((~problems.scored).sum()),
+        "fitted_answers": len(set(problems.answers[~problems.scored])),
+        "usable": len(phase3.get("usable", [])),
+        "k": len(z.basis),
+        "width": z.basis.shape[1],
     }
 
 
-def interval(error: np.ndarray, reference: np.ndarray, seed: int) -> tuple[float, float]:
-    """95 % BCa interval of R² over problems; every map is resampled alike. (n,) twice"""
-    return statistics.paired_interval((error, reference), r_squared, statistics.seeded(seed, "phase3b: bootstrap"))
+def unmeasured(problems: Problems, rung: str | None) -> str | None:
+    """Why nothing can be told here; None where something can."""
+    if not rung:
+        return "no_rung"
+    scored = problems.answers[problems.scored]
+    for what, count in (("problems", len(scored)), ("answers", len(set(scored)))):
+        if count < FEWEST[what]:
+            return f"few_unseen_{what}" if not problems.scored.all() else f"few_{what}"
+    return None
 
 
-def gain_p(gains: np.ndarray, seed: int) -> float:
-    """One-sided p that the mean gain over problems is no more than zero. (n,)"""
-    return statistics.sign_flip_p(gains, statistics.seeded(seed, "phase3b: signs"))
-
-
-def scaled_shift(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Leave-one-out predictions of mean + a (x − mean) with one fitted number a: what shrinking alone achieves. (n, k)"""
-    predicted = np.empty_like(target)
-    for index in range(len(source)):
-        rest = np.arange(len(source)) != index
-        means = source[rest].mean(0), target[rest].mean(0)
-        x, y = source[rest] - means[0], target[rest] - means[1]
-        predicted[index] = means[1] + (x * y).sum() / max((x * x).sum(), 1e-300) * (source[index] - means[0])
-    return predicted
-
-
-def nulls(pooled: tuple, basis: np.ndarray, held_out: dict, seed: int) -> dict:
-    """Held-out R² with shuffled problems, and in other subspaces of the same size, with p of being as high.
-
-    Random subspaces are Haar, or matched: orthonormalised draws from N(0, Σ), Σ the shrunken covariance of the same vectors
-    around each language's mean, which favours the null.
-    """
-    k, width = basis.shape
-    draw = statistics.seeded(seed, "phase3b: Haar subspaces")
-    haar = utils.random_subspaces(draw, RANDOM_SUBSPACES, k, width).numpy()
-    centred = torch.from_numpy(np.concatenate([points - points.mean(0) for points in pooled]))
-    draw = statistics.seeded(seed, "phase3b: matched subspaces")
-    matched = utils.matched_subspaces(draw, RANDOM_SUBSPACES, k, centred).numpy()
-    drawn = {"shuffled": shuffled_r2(*coordinates(pooled, basis), seed)}
-    for kind, others in (("random", haar), ("matched", matched)):
-        rows = [r2_of(*coordinates(pooled, other)) for other in others]
-        drawn[kind] = {name: np.array([row[name] for row in rows]) for name in MAPS}
-    result = {kind: null_records(draws, held_out) for kind, draws in drawn.items()}
-    exploratory = [name for name in MAPS if name != PRIMARY]
-    adjusted = statistics.holm([result["shuffled"][name]["p"] for name in exploratory])
-    return result | {"p_holm": dict(zip(exploratory, adjusted))}
-
-
-def null_records(drawn: dict, held_out: dict) -> dict[str, dict]:
-    """Every map's null. {map: (draws,)}, {map: R²}"""
-    return {name: statistics.null_record(drawn[name], held_out[name]) for name in MAPS}
-
-
-def r2_of(source: np.ndarray, target: np.ndarray) -> dict[str, float]:
-    """Held-out R² of every map. (n, k) twice"""
-    predicted = predict(source, target)
-    return {name: float(r_squared(errors(predicted[name], target), mean_errors(target))) for name in MAPS}
-
-
-def shuffled_r2(source: np.ndarray, target: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Held-out R² of every map with the targets' problems shuffled. -> {map: (SHUFFLES,)}"""
-    draw = statistics.seeded(seed, "phase3b: shuffles")
-    orders = torch.stack([torch.randperm(len(source), generator=draw) for _ in range(SHUFFLES)]).numpy()
-    targets = target[orders]
-    predicted = predict_many(source, targets)
-    return {name: r_squared(errors(predicted[name], targets), mean_errors(targets)) for name in MAPS}
-
-
-def map_geometry(source: np.ndarray, target: np.ndarray) -> dict:
-    """Singular values and orthogonality error ‖MᵀM − I‖_F / √k of the learned maps fitted on all problems."""
-    eye, result = np.eye(source.shape[1]), {}
+def prediction(problems: Problems, inside: tuple, predicted: dict, seed: int) -> dict:
+    """Held-out and in-sample R², retrieval and intervals of every map; the gain of every learned one beyond what needs no matrix."""
+    (source, target), scored = inside, problems.scored
+    answers, k = problems.answers[scored], source.shape[1]
+    error = {name: maps.squared_errors(own, target)[scored] for name, own in predicted.items()}
+    each = {name: maps.by_answer(own, answers) for name, own in error.items()}
+    found = {"held_out_r2": {}, "interval": {}, "in_sample_r2": {}, "retrieval": {}, "gain": {}, "p_above": {}}
+    centred = np.square(target - target.mean(0)).sum(-1)
+    for name in MAPS:
+        found["held_out_r2"][name] = float(maps.r_squared(each[name], each["mean"]))
+        found["interval"][name] = maps.interval(maps.r_squared, seed, each[name], each["mean"])
+        matrix, intercept = maps.fitted(name, source, target, problems.answers)
+        own = maps.squared_errors(source @ matrix.T + intercept, target)
+        found["in_sample_r2"][name] = float(maps.r_squared(own, centred))
+        found["retrieval"][name] = float(maps.retrieved(predicted[name], target, problems.answers)[scored].mean())
     for name in LEARNED:
-        matrix = np.stack([FITS[name](source, target[None], source.mean(0) + row)[0] - target.mean(0) for row in eye])
-        error = float(np.linalg.norm(matrix.T @ matrix - eye) / len(eye) ** 0.5)
+        value = maps.gains(name, source[None], target[None], problems.answers, scored)[0]
+        found["gain"][name] = float(value[0])
+        found["p_above"][name] = {
+            other: maps.gain_p(each[other] - each[name], seed) for other in ("mean_shift", "scaled_shift")
+        }
+    found["parameters"] = dict(zip(MAPS, (0, k, k * (k - 1) // 2 + k, k * k + k, k * k + k)))
+    best = min(maps.REFERENCES, key=lambda name: each[name].sum())
+    return found | {
+        "scaled_shift_r2": float(maps.r_squared(each["scaled_shift"], each["mean"])),
+        "best_reference": best,
+        "chance": 1 / len(np.unique(problems.answers)),
+    }
+
+
+def shuffled_null(problems: Problems, inside: tuple, held_out: dict, seed: int) -> dict:
+    """Held-out R² of every map with partners of another answer, and p of being as high; Holm over the maps not named before."""
+    orders = maps.shuffled(problems.answers, statistics.seeded(seed, "phase3b: shuffles"), SHUFFLES)
+    targets, scored = inside[1][orders], problems.scored
+    kept = float((problems.answers[orders] == problems.answers).mean())
+    predicted = {}
+    for name in progress.steps(("mean", *MAPS), "shuffled problems", "map"):
+        predicted |= maps.predict((name,), inside[0], targets, problems.answers)
+    error = {name: maps.squared_errors(own, targets)[:, scored] for name, own in predicted.items()}
+    drawn = {name: maps.r_squared(error[name], error["mean"]) for name in MAPS}
+    found = {name: statistics.null_record(drawn[name], held_out[name]) for name in MAPS}
+    exploratory = [name for name in MAPS if name != PRIMARY]
+    adjusted = statistics.holm([found[name]["p"] for name in exploratory])
+    return {"shuffled": found, "p_holm": dict(zip(exploratory, adjusted)), "kept_partners": kept}
+
+
+def gain_inside(problems: Problems, bases: torch.Tensor) -> np.ndarray:
+    """The primary map's gain inside every subspace: (m, k, d) -> (m,)"""
+    source, target = (streams @ bases.numpy().mT for streams in problems.streams)
+    return maps.gains(PRIMARY, source, target, problems.answers, problems.scored)[0]
+
+
+def other_subspaces(problems: Problems, basis: torch.Tensor, seed: int) -> dict:
+    """The gain in Haar-random subspaces of Z's size, and in those that hold as much of the streams and of their offset as Z.
+
+    `matched` is None where Z leaves no room for others.
+    """
+    streams, own = torch.from_numpy(problems.streams), float(gain_inside(problems, basis[None])[0])
+    within, offset = gates.shares(basis, streams)
+    draw = statistics.seeded(seed, "phase3b: Haar subspaces")
+    drawn = {"haar": utils.random_subspaces(draw, RANDOM_SUBSPACES, *basis.shape)}
+    draw = statistics.seeded(seed, "phase3b: matched subspaces")
+    drawn["matched"] = gates.matched_draws(draw, RANDOM_SUBSPACES, basis, streams)
+    found = {"share_within": within, "share_offset": offset, "gains": {}}
+    for kind, bases in progress.steps(drawn.items(), "other subspaces", "kind"):
+        if bases is None:
+            found[kind] = None
+            continue
+        gains = gain_inside(problems, bases)
+        found[kind] = statistics.null_record(gains, own)
+        found["gains"][kind] = gains
+    return found
+
+
+def map_geometry(problems: Problems, inside: tuple) -> dict:
+    """Singular values and orthogonality error ‖MᵀM − I‖_F / √k of the learned maps fitted on all problems."""
+    result = {}
+    for name in LEARNED:
+        matrix, _ = maps.fitted(name, *inside, problems.answers)
+        error = float(np.linalg.norm(matrix.T @ matrix - np.eye(len(matrix))) / len(matrix) ** 0.5)
         values = np.linalg.svd(matrix, compute_uv=False).tolist()
         result[name] = {"singular_values": values, "orthogonality_error": error}
     return result
@@ -396,31 +314,115 @@ def components(predicted: np.ndarray, target: np.ndarray) -> list[list[float]]:
     return np.concatenate([(target - target.mean(0)) @ axes.T, (predicted - target.mean(0)) @ axes.T], 1).tolist()
 
 
-def last_position(source: np.ndarray, target: np.ndarray, seed: int) -> dict:
-    """The same measurements at the last prompt position, of problems that phase 3 found solved in every language. (n, k) twice"""
-    if len(source) < MINIMUM_PROBLEMS:
-        return {"problems": len(source)}
-    result = measure(predict(source, target), source, target, seed)
-    shuffled = null_records(shuffled_r2(source, target, seed), result["held_out_r2"])
-    return {"problems": len(source), "shuffled": shuffled} | result
+@dataclass
+class Asking:
+    """The running model, and the problems it is asked once more."""
+
+    model: object
+    tokenizer: object
+    problems: Problems
+    batch: int
+    seed: int
+
+    def streams(self, site: int, what: str, mean: bool = False) -> np.ndarray:
+        """At a site, (2, n, d) float64: the last position, or the mean over what prompts of a language do not begin alike with."""
+        found = []
+        for texts in self.problems.prompts:
+            rows = self.tokenizer(texts)["input_ids"]
+            alike = min(common(rows[0], row) for row in rows)
+            skip = [min(alike, len(row) - 1) if mean else len(row) - 1 for row in rows]
+            streams = models.residual_streams(self.model, self.tokenizer, texts, [site], self.batch, skip, what)
+            found.append(runs.gathered({index: own[0].double().mean(0) for index, _, own in streams}))
+        return np.stack([torch.stack(list(own.values())).numpy() for own in found])
 
 
-def sent_vectors(source: np.ndarray, target: np.ndarray, donors: list[int], seed: int) -> torch.Tensor:
-    """What every pair's recipient gets inside Z, a row for each of CONDITIONS but `none`.
+def beyond_words(asked: Asking, inside: tuple, predicted: np.ndarray) -> dict:
+    """How well the bag of the source's token embeddings predicts the same target; and the map from bag to bag, in its own space."""
+    bags, problems = asked.streams(0, "words", mean=True), asked.problems
+    scored, answers = problems.scored, problems.answers[problems.scored]
+    own = maps.predict((PRIMARY, "mean"), bags[0], inside[1], problems.answers)
+    guesses = {"words": own[PRIMARY], "mean": own["mean"], "z": predicted}
+    each = {
+        name: maps.by_answer(maps.squared_errors(guess, inside[1])[scored], answers) for name, guess in guesses.items()
+    }
 
-    The leave-one-out prediction of z_target(j) from z_source(j), j the donor's problem. `own_language` sends z_target(j)
-    itself, what a perfect map would send; `shuffled` a ridge map fitted on shuffled problems.
-    (n, k) twice, places (pairs,) of donors -> (pairs, conditions, k)
+    def difference(z: np.ndarray, words: np.ndarray, mean: np.ndarray, axis: int = -1) -> np.ndarray:
+        return maps.r_squared(z, mean, axis) - maps.r_squared(words, mean, axis)
+
+    samples = (each["z"], each["words"], each["mean"])
+    low, high = maps.interval(difference, asked.seed, *samples)
+    return {
+        "r2": float(maps.r_squared(each["words"], each["mean"])),
+        "difference": {"value": float(difference(*samples)), "low": low, "high": high},
+        "p": maps.gain_p(each["words"] - each["z"], asked.seed),
+        "own_gain": float(maps.gains(PRIMARY, *bags[:, None], problems.answers, scored)[0][0]),
+    }
+
+
+def beyond_twins(asked: Asking, basis: torch.Tensor, site: int) -> dict:
+    """The primary map's gain inside Z in untrained twins, {"unmeasured", "kinds": {kind: row}}; see `against_twins`."""
+    reason, found = twins.impossible(asked.model), {}
+    if reason is not None:
+        return {"unmeasured": reason, "kinds": {}}
+    own = twin_gain(asked.problems, basis)
+    for kind, number in twins.make_twins(asked.model, asked.seed, site):
+        streams = asked.streams(site, f"{kind} twin {number + 1} of {twins.SEEDS}")
+        found.setdefault(kind, []).append(twin_gain(replace(asked.problems, streams=streams), basis))
+    return {"unmeasured": None, "kinds": maps.against_twins(own, found, asked.seed)}
+
+
+def twin_gain(problems: Problems, basis: torch.Tensor) -> np.ndarray:
+    """Every answer's part of the gain inside Z, (answers scored,)."""
+    source, target = problems.inside(basis)
+    return maps.gains(PRIMARY, source[None], target[None], problems.answers, problems.scored)[1][0]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A recipient's prompt and a donor, by their place in the rung; and the column of every one of OUTCOMES."""
+
+    recipient: int
+    donor: int
+    prompt: str
+    columns: tuple[int, ...]
+
+
+def make_pairs(phase3: dict, prompts: list[dict], problems: Problems, seed: int) -> list[Pair]:
+    """Every recipient that phase 3 patched, asked in the target language, with one donor of its block, asked in the source's.
+
+    Both are problems that are scored here: no answer that Z was fitted on.
     """
-    if not donors:
-        return torch.zeros(0, len(CONDITIONS) - 1, source.shape[1])
-    order = torch.randperm(len(source), generator=statistics.seeded(seed, "phase3b: transfer")).numpy()
-    sent = predict(source, target) | {"own_language": target}
-    sent["shuffled"] = predict_many(source, target[None, order], (PRIMARY,))[PRIMARY][0]
-    return torch.stack([torch.from_numpy(sent[name][donors]) for name in CONDITIONS[1:]], 1).float()
+    source, target = direction(phase3["settings"]["languages"])
+    recipients, languages = phase3["recipients"], phase3["answer_set"]["languages"]
+    scored = set(problems.places[problems.scored].tolist())
+    kept = np.array([row["problem"] in scored for row in recipients])
+    blocks = np.zeros((len(recipients), len(recipients)), bool)
+    for recipient, block in enumerate(phase3["blocks"]):
+        blocks[recipient, block] = True
+    chosen = transfer.one_donor_each(blocks & kept & kept[:, None], statistics.seeded(seed, "phase3b: donors"))
+    texts = {line["problem"]: line["prompt"] for line in prompts if line["language"] == target}
+    tongues, pairs = [languages.index(name) for name in (target, source)], []
+    for rows in np.argwhere(chosen):
+        recipient, donor = (recipients[row] for row in rows)
+        places = [row["answer_place"] * len(languages) for row in (recipient, donor)]
+        columns = tuple(place + tongue for place in places for tongue in tongues)
+        pairs.append(Pair(recipient["problem"], donor["problem"], texts[recipient["problem"]], columns))
+    return pairs
 
 
-def send(opening, pairs: list[Pair], answers: list, sent: torch.Tensor, basis: np.ndarray, site: int) -> np.ndarray:
+def sent_vectors(problems: Problems, inside: tuple, predicted: dict, seed: int) -> torch.Tensor:
+    """What a recipient gets inside Z from every problem, a row for each of CONDITIONS but `none`: (n, conditions, k).
+
+    A map sends its prediction of z_target(j) from z_source(j), by the map that has not seen j's answer; `own_language` sends
+    z_target(j) itself, what a perfect map would send; `shuffled` a ridge map fitted on shuffled problems.
+    """
+    (order,) = maps.shuffled(problems.answers, statistics.seeded(seed, "phase3b: transfer"), 1)
+    own = maps.predict((PRIMARY,), inside[0], inside[1][order], problems.answers)
+    sent = predicted | {"own_language": inside[1], "shuffled": own[PRIMARY]}
+    return torch.stack([torch.from_numpy(np.array(sent[name])) for name in CONDITIONS[1:]], 1).float()
+
+
+def send(opening, model, tokenizer, pairs: list[Pair], answers: list, z, problems: Problems, predicted) -> np.ndarray:
     """Log-probabilities of the whole answer set with the recipient's part inside Z replaced by what is sent.
 
     The recipient asks problem i in the target language, the donor asked problem j in the source language. `answers`: the
@@ -428,13 +430,13 @@ def send(opening, pairs: list[Pair], answers: list, sent: torch.Tensor, basis: n
     """
     if not pairs:
         return np.zeros((len(CONDITIONS), 0, len(answers)), np.float32)
-    model, tokenizer = models.load_model(opening.folder, opening.device, opening.dtype)
-    directions, sent = torch.from_numpy(basis).float().to(model.device), sent.to(model.device)
-    prompts, scores = [pair.prompt for pair in pairs], {}
+    sent = sent_vectors(problems, problems.inside(z.basis.double()), predicted, opening.arguments.seed)
+    sent = sent[np.searchsorted(problems.places, [pair.donor for pair in pairs])].to(model.device)
+    directions, prompts, scores = z.basis.to(model.device), [pair.prompt for pair in pairs], {}
     for chosen, patcher in engine.patched_prompts(model, tokenizer, prompts, answers, opening.arguments.batch):
-        own = patcher.streams[:, site, None].float()
+        own = patcher.streams[:, z.site, None].float()
         changes = (sent[chosen] - own @ directions.T) @ directions
-        scores |= dict(zip(chosen, patcher.scores(site, torch.cat([own, own + changes], 1))))
+        scores |= dict(zip(chosen, patcher.scores(z.site, torch.cat([own, own + changes], 1))))
     return torch.stack(list(runs.gathered(scores).values()), 1).numpy()
 
 

@@ -5,6 +5,7 @@ entries change places, which keeps each tensor's scale and outliers. `reinitiali
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -38,14 +39,23 @@ def make_twins(model, seed: int, layers: int, count: int = SEEDS) -> Iterator[tu
             yield kind, number
 
 
-@torch.no_grad()
 def permute(model, seed: int, number: int, layers: int) -> None:
-    """Entries change places in every tensor of the first layers; permuted once more they are as well permuted."""
-    for name, tensor in model.get_decoder().layers[:layers].named_parameters():
+    """Entries change places in every tensor of the first layers; permuted once more they are as well permuted.
+
+    Every tensor has a generator of its own, so that threads may take them in any order.
+    """
+
+    @torch.no_grad()
+    def shuffle(named: tuple[str, torch.Tensor]) -> None:
+        name, tensor = named
         own = int(statistics.seeded(seed, f"twin {number}: {name}").initial_seed())
         draw = torch.Generator(tensor.device).manual_seed(own)
-        order = torch.randperm(tensor.numel(), generator=draw, device=tensor.device)
-        tensor.copy_(tensor.flatten()[order].view_as(tensor))
+        kind = torch.int32 if tensor.numel() < 2**31 else torch.int64  # half of the memory to go through
+        order = torch.randperm(tensor.numel(), generator=draw, device=tensor.device, dtype=kind)
+        tensor.copy_(tensor.flatten().index_select(0, order).view_as(tensor))
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(shuffle, model.get_decoder().layers[:layers].named_parameters()))
 
 
 @torch.no_grad()

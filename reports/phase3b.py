@@ -1,93 +1,100 @@
 """The page of phase 3b: the map between two languages inside Z."""
 
-import numpy as np
-
 import verdicts
 from reports import page
-
-NAMES = {
-    "none": "no swap",
-    "identity": "identity (no map)",
-    "mean_shift": "mean shift",
-    "procrustes": "orthogonal Procrustes",
-    "ridge": "ridge",
-    "ols": "ordinary least squares",
-    "shuffled": "ridge fitted on shuffled problems",
-    "own_language": "the donor's own vector in the target language",
-}
-OUTCOMES = {  # whose answer wins, in whose language
-    "recipient_recipient": "recipient's answer, its language",
-    "recipient_donor": "recipient's answer, donor's language",
-    "donor_recipient": "donor's answer, recipient's language",
-    "donor_donor": "donor's answer, its language",
-    "other": "any other answer",
-}
-SUBSPACES = {"random": "Haar-random", "matched": "matched"}  # the kinds that stand in for Z
-show = page.show
+from reports.page import decimal, p_value, percent
+from reports.phase3b_figures import figure_gain, figure_map, figure_r2, figure_transfer
+from reports.phase3b_opening import command_text, meaning_text, numbers_text, reason, trained_on, verdict_text
+from reports.phase3b_tables import (
+    NAMES,
+    SUBSPACES,
+    TWINS,
+    baselines_table,
+    ends,
+    geometry_table,
+    maps_table,
+    p_of,
+    subspaces_table,
+    transfer_table,
+)
 
 
 def summary(results: dict) -> str:
     """The numbers that decided."""
-    r2, name, null = results["held_out_r2"], results["settings"]["primary"], results["null"]
-    shift, shuffled = show(r2["mean_shift"], 2), null["shuffled"][name]
-    null = f"shuffled {show(shuffled['middle'], 2)}, p {show(shuffled['p'], 2)}"
-    return f"{name} held-out R² {show(r2[name], 2)} (mean shift {shift}, {null})"
+    if results["unmeasured"]:
+        return reason(results)
+    r2, name = results["held_out_r2"], results["settings"]["primary"]
+    shuffled, words = results["null"]["shuffled"][name], results["words"]
+    twins = [decimal(row["mean"]) for row in results["twins"]["kinds"].values()]
+    others = [decimal(results["subspaces"][kind]["middle"]) for kind in SUBSPACES if results["subspaces"][kind]]
+    beside = "".join(f", {what} {' and '.join(own)}" for what, own in (("twins", twins), ("subspaces", others)) if own)
+    return (
+        f"{name} held-out R² {decimal(r2[name])} (mean shift {decimal(r2['mean_shift'])}, shuffled {decimal(shuffled['middle'])}, "
+        f"p {p_of(shuffled)}, words {decimal(words['r2'])}); gain {decimal(results['gain'][name])}{beside}"
+    )
 
 
 def claims(results: dict) -> list[dict]:
     """The recipe's statements about the bridge, as rows."""
-    name, r2, null, recipe = results["settings"]["primary"], results["held_out_r2"], results["null"], verdicts.RECIPE
-    low, high = results["interval"][name]
-    shuffled = null["shuffled"][name]
-    other = {kind: null[kind][name] for kind in SUBSPACES}
-    others = (f"{kind} subspaces {show(row['middle'], 3)}, p {show(row['p'], 2)}" for kind, row in other.items())
-    return [
-        page.claim(
-            "held_out",
-            "a linear map predicts held-out Z vectors",
-            "yes",
-            f"{NAMES[name]}: held-out R² {show(r2[name], 3)} (95 % {show(low, 3)} to {show(high, 3)})",
-            f"shuffled problems {shuffled_text(shuffled)}, p {show(shuffled['p'], 2)}",
-        ),
-        page.claim(
+    cells = dict.fromkeys(("held_out", "beyond_shift", "specific", "overfitting", "transfer"), ("–", "–"))
+    if not results["unmeasured"]:
+        cells = measured_cells(results)
+    recipe = verdicts.RECIPE
+    zero = f"zero, with {recipe['map_parameters']:,} parameters and {recipe['map_pairs']} pairs"
+    rows = (
+        ("held_out", "a linear map predicts Z vectors of answers that it has not seen", "yes"),
+        (
             "beyond_shift",
             "the languages differ by more than a constant inside Z, and a learned map captures it",
             "implied",
-            f"{NAMES[name]} {show(r2[name], 3)}",
-            f"mean shift {show(r2['mean_shift'], 3)}, p {show(results['p_above_mean_shift'][name], 2)}; one fitted scale "
-            f"{show(results['scaled_shift_r2'], 3)}, p {show(results['p_above_scaled_shift'][name], 2)}",
         ),
-        page.claim(
-            "specific",
-            "this holds for Z more than for other subspaces of its size",
-            "implied",
-            f"{NAMES[name]} {show(r2[name], 3)}",
-            "; ".join(others),
-        ),
-        page.claim(
-            "overfitting",
-            "zero overfitting risk for a k × k map",
-            f"zero, with {recipe['map_parameters']:,} parameters and {recipe['map_pairs']} pairs",
-            f"{results['parameters']['ols']:,} parameters, {results['data']['problems']} pairs of {results['data']['k']} numbers: "
-            f"least squares in-sample R² {show(results['in_sample_r2']['ols'], 3)}",
-            f"its held-out R² {show(r2['ols'], 3)}",
-        ),
-        page.claim(
-            "transfer",
-            "the map carries the answer across languages at inference time",
-            "yes (transformative)",
-            *transfer_cells(results),
-        ),
+        ("specific", "it does so for Z more than for words, untrained twins and other subspaces", "implied"),
+        ("overfitting", "zero overfitting risk for a k × k map", zero),
+        ("transfer", "the map carries the answer across languages at inference time", "yes (transformative)"),
+    )
+    return [page.claim(name, text, said, *cells[name]) for name, text, said in rows]
+
+
+def measured_cells(results: dict) -> dict[str, tuple[str, str]]:
+    """What was measured of every claim, and its null."""
+    name, r2, gain = results["settings"]["primary"], results["held_out_r2"], results["gain"]
+    low, high = (decimal(end) for end in results["interval"][name])
+    shuffled, above, words = results["null"]["shuffled"][name], results["p_above"][name], results["words"]
+    others = [f"words R² {decimal(words['r2'])}, p {p_value(words['p'])}"]
+    others += [
+        f"{TWINS[kind]} {decimal(row['mean'])}, p {p_value(row['p'])}"
+        for kind, row in results["twins"]["kinds"].items()
     ]
+    found = {kind: results["subspaces"][kind] for kind in SUBSPACES if results["subspaces"][kind]}
+    others += [f"{SUBSPACES[kind]} {decimal(row['middle'])}, p {p_of(row)}" for kind, row in found.items()]
+    pairs = f"{results['data']['problems'] + results['data']['training']} pairs of {results['data']['k']} numbers"
+    return {
+        "held_out": (
+            f"{NAMES[name]}: held-out R² {decimal(r2[name])} ({low} to {high})",
+            f"shuffled problems {ends(shuffled)}, p {p_of(shuffled)}",
+        ),
+        "beyond_shift": (
+            f"{NAMES[name]} R² {decimal(r2[name])}, gain {decimal(gain[name])}",
+            f"mean shift R² {decimal(r2['mean_shift'])}, p {p_value(above['mean_shift'])}; one fitted scale "
+            f"{decimal(results['scaled_shift_r2'])}, p {p_value(above['scaled_shift'])}",
+        ),
+        "specific": (f"{NAMES[name]} R² {decimal(r2[name])}, gain {decimal(gain[name])}", "; ".join(others)),
+        "overfitting": (
+            f"{results['parameters']['ols']:,} parameters, {pairs}: least squares R² {decimal(results['in_sample_r2']['ols'])} on "
+            "what it was fitted on",
+            f"its held-out R² {decimal(r2['ols'])}",
+        ),
+        "transfer": transfer_cells(results),
+    }
 
 
 def transfer_cells(results: dict) -> tuple[str, str]:
     """How often mapped vectors carry the answer over, and how often their controls do."""
     name, move = results["settings"]["primary"], results["transfer"]
     if not move["pairs"]:
-        return f"nothing was sent: {no_pairs(results)}", ""
-    success = {condition: f"{share:.1%}" for condition, share in move["success"].items()}
-    against = {control: show(p[name], 2) for control, p in move["p_against"].items()}
+        return "nothing was sent: no recipient has a donor here", "–"
+    success = {condition: percent(share) for condition, share in move["success"].items()}
+    against = {control: p_value(p[name]) for control, p in move["p_against"].items()}
     return (
         f"mapped vectors give the donor's answer in {success[name]} of {move['pairs']} pairs",
         f"unmapped {success['identity']} (p {against['identity']}), shuffled map {success['shuffled']} "
@@ -95,283 +102,196 @@ def transfer_cells(results: dict) -> tuple[str, str]:
     )
 
 
-def shuffled_text(row: dict) -> str:
-    return f"{show(row['middle'], 3)} (95th percentile {show(row['high'], 3)})"
-
-
 def render(results: dict, arrays: dict) -> dict[str, bytes]:
     """Report and figures from saved results and arrays."""
     title = f"Phase 3b: the bridge inside Z of {results['model']['name']}"
-    sections = (data_section, held_out_section, interpolation_section, null_section, map_section, last_section)
-    texts = [section(results) for section in (*sections, transfer_section)]
-    figures = {
-        "phase3b_r2.png": figure_r2(results, arrays["phase3b_loo.npy"]),
-        "phase3b_map.png": figure_map(results),
-        "phase3b_components.png": figure_components(results),
-    }
-    if results["transfer"]["pairs"]:
-        figures["phase3b_transfer.png"] = figure_transfer(results)
-    return figures | {"phase3b_output.md": page.report(title, verdict(results), results, texts, limitations(results))}
+    results = results | {"level": verdicts.LEVEL}
+    opening, texts, figures = [meaning_text(results)], [problems_section(results)], {}
+    if not results["unmeasured"]:
+        opening = [numbers_text(results), *opening, PICTURE]
+        sections = (held_out_section, baselines_section, subspaces_section, map_section, transfer_section)
+        texts += [section(results) for section in sections]
+        drawn = {"r2": figure_r2, "gain": figure_gain, "map": figure_map}
+        drawn |= {"transfer": figure_transfer} if results["transfer"]["pairs"] else {}
+        figures = {f"phase3b_{name}.png": draw(results) for name, draw in drawn.items()}
+    texts.append(reading_section(results))
+    opening = [page.prose(part) for part in (*opening, command_text(results))]
+    texts = [page.prose(text) for text in texts]
+    content = page.report(title, verdict_text(results), results, texts, limitations(results), opening)
+    return figures | {"phase3b_output.md": content}
 
 
-def verdict(results: dict) -> str:
-    """The verdict in sentences."""
-    name, r2, null, data = results["settings"]["primary"], results["held_out_r2"], results["null"], results["data"]
-    what = {
-        "bridge": "A linear map from {source} to {target} inside Z generalises to held-out problems",
-        "no_bridge": "No linear map from {source} to {target} inside Z generalises beyond a constant shift",
-    }[results["verdict"]].format(**results["settings"])
-    medians = ", ".join(f"{kind} {show(null[kind][name]['middle'], 3)}" for kind in SUBSPACES)
-    ps = [null[kind][name]["p"] for kind in SUBSPACES]
-    if results["tests"]["specific"]:
-        special = f"""In other subspaces of that size the same map does less well (median: {medians}; larger p
-            {show(max(ps), 2)})."""
-    else:
-        special = f"""It is not special to Z: the same map in other subspaces of that size has a median of {medians} (p
-            {" and ".join(show(p, 2) for p in ps)})."""
-    if data["fitted_on_these"]:
-        special += " Z was fitted on the same problems, so these values are too high."
-    if results["verdict"] == "no_bridge" and max(r2["identity"], r2["mean_shift"]) > r2[name] > 0:
-        special += " A map without learning does at least as well."
-    return page.prose(f"""
-        {what} (`{results["verdict"]}`): {NAMES[name]}, named before looking, has held-out R² {show(r2[name], 3)} on
-        {data["problems"]} problems (shuffled problems: p {show(null["shuffled"][name]["p"], 2)}), identity {show(r2["identity"], 3)},
-        mean shift {show(r2["mean_shift"], 3)} (p of the difference {show(results["p_above_mean_shift"][name], 2)}). {special}
-        """)
+MOSTLY = 0.5  # of the variance: where matched draws hold more, the page says what they are
+PICTURE = """
+    ![The map's gain in Z, in untrained twins and in other subspaces](phase3b_gain.png)
+
+    *What the learned map saves of the error that mean, shift and scaled shift leave, on answers that it has not seen: inside Z,
+    in untrained twins of the model, and in other subspaces of Z's size.*
+"""
 
 
-def data_section(results: dict) -> str:
-    data, settings = results["data"], results["settings"]
-    left_out = f", {data['left_out_as_fitted']} others left out because Z was fitted on them"
-    return page.prose(f"""
-        ## 1 Data
+def problems_section(results: dict) -> str:
+    data, settings, (source, target) = results["data"], results["settings"], spoken(results)
+    if results["unmeasured"]:
+        return f"""
+            ## 1 Problems
 
-        z_{settings["target"]} is predicted from z_{settings["source"]} of the same problem: coordinates inside Z (k = {data["k"]},
-        site {settings["z"]["site"]}) of phase 2's activations, pooling *{settings["pooling"].replace("_", " ")}*,
-        {data["problems"]} problems{left_out if data["left_out_as_fitted"] else ""}.
-        """)
+            Nothing was measured: {reason(results)}. The maps are judged on problems that the model solves in both languages, at the
+            position and with the prompt with which phase 3 swaps Z; what it does not solve it need not represent alike.
+        """
+    return f"""
+        ## 1 Problems
+
+        z_{settings["target"]} is predicted from z_{settings["source"]} of the same problem ({source} to {target}): coordinates
+        inside Z (k {data["k"]}) at {page.place(settings["z"]["site"])}, last position of the few-shot prompts of phase 3
+        (`{settings["rung"]}`), where it swaps Z.
+        Scored are {data["problems"]} problems with {data["answers"]} answers, of {data["usable"]} that the model solves in both
+        languages{trained_on(data)}.
+    """
 
 
 def held_out_section(results: dict) -> str:
-    rows = []
-    for name in results["settings"]["maps"]:
-        low, high = (show(end, 3) for end in results["interval"][name])
-        rows.append([NAMES[name], f"{results['parameters'][name]:,}", results["in_sample_r2"][name]])
-        rows[-1] += [results["held_out_r2"][name], f"{low} to {high}", f"{results['retrieval'][name]:.1%}"]
-        rows[-1].append(show(results["p_above_mean_shift"].get(name), 2))
-    headers = ["map", "parameters", "in-sample R²", "held-out R²", "95 % bootstrap", "retrieval", "p above mean shift"]
-    return page.prose(f"""
+    n, k = results["data"]["problems"] + results["data"]["training"], results["data"]["k"]
+    draws = results["null"]["shuffled"][results["settings"]["primary"]]["draws"]
+    if k >= n - 1:
+        through = f"With k ≥ {n - 1} least squares passes through every training pair, whatever they are."
+    else:
+        through = f"Least squares would pass through every training pair from k = {n - 1} on; here k is smaller."
+    kept = results["null"]["kept_partners"]
+    alone = f"; {percent(kept)} had to keep one with their own" if kept else ""
+    return f"""
         ## 2 Held-out prediction
 
         ![Held-out R² of every map](phase3b_r2.png)
 
-        Leave-one-problem-out; R² against the training mean of the target language (0 = no better than that mean). Intervals
-        are bias-corrected and accelerated (BCa) over problems. *Retrieval*: share of problems whose predicted vector is nearest
-        to the right target vector, chance {show(1 / results["data"]["problems"], 2)}.
+        *Held-out R² inside Z of every map, on what it was fitted on, and with shuffled problems.*
 
-        {page.table(headers, rows)}
-        """)
+        All problems with one answer are left out together; ridge chooses its penalty by leaving out answers among the others. R² is
+        against the training mean of the target language. *Finds its problem*: the predicted vector is nearer to its problem's target
+        than to that of any other answer (chance {percent(results["chance"])}). *Gain*: share saved of the error that the best of
+        {", ".join(NAMES[name] for name in results["settings"]["references"])} leaves; here the best is
+        {NAMES[results["best_reference"]]}. *Shuffled problems*: 5 to 95 % of R² in {draws} pairings in which every problem gets a
+        partner with another answer{alone}. Holm over the maps that were not named before looking.
 
+        {maps_table(results)}
 
-def interpolation_section(results: dict) -> str:
-    n, k = results["data"]["problems"], results["data"]["k"]
-    if k >= n - 1:
-        through = f"With k ≥ {n - 1} least squares passes through every training pair whatever they are."
-    else:
-        through = f"Least squares would pass through every training pair from k = {n - 1} on; here k is smaller."
-    return page.prose(f"""
-        ## 3 Interpolation
-
-        A k × k map has {results["parameters"]["ols"]:,} parameters with its intercept, and {n} pairs give {n * k:,} numbers.
-        In-sample R² of least squares: {show(results["in_sample_r2"]["ols"], 4)}; held out:
-        {show(results["held_out_r2"]["ols"], 4)}. {through}
-        """)
+        A k × k map has {results["parameters"]["ols"]:,} parameters with its intercept, and {n} pairs give {n * k:,} numbers. {through}
+    """
 
 
-def null_section(results: dict) -> str:
-    null, settings, rows = results["null"], results["settings"], []
-    for name in settings["maps"]:
-        rows.append([NAMES[name], results["held_out_r2"][name], shuffled_text(null["shuffled"][name])])
-        rows[-1] += [show(null["shuffled"][name]["p"], 2), show(null["p_holm"].get(name), 2)]
-        for row in (null[kind][name] for kind in SUBSPACES):
-            low, middle, high = (show(row[point], 3) for point in ("low", "middle", "high"))
-            rows[-1] += [f"{middle} ({low} to {high})", show(row["p"], 2)]
-    headers = ["map", "held-out R²", "shuffled problems", "p", "Holm"]
-    headers += [header for kind in SUBSPACES.values() for header in (f"{kind} (5 % to 95 %)", "p")]
-    wording = ", ".join(f"{show(results['embeddings'][name], 3)} ({NAMES[name]})" for name in settings["maps"])
-    return page.prose(f"""
-        ## 4 Nulls
+def baselines_section(results: dict) -> str:
+    words, twins = results["words"], results["twins"]
+    source, _ = spoken(results)
+    made = f"Twins could not be made: {twins['unmeasured']}." if twins["unmeasured"] else ""
+    return f"""
+        ## 3 Words and untrained twins
 
-        {settings["shuffles"]} shuffles of the target's problems, and {settings["random_subspaces"]} Haar-random and
-        covariance-matched subspaces each, of the same size, in place of Z. Holm over the maps other than the primary one.
+        *Words*: the mean of the token embeddings of the {source} question, in all dimensions, predicts the same target inside Z by
+        the same kind of map. (The map from bag to bag gains {decimal(words["own_gain"])} in its own space: an easier target, which
+        says how regular the wording is.) *Twins*: the same model without what it learned, its weights permuted within every tensor
+        of its layers or drawn anew, asked the same prompts; the same map inside the same Z. The model has to gain more than another
+        twin would, by the spread among twins, and more than they do over answers. {made}
 
-        {page.table(headers, rows)}
+        {baselines_table(results)}
+    """
 
-        What the wording alone gives: the same maps on the mean token embeddings (site 0) inside Z have held-out R² {wording}.
-        """)
+
+def spoken(results: dict) -> tuple[str, str]:
+    """The names of source and target language."""
+    return tuple(results["names"][results["settings"][which]] for which in ("source", "target"))
+
+
+def subspaces_section(results: dict) -> str:
+    found = results["subspaces"]
+    share, offset = percent(found["share_within"]), percent(found["share_offset"])
+    note = " Z is so large that no other subspace holds as much: matched ones could not be drawn."
+    if found["matched"]:
+        most = " Draws that hold so much lie near the stream's main directions: Z has to be better than these."
+        note = most if found["share_within"] > MOSTLY else ""
+    return f"""
+        ## 4 Other subspaces
+
+        The same map in subspaces of Z's size: random ones (*Haar*), and random ones that hold as much as Z of the streams' variance
+        within languages ({share}) and of the offset between these ({offset}) (*matched*).{note}
+
+        {subspaces_table(results)}
+    """
 
 
 def map_section(results: dict) -> str:
-    rows = []
-    for name in results["settings"]["learned"]:
-        values = results["map"][name]["singular_values"]
-        rows.append([NAMES[name], max(values), float(np.median(values)), results["map"][name]["orthogonality_error"]])
-    return page.prose(f"""
+    return f"""
         ## 5 The map itself
 
-        ![Singular values of the maps](phase3b_map.png)
+        ![Singular values of the maps, and prediction and truth](phase3b_map.png)
 
-        Fitted on all problems. Orthogonality error: ‖MᵀM − I‖_F / √k, 0 for a rotation.
+        *Left: singular values of the maps fitted on all problems. Right: held-out prediction and truth along the target's first two
+        principal components inside Z.*
 
-        {page.table(["map", "largest singular value", "median", "orthogonality error"], rows)}
+        Orthogonality error: ‖MᵀM − I‖_F / √k, 0 for a rotation.
 
-        ![Prediction and truth](phase3b_components.png)
-
-        Held-out prediction ({NAMES[results["settings"]["primary"]]}) and truth in the first two principal components of the target.
-        """)
-
-
-def last_section(results: dict) -> str:
-    last = results["last"]
-    if "held_out_r2" not in last:
-        few = f"Only {last['problems']} problems are solved in every language: nothing is fitted here."
-        if not results["settings"]["rung"]:
-            few = "Not testable here: phase 3 took no rung of problems, so there are no streams to fit a map on."
-        return f"## 6 Last prompt position\n\n{few}"
-    rows = [
-        [NAMES[name], last["in_sample_r2"][name], last["held_out_r2"][name], f"{last['retrieval'][name]:.1%}"]
-        + [shuffled_text(last["shuffled"][name]), show(last["shuffled"][name]["p"], 2)]
-        for name in results["settings"]["maps"]
-    ]
-    headers = ["map", "in-sample R²", "held-out R²", "retrieval", "shuffled problems", "p"]
-    return page.prose(f"""
-        ## 6 Last prompt position
-
-        The same inside Z at the last prompt position of phase 3's few-shot prompts ({last["problems"]} problems solved in every
-        language); these maps are the ones that the transfer uses.
-
-        {page.table(headers, rows)}
-        """)
+        {geometry_table(results)}
+    """
 
 
 def transfer_section(results: dict) -> str:
-    settings, move, rows = results["settings"], results["transfer"], []
+    move, (source, target) = results["transfer"], spoken(results)
     if not move["pairs"]:
-        return f"## 7 Transfer\n\nNot testable here: {no_pairs(results)}."
-    outcomes = [*settings["outcomes"], "other"]
-    for name in settings["conditions"]:
-        low, high = move["interval"][name]
-        rows.append([NAMES[name], f"{move['success'][name]:.1%}", f"{low:.1%} to {high:.1%}"])
-        rows[-1] += [f"{move['winners'][name][outcome]:.1%}" for outcome in outcomes]
-        rows[-1] += [show(move["p_against"][control].get(name), 2) for control in settings["controls"]]
-    against = [f"p against {control}" for control in settings["controls"]]
-    headers = ["sent", "success", "95 % Wilson", *(OUTCOMES[outcome] for outcome in outcomes), *against]
-    return page.prose(f"""
-        ## 7 Transfer
+        return """
+            ## 6 Transfer
+
+            Not testable here: none of the problems scored are a recipient of phase 3 and its donor.
+        """
+    return f"""
+        ## 6 Transfer
 
         ![Transfer](phase3b_transfer.png)
 
-        {move["pairs"]} recipients of phase 3, each with one donor of its block ({settings["source"]} to {settings["target"]},
-        rung `{settings["rung"]}`, different answers): the recipient's part inside Z becomes the mapped vector of the donor,
-        which the map was not fitted on. Shares of pairs by what is most probable among all {move["answers"]} answers in every
-        language; success is the donor's answer in the recipient's language. *Identity* is the swap of Z. A map
-        fitted on shuffled problems puts another vector in the recipient's place: what erasing alone does.
+        *How often the donor's answer comes out in the recipient's language.*
 
-        {page.table(headers, rows)}
-        """)
+        {move["pairs"]} recipients of phase 3, asked in {target}, each with one donor of its block, asked in {source},
+        with another answer: the recipient's part inside Z becomes the mapped vector of the donor, by a map that
+        has not seen the donor's answer. Shares of pairs by what is most probable among all {move["answers"]} answers in every
+        language; success is the donor's answer in the recipient's language. *Identity* is the swap of Z. A map fitted on shuffled
+        problems puts another vector in the recipient's place: what erasing alone does.
+
+        {transfer_table(results)}
+    """
 
 
-def no_pairs(results: dict) -> str:
-    """Why nothing was sent."""
-    if not results["settings"]["rung"]:
-        return "phase 3 took no rung of problems"
-    return "too few problems are solved unpatched"
+def reading_section(results: dict) -> str:
+    measured = """
+        - Gain: 1 − error of the map / error of the best of mean, shift and scaled shift, in one space. It has no unit, so that spaces
+          of any scale can be compared, and shrinking toward the mean gains nothing.
+        - Shift: the source and the mean difference between the languages; scaled: mean + a (source − mean) with one fitted number a.
+        - p: < .009 (120 draws) means that no draw of 120 reached what was measured; without draws, of sign flips over answers.
+        - Intervals: bias-corrected and accelerated bootstrap (BCa) over answers, 9,999 resamples.
+    """
+    return f"""
+        ## 7 How to read it
+
+        - L18.out: the stream at the last prompt position as layer 18 leaves it, `blocks.18.hook_resid_post` in TransformerLens.
+        - Z: the subspace that phase 2 handed on; z: a stream's coordinates inside it.
+        {"" if results["unmeasured"] else measured.strip()}
+        - Verdicts: `bridge`, `linear_but_unspecific` (a map is there, as it is for words, for untrained twins or in other
+          subspaces), `no_bridge` (no map beyond shuffled problems and a shift), `untestable`.
+    """
 
 
 def limitations(results: dict) -> list[str]:
-    data, move = results["data"], results["transfer"]
+    data, move, z = results["data"], results["transfer"], results["settings"]["z"]
     lines = []
-    if data["fitted_on_these"]:
-        lines.append(
-            "Z itself was fitted on these very problems (not the maps): R² inside it is too high. Section 6 asks others."
-        )
-    if not move["pairs"]:
-        lines.append(f"The transfer could not be tested: {no_pairs(results)}.")
-    elif move["success"]["own_language"] < 0.5:
-        lines.append(
-            "Even the target language's own vector gives the donor's answer in less than half of the pairs: Z at this site is not "
-            "shown to carry it, so that a failing map tells little."
-        )
-    lines += [
-        f"{data['problems']} problems of one kind: a map that generalises among them may still be about their wording.",
-        "Anything that the versions of a problem share, such as their numerals or their length, is predictable across languages too.",
-        "R² is dominated by the directions of Z with the largest variance.",
-        "The transfer patches one position only, and only the part inside Z.",
-    ]
-    z = results["settings"]["z"]
+    if not results["unmeasured"]:
+        lines += [
+            f"{data['problems']} problems of one kind: a map that generalises among them may still be about their wording.",
+            "A bag of words has no order: what the last sentence says may be read without the problem's answer.",
+            "R² is dominated by the directions of Z with the largest variance.",
+            "Three twins of each kind: their spread is taken as alike, and gains as normal.",
+        ]
+    if move["pairs"]:
+        lines.append("The transfer patches one position only, and only the part inside Z.")
     if results["layer_chosen"] == "no_bottleneck" and z["layer"] == z["bottleneck"]:
         lines.append(f"Z is that of {page.layer_name(z['layer'], results['layer_chosen'])}.")
     if z["method"] in ("centroid", "ard_mmd"):
         lines.append("Z was fitted on activations: it is no prediction from weights.")
+    lines.append("Only problems that the model solves in both languages are asked, so that nothing is said of others.")
     return lines
-
-
-def figure_r2(results: dict, loo: np.ndarray) -> bytes:
-    maps = results["settings"]["maps"]
-    places, names = np.arange(len(maps)), [NAMES[name] for name in maps]
-    values = np.array([results["held_out_r2"][name] for name in maps])
-    bounds = np.array([results["interval"][name] for name in maps]).T
-    highest = [results["null"]["shuffled"][name]["high"] for name in maps]
-    with page.figure(10, 4, 1, 2) as (figure, (left, right)):
-        left.bar(places - 0.2, values, 0.4, yerr=np.abs(bounds - values), capsize=4, label="held out, 95 % bootstrap")
-        in_sample = [results["in_sample_r2"][name] for name in maps]
-        left.bar(places + 0.2, in_sample, 0.4, color="lightgray", label="in sample")
-        left.plot(places, highest, "_", color="tab:red", markersize=18, label="shuffled problems, 95th percentile")
-        left.axhline(0, color="black", linewidth=1)
-        left.set_xticks(places, names, rotation=20, ha="right", fontsize=8)
-        left.set(title="R² inside Z (cut off below −1.2)", ylabel="R² against the training mean", ylim=(-1.2, 1.05))
-        for kind, shift, color in (("random", -0.3, "tab:green"), ("matched", -0.1, "tab:purple")):
-            rows = [results["null"][kind][name] for name in maps]
-            low, middle, high = (np.array([row[point] for row in rows]) for point in ("low", "middle", "high"))
-            style = {"fmt": ".", "color": color, "capsize": 2, "label": f"{SUBSPACES[kind]} subspaces, 5 % to 95 %"}
-            left.errorbar(places + shift, middle, [middle - low, high - middle], **style)
-        left.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=2)
-        right.boxplot(np.sqrt(loo.T), showfliers=False)
-        right.set_xticks(places + 1, names, rotation=20, ha="right", fontsize=8)
-        right.set(title="leave-one-out error per problem", ylabel="distance inside Z", ylim=(0, None))
-    return page.png(figure)
-
-
-def figure_map(results: dict) -> bytes:
-    with page.figure(6, 3.5) as (figure, panel):
-        for name in results["settings"]["learned"]:
-            values = results["map"][name]["singular_values"]
-            panel.plot(np.arange(1, len(values) + 1), values, marker=".", label=NAMES[name])
-        panel.axhline(1, color="black", linestyle=":", linewidth=1, label="a rotation")
-        panel.set(title="singular values of the maps", xlabel="index", ylabel="singular value", ylim=(0, None))
-        panel.legend(fontsize=8)
-    return page.png(figure)
-
-
-def figure_components(results: dict) -> bytes:
-    x, y, x_predicted, y_predicted = np.array(results["components"]).T
-    predicted = f"held-out prediction ({NAMES[results['settings']['primary']]})"
-    with page.figure(5, 4.5) as (figure, panel):
-        panel.plot([x, x_predicted], [y, y_predicted], color="lightgray", linewidth=1, zorder=1)
-        panel.scatter(x, y, s=18, label="truth", zorder=2)
-        panel.scatter(x_predicted, y_predicted, s=18, marker="x", label=predicted, zorder=3)
-        panel.set(title="first two components of the target inside Z", xlabel="component 1", ylabel="component 2")
-        panel.legend(fontsize=8)
-    return page.png(figure)
-
-
-def figure_transfer(results: dict) -> bytes:
-    move, conditions = results["transfer"], results["settings"]["conditions"]
-    values = np.array([move["success"][name] for name in conditions])
-    bounds = np.array([move["interval"][name] for name in conditions]).T
-    title = f"donor's answer in the recipient's language, {move['pairs']} pairs, 95 % Wilson"
-    with page.figure(7, 3.8) as (figure, panel):
-        panel.bar(range(len(values)), values, yerr=np.abs(bounds - values), capsize=4)
-        panel.set_xticks(range(len(values)), [NAMES[name] for name in conditions], rotation=25, ha="right", fontsize=8)
-        panel.set(title=title, ylabel="share of pairs", ylim=(0, 1.05))
-    return page.png(figure)

@@ -1,0 +1,110 @@
+"""Phase 3b's figures: held-out R², the gain beside twins and other subspaces, the map itself, and the transfer."""
+
+import numpy as np
+
+from reports import page
+from reports.phase3b_tables import NAMES, SUBSPACES, TWINS
+
+BLUE, SKY, GREEN, RED, ORANGE, PINK = "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00", "#CC79A7"  # Okabe and Ito
+SMALL = 9.5  # points: 12 pixels where a page shows the figure 700 pixels wide
+LOWEST = -1.2  # R² that an axis shows
+
+
+def figure_r2(results: dict) -> bytes:
+    """Held-out R² of every map with its interval, beside R² on what it was fitted on, shuffled problems and the words."""
+    maps, null = results["settings"]["maps"], results["null"]["shuffled"]
+    places = np.arange(len(maps))[::-1]
+    low, high = np.array([results["interval"][name] for name in maps]).T
+    with page.figure(7.6, 3.6) as (figure, panel):
+        for place, name in zip(places, maps):
+            first = place == places[0]
+            ends = [null[name]["low"], null[name]["high"]]
+            panel.plot(
+                ends,
+                [place - 0.2] * 2,
+                color="gray",
+                linewidth=4,
+                label="shuffled problems, 5 to 95 %" if first else None,
+            )
+        panel.hlines(places, low, high, color=BLUE, linewidth=2)
+        values = [results["held_out_r2"][name] for name in maps]
+        panel.plot(values, places, "o", color=BLUE, markersize=8, label="held out, 95 % interval over answers")
+        on_own = [results["in_sample_r2"][name] for name in maps]
+        panel.plot(on_own, places, "D", color=ORANGE, markersize=6, fillstyle="none", label="on what it was fitted on")
+        words = results["words"]["r2"]
+        lowest = max(LOWEST, min([*low, *values, words]) - 0.1)
+        for value, place in zip(values, places):
+            if value < lowest:
+                panel.plot(lowest + 0.03, place, "<", color=BLUE, markersize=8)
+                panel.annotate(f"{value:.1f}", (lowest + 0.08, place), va="center", fontsize=SMALL)
+        panel.axvline(words, color=RED, linestyle="--", linewidth=1.4, label="source's words (bag), ridge, held out")
+        panel.axvline(0, color="black", linewidth=1)
+        panel.set_yticks(places, [NAMES[name] for name in maps])
+        panel.set(xlim=(lowest, 1.05), ylim=(-0.6, len(maps) - 0.4))
+        panel.set_xlabel("R² inside Z (0: no better than the training mean, 1: exact)")
+        panel.legend(fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.4, -0.18), ncol=2, frameon=False)
+    return page.png(figure)
+
+
+def figure_gain(results: dict) -> bytes:
+    """The gain in Z beside twins (each a point) and other subspaces (5 to 95 % of draws)."""
+    found, own = results["subspaces"], results["gain"][results["settings"]["primary"]]
+    rows = [(TWINS[kind], row["gains"], "^", PINK) for kind, row in results["twins"]["kinds"].items()]
+    rows += [(SUBSPACES[kind], found["gains"][kind], "|", GREEN) for kind in SUBSPACES if found[kind]]
+    with page.figure(7.6, 1.6 + 0.45 * len(rows)) as (figure, panel):
+        for place, (_, gains, marker, colour) in enumerate(reversed(rows)):
+            panel.plot(gains, [place] * len(gains), marker, color=colour, markersize=9, linestyle="none")
+        panel.axvline(own, color=BLUE, linewidth=2.4, label="Z of the trained model")
+        panel.axvline(0, color="black", linewidth=1)
+        panel.set_yticks(range(len(rows)), [f"{name}, {len(gains)}" for name, gains, *_ in reversed(rows)])
+        lowest = min([0, own, *(gain for _, gains, *_ in rows for gain in gains)])
+        panel.set(xlim=(max(LOWEST, lowest) - 0.05, 1.02), ylim=(-0.6, max(0, len(rows) - 1) + 0.6))
+        panel.set_xlabel("gain: share of the error that the map saves beyond mean, shift and scaled shift")
+        panel.legend(fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.4, -0.25), frameon=False)
+    return page.png(figure)
+
+
+def figure_map(results: dict) -> bytes:
+    """Singular values of the maps, and prediction beside truth."""
+    styles = dict(zip(results["settings"]["learned"], ((BLUE, "o"), (RED, "s"), (GREEN, "^"))))
+    x, y, x_predicted, y_predicted = np.array(results["components"]).T
+    with page.figure(7.6, 3.8, 1, 2) as (figure, (left, right)):
+        for name, (colour, marker) in styles.items():
+            values = results["map"][name]["singular_values"]
+            places = np.arange(1, len(values) + 1)
+            left.plot(places, values, color=colour, marker=marker, markersize=4, linewidth=1.2, label=NAMES[name])
+        left.locator_params(axis="x", integer=True)
+        left.axhline(1, color="black", linestyle=":", linewidth=1, label="a rotation")
+        left.set(xlabel="singular value's rank", ylabel="singular value of the map", ylim=(0, None))
+        left.legend(fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.45, -0.17), frameon=False)
+        right.plot([x, x_predicted], [y, y_predicted], color="lightgray", linewidth=1, zorder=1)
+        right.plot(x, y, "o", color="black", markersize=5, label="truth")
+        predicted = f"held-out prediction, {NAMES[results['settings']['primary']]}"
+        right.plot(x_predicted, y_predicted, "x", color=BLUE, markersize=6, label=predicted)
+        right.set(xlabel="component 1 of the target in Z (stream units)", ylabel="component 2 (stream units)")
+        right.legend(fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.45, -0.17), frameon=False)
+    return page.png(figure)
+
+
+def figure_transfer(results: dict) -> bytes:
+    """How often the donor's answer comes out in the recipient's language."""
+    move, conditions = results["transfer"], results["settings"]["conditions"]
+    values = 100 * np.array([move["success"][name] for name in conditions])
+    bounds = 100 * np.array([move["interval"][name] for name in conditions]).T
+    places = np.arange(len(conditions))[::-1]
+    learned = [name in results["settings"]["learned"] for name in conditions]
+    with page.figure(7.6, 3.8) as (figure, panel):
+        panel.hlines(places, *bounds, color="gray", linewidth=2)
+        for chosen, colour, marker, label in (
+            (True, BLUE, "o", "learned maps"),
+            (False, "black", "s", "no map, and controls"),
+        ):
+            own = np.array(learned) == chosen
+            panel.plot(values[own], places[own], marker, color=colour, markersize=8, label=label)
+        panel.set_yticks(places, [NAMES[name] for name in conditions])
+        panel.set(
+            xlim=(-2, 102),
+            xlabel=f"success, % of {move['pairs']} pairs, 95 % Wilson",
+        )
+        panel.legend(fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.3, -0.17), ncol=2, frameon=False)
+    return page.png(figure)

@@ -1,0 +1,191 @@
+"""What phase 3b's page says first: the verdict in a sentence, what follows from it, and the numbers that decided."""
+
+from reports import page
+from reports.page import decimal, listing, p_value, percent
+from reports.phase3b_tables import NAMES, SUBSPACES, TESTS, TWINS, ends, p_of
+
+MAP = "a linear map learned on other answers"
+INSIDE = "In {model}, inside Z ({k} of {width} directions of the stream at {place})"
+THERE = f"{INSIDE}, {MAP} turns a problem's {{source}} vector into its {{target}} one"
+VERDICTS = {
+    "bridge": f"""{THERE}, and does so better than the source's words, than untrained twins of the model and than other
+        subspaces allow: held-out R² {{r2}}, {{numbers}}""",
+    "linear_but_unspecific": f"""{THERE} (held-out R² {{r2}}), but this is not special to Z, or to what the model has learned:
+        {{failed}}""",
+}
+NO_MAP = f"""{INSIDE}, {MAP} does not predict a problem's {{target}} vector from its {{source}} one beyond shuffled problems:
+    held-out R² {{r2}}, {{shuffled}}"""
+NO_MORE = f"""{INSIDE}, {MAP} predicts a problem's {{target}} vector from its {{source}} one (held-out R² {{r2}}), but {{best}} does so
+    as well or nearly (R² {{unlearned}}): there is little that such a map would have to learn"""
+UNTESTABLE = {
+    "no_rung": "phase 3 found no kind of problem that the model solves often enough",
+    "few_problems": "too few problems solved in every language: {problems}, needed {least_problems}",
+    "few_answers": "too few different answers of the problems solved: {answers}, needed {least_answers}",
+    "few_unseen_problems": "too few problems solved whose answers Z was not fitted on: {problems}, needed {least_problems}",
+    "few_unseen_answers": "too few different answers that Z was not fitted on: {answers}, needed {least_answers}",
+}
+MEANS = {
+    "bridge": "holds on these problems: the map is a property of what the model has learned, and of Z",
+    "linear_but_unspecific": """is not shown: a linear map is there, as it is in much else, so it is no evidence for Z (*not
+        special*)""",
+    "no_bridge": "is not shown: {why}",
+    "untestable": "cannot be tested with this model and these problems; nothing follows for it",
+}
+
+
+def verdict_text(results: dict) -> str:
+    """One sentence with the numbers that decided, and the verdict's name at its end."""
+    return page.prose(f"{sentence(results)} (`{results['verdict']}`).")
+
+
+def sentence(results: dict) -> str:
+    model, settings = results["model"]["name"], results["settings"]
+    if results["verdict"] == "untestable":
+        return f"In {model}, no map between the languages inside Z could be tested: {reason(results)}"
+    name = settings["primary"]
+    said = {
+        "model": model, "source": results["names"][settings["source"]], "target": results["names"][settings["target"]],
+        "k": results["data"]["k"], "width": results["data"]["width"], "place": page.place(settings["z"]["site"]),
+        "r2": decimal(results["held_out_r2"][name]), "shuffled": f"shuffled problems {ends(results['null']['shuffled'][name])}",
+    }  # fmt: skip
+    if results["verdict"] == "no_bridge" and not results["tests"]["held_out"]:
+        return NO_MAP.format(**said)
+    if results["verdict"] == "no_bridge":
+        best = max(("mean_shift", "scaled_shift"), key=lambda other: unlearned(results, other))
+        article = {"mean_shift": "a constant shift", "scaled_shift": "a shift with one fitted scale"}[best]
+        return NO_MORE.format(**said, best=article, unlearned=decimal(unlearned(results, best)))
+    if results["verdict"] == "bridge":
+        return VERDICTS["bridge"].format(**said, numbers=beaten(results))
+    return VERDICTS["linear_but_unspecific"].format(**said, failed="; ".join(not_beaten(results)))
+
+
+def unlearned(results: dict, name: str) -> float:
+    """Held-out R² of what needs no matrix."""
+    return results["scaled_shift_r2"] if name == "scaled_shift" else results["held_out_r2"][name]
+
+
+def reason(results: dict) -> str:
+    """Why nothing was measured."""
+    needed = {f"least_{what}": count for what, count in results["settings"]["fewest"].items()}
+    return page.prose(UNTESTABLE[results["unmeasured"]]).format(**results["data"], **needed)
+
+
+def beaten(results: dict) -> str:
+    """What the map inside Z beats, in numbers."""
+    name = results["settings"]["primary"]
+    twins = [row["mean"] for row in results["twins"]["kinds"].values()]
+    others = [results["subspaces"][kind]["middle"] for kind in SUBSPACES]
+    return f"""the source's words {decimal(results["words"]["r2"])}; gain {decimal(results["gain"][name])}, in twins
+        {" and ".join(map(decimal, twins))}, in other subspaces {" and ".join(map(decimal, others))} (medians)"""
+
+
+def not_beaten(results: dict) -> list[str]:
+    """What does as well as the map inside Z, in words and numbers."""
+    found, parts, tests = [], [], results["tests"]
+    if not tests["beyond_words"]:
+        found.append(f"the source's words predict the same with R² {decimal(results['words']['r2'])}")
+    if tests["beyond_twins"] is None:
+        found.append(f"untrained twins could not be made ({results['twins']['unmeasured']})")
+    for kind, row in results["twins"]["kinds"].items():
+        if row["p"] >= results["level"]:
+            parts.append(f"{decimal(row['mean'])} in untrained {TWINS[kind]}")
+    for kind, name in SUBSPACES.items():
+        null = results["subspaces"][kind]
+        if null is None:
+            found.append(f"Z leaves no room for {name}")
+        elif null["p"] >= results["level"]:
+            parts.append(f"{decimal(null['middle'])} in {name}")
+    if parts:
+        own = decimal(results["gain"][results["settings"]["primary"]])
+        found.append(f"what the map saves of the error (its gain) is {own} in Z, {listing(parts)}")
+    return found
+
+
+def meaning_text(results: dict) -> str:
+    """What the verdict means for the recipe."""
+    why = ""
+    if results["verdict"] == "no_bridge":
+        why = (
+            "inside Z the languages agree up to a constant or a scale already (*nothing to learn*)"
+            if results["tests"]["held_out"]
+            else "what one language's vector holds of a problem does not tell the other's (*not there*)"
+        )
+    return f"""**The hypothesis tested** (the recipe's: inside Z the languages differ by a linear map, which can be learned from few
+        problems and then carries the answer of any other) {MEANS[results["verdict"]].format(why=why)}. {carried(results)}"""
+
+
+def carried(results: dict) -> str:
+    """What the transfer adds."""
+    move, name = results["transfer"], results["settings"]["primary"]
+    if results["unmeasured"]:
+        return ""
+    if not move["pairs"]:
+        return "No mapped vector could be sent into the model: no two of these problems are a recipient and its donor."
+    own, rate = percent(move["success"]["own_language"]), percent(move["success"][name])
+    holds = next(row["holds"] for row in results["claims"] if row["id"] == "transfer")
+    if holds is None:
+        return f"""Whether mapped vectors carry the answer cannot be told at this place: the vector that a perfect map would send
+            brings it in {own} of {move["pairs"]} pairs (mapped ones in {rate})."""
+    said = "carry" if holds else "do not carry"
+    return f"""Sent into the model, mapped vectors {said} the answer over more often than unmapped ones and those of a shuffled
+        map: in {rate} of {move["pairs"]} pairs, {percent(move["success"]["identity"])} and
+        {percent(move["success"]["shuffled"])}; the vector that a perfect map would send in {own}."""
+
+
+def numbers_text(results: dict) -> str:
+    """The numbers that decided, a line each, beside what they have to beat."""
+    if results["unmeasured"]:
+        return ""
+    settings, data, name = results["settings"], results["data"], results["settings"]["primary"]
+    above, words = results["p_above"][name], results["words"]
+    low, high = (decimal(end) for end in results["interval"][name])
+    shuffled = results["null"]["shuffled"][name]
+    lines = [
+        f"""Z: {page.METHODS.get(settings["z"]["method"], settings["z"]["method"])}, {data["k"]} of {data["width"]} directions at
+        {page.place(settings["z"]["site"])}, last prompt position; {data["problems"]} problems with {data["answers"]} answers
+        (`{settings["rung"]}`){trained_on(data)}""",
+        f"""{NAMES[name]}, named before looking: held-out R² {decimal(results["held_out_r2"][name])} ({low} to {high}); shuffled
+        problems {ends(shuffled)}, p {p_of(shuffled)}""",
+        f"""Without a matrix: mean shift R² {decimal(results["held_out_r2"]["mean_shift"])} (p {p_value(above["mean_shift"])}), with
+        one fitted scale {decimal(results["scaled_shift_r2"])} (p {p_value(above["scaled_shift"])}); gain beyond the best of these
+        {decimal(results["gain"][name])}""",
+        f"""The source's words, as a bag of embeddings, predict the same target with R² {decimal(words["r2"])}; difference
+        {page.span(words["difference"], decimal)}, p {p_value(words["p"])}""",
+        *twin_lines(results),
+        *[
+            f"""The same in {SUBSPACES[kind]}: gain {ends(results["subspaces"][kind])}, p {p_of(results["subspaces"][kind])}"""
+            for kind in SUBSPACES
+            if results["subspaces"][kind]
+        ],
+    ]
+    failed = [TESTS[test] for test in results["because"]]
+    lines.append(f"Tests failed, {len(failed)} of {len(TESTS)}: {'; '.join(failed) or 'none'}")
+    items = "\n".join(f"- {' '.join(line.split())}." for line in lines)
+    return f"Deciding numbers, with 95 % intervals over answers in brackets, and 5 to 95 % of random draws:\n\n{items}"
+
+
+def trained_on(data: dict) -> str:
+    """Which problems only train the maps."""
+    if not data["training"]:
+        return ""
+    return f"""; {data["training"]} further problems, with the {data["fitted_answers"]} answers that Z was fitted on, only train the
+        maps"""
+
+
+def twin_lines(results: dict) -> list[str]:
+    if results["twins"]["unmeasured"]:
+        return [f"Untrained twins could not be made: {results['twins']['unmeasured']}"]
+    return [
+        f"""The same in {TWINS[kind]}: gain {", ".join(map(decimal, row["gains"]))}, p {p_value(row["p"])}"""
+        for kind, row in results["twins"]["kinds"].items()
+    ]
+
+
+def command_text(results: dict) -> str:
+    """What was run."""
+    model, settings = results["model"], results["settings"]
+    quantised = model.get("quantisation")
+    weights = f"quantised, {quantised}: what runs are the dequantised weights" if quantised else "not quantised"
+    return f"""**What was run**, after `phase3_patching.py` with the same model and `--out`: `python phase3b_bridge.py --model
+        {model["name"]} --batch {settings["batch"]} --seed {settings["seed"]} --device {settings["device"]} --dtype
+        {settings["dtype"]}`. **Weights**: {model["name"]}, {weights}."""
