@@ -30,7 +30,7 @@ ARRAYS = ("ablation_samples.jsonl",)
 REPORT = runs.Report(__file__, "ablation", ARRAYS, verdicts.ablation, page)
 RUNGS = ("words", "sums", "successor", "reasoning", "antonyms")  # of data/, the hardest first
 # the rung whose share right is nearest to 20 to 80 % is taken, of equals the hardest; an edit costs the same on all problems
-WANTED = room.Wanted(low=0.2, high=0.8, precheck=24, most=32, least=4)
+WANTED = room.Wanted(low=0.2, high=0.8, precheck=24, most=24, least=4)
 # The paper searches 0.1 to 0.4 on both; 1 removes all of it; 0 runs through every edit and must change nothing.
 STRENGTHS = (0.0, 0.2, 0.4, 1.0)
 REINJECTIONS = (0.2, 0.4)
@@ -51,7 +51,7 @@ ROLES = {  # what verdict and claims are about, named before looking: condition,
 NULLS = {  # what stands beside a role, and how many draws: 20 are the fewest with which p can be below .05
     "primary": ("random", 20),
     "complete": ("random", 8),
-    "z_perp": ("random_perp", 8),
+    "z_perp": ("random_perp", 6),
 }
 SOLVED, GUESSES = (
     6,
@@ -81,7 +81,12 @@ def main(argv: list[str] | None = None) -> None:
     results = {"tried": tried, "wanted": vars(WANTED), "rung": tried[rung.number]["rung"]}
     results["problems"] = problems = counts(rung, halves, opening.folder)
     results |= {"guessing": room.guessing(rung, sorted(sum(halves.values(), [])), SHUFFLES, study.seeded("guessing"))}
-    results |= {"scopes": edits.SCOPES, "thirds": parts, "columns": len(rung.known.tokens), "languages": study.names}
+    results |= {
+        "thirds": [{"name": name, "layers": part} for name, part in parts.items()],
+        "texts": edits.TEXTS,
+        "columns": len(rung.known.tokens),
+        "languages": study.names,
+    }
     results["measured"] = problems["solved"] >= SOLVED and results["guessing"]["p"] < GUESSES
     if not results["measured"]:
         results |= {"none": solved_unedited(rung, halves), **NOTHING}
@@ -312,7 +317,7 @@ def try_strengths(packed: edits.Packed, spaces: Subspaces) -> tuple[list, dict[s
             tried = [replace(chosen["language"], condition=condition, reinjection=amount) for amount in REINJECTIONS]
         found = []
         for setting in progress.steps(tried, f"development half, {condition}", "edit"):
-            found.append(outcome_row(packed.ask(spaces.edits(setting), setting.scope)))
+            found.append(outcome_row(packed.ask(spaces.edits(setting), setting.scope, mass=False)))
         best = max(range(len(tried)), key=lambda place: found[place]["odds"])  # of equals the weakest
         chosen[condition] = tried[best]
         rows += [asdict(one) | row | {"chosen": one == tried[best]} for one, row in zip(tried, found)]
@@ -339,7 +344,7 @@ def settings(chosen: dict[str, Setting]) -> Iterator[Setting]:
     yield chosen["language_reinjected"]
     yield from (replace(best, condition=condition, strength=COMPLETE) for condition in ("language_mean", "own_mean"))
     yield from (replace(best, condition="shuffled", strength=strength) for strength in both)
-    yield from (Setting("z_perp", "z", scope, COMPLETE) for scope in edits.SCOPES)
+    yield from (Setting("z_perp", "z", scope, COMPLETE) for scope in reversed(edits.SCOPES))
 
 
 def score(study: Study, packed: edits.Packed, spaces: Subspaces, chosen: dict) -> tuple[edits.Outcome, list, dict]:
@@ -411,7 +416,7 @@ def nulls(study: Study, packed: edits.Packed, spaces: Subspaces, rows: list, len
         changes = {measure: [] for measure in ("odds", "text", "accuracy", "kept")}
         for draw in progress.steps(range(draws), f"random directions beside {role}", "draw"):
             drawn = random_edits(study, spaces, role, name, draw, lengths)
-            outcome, before = outcome_row(packed.ask(drawn, row["scope"])), outcome_row(unedited)
+            outcome, before = outcome_row(packed.ask(drawn, row["scope"], mass=False)), outcome_row(unedited)
             for measure, values in changes.items():
                 values.append(outcome[measure] - before[measure])
         own = {"odds": row["odds"]["value"], "text": row["text"]["value"]}

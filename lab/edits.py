@@ -12,8 +12,9 @@ import torch
 from scipy.special import logsumexp
 
 import utils
-from lab import answers, beginnings, engine, ladder, models, questions, runs
+from lab import answers, beginnings, engine, ladder, models, questions, room, runs
 
+TEXTS = 16  # problems whose questions are read as text, evenly spaced: that takes the whole vocabulary
 SCOPES = ("last", "prefill")  # the last position of every prompt; all of its positions
 
 
@@ -67,8 +68,8 @@ class Outcome:
     """What came of all prompts under an edit."""
 
     scores: np.ndarray  # (languages, problems, answers, languages) log-probabilities within the answer set
-    text: np.ndarray  # (languages, problems) nats that a token of the question costs
-    mass: np.ndarray  # (languages, problems) probability of the answer set
+    text: np.ndarray  # (languages, questions read) nats that a token of the question costs
+    mass: np.ndarray | None  # (languages, problems) probability of the answer set
     places: np.ndarray  # (problems,) each problem's right answer
     lengths: dict = field(default_factory=dict)  # (pack's number, site) -> (n,) of the change, of this process's packs
 
@@ -104,7 +105,7 @@ class Pack:
     """
 
     def __init__(self, model, rows: Sequence[list[int]], starts: Sequence[int], tree: engine.AnswerTree, language: int):
-        """rows: the prompts' token ids; starts: where each one's question begins, behind the exemplars."""
+        """rows: the prompts' token ids; starts: where what is read as text begins in each, up to its end."""
         self.model, self.tree, self.language, self.number = model, tree, language, 0
         *self.layers, self.norm = models.site_modules(model)
         length = min(beginnings.common(rows[0], row) for row in rows)
@@ -169,7 +170,7 @@ class Pack:
         return masks
 
     @torch.no_grad()
-    def run(self, edits: dict, scope: str) -> tuple[list[tuple], dict]:
+    def run(self, edits: dict, scope: str, mass: bool = True) -> tuple[list[tuple], dict]:
         """(scores (columns,), text, mass) of every prompt under edits {site: edit}, and the lengths of their changes by site."""
         start, places, lengths = min(edits, default=len(self.layers)), self.places[scope], {}
         hidden = self.streams[start][None].clone()
@@ -182,25 +183,34 @@ class Pack:
             if site < len(self.layers):
                 hidden = self.layers[site](hidden, **self.calls[site])
                 hidden = hidden[0] if isinstance(hidden, tuple) else hidden
-        return self.read(self.norm(hidden.to(self.model.device))[0]), lengths
+        return self.read(self.norm(hidden.to(self.model.device))[0], mass), lengths
 
-    def read(self, states: torch.Tensor) -> list[tuple]:
-        """(scores (columns,), nats per token of the question, mass of the set) of every prompt, from normed final states (N, d)."""
-        told = sorted({*(place for pairs in self.text for place, _ in pairs), *self.nodes.flatten().tolist()})
-        wanted = sorted({*(token for pairs in self.text for _, token in pairs), *self.tree.vocabulary.tolist()})
+    def read(self, states: torch.Tensor, mass: bool) -> list[tuple]:
+        """(scores (columns,), nats per token of the question, mass of the set) of every prompt, from normed final states (N, d).
+
+        The text of a question that is not read is None, and so is the mass unless asked for: they take the whole vocabulary.
+        """
+        tree, nodes = self.tree, self.nodes.flatten().tolist()
+        logits = models.logits(self.model, states[self.nodes], tree.vocabulary).to(states.device)  # (prompts, m, v)
+        scores = tree.along(logits.masked_fill(~tree.goes_on, -torch.inf).log_softmax(-1)).cpu().numpy()
+        told = sorted({*(place for pairs in self.text for place, _ in pairs), *(nodes if mass else [])})
+        wanted = sorted({token for pairs in self.text for _, token in pairs})
         row, column = ({value: place for place, value in enumerate(values)} for values in (told, wanted))
-        chosen, found = torch.tensor(wanted, device=states.device), []
+        chosen, found, normaliser = torch.tensor(wanted, dtype=torch.long, device=states.device), [], []
         for part in states[told].split(engine.HEAD_ROWS):
-            logits = models.logits(self.model, part)
-            found.append(logits[:, chosen.to(logits.device)] - logits.logsumexp(-1, keepdim=True))
-        table, tree = torch.cat(found), self.tree  # (told, wanted) log-probabilities in the whole vocabulary
-        at = torch.tensor([[row[node] for node in nodes] for nodes in self.nodes.tolist()])
-        among = table[at][..., [column[token] for token in tree.vocabulary.tolist()]]  # (prompts, m, v)
-        masses = tree.along(among).exp().sum(-1).cpu()
-        scores = tree.along(among.masked_fill(~tree.goes_on, -torch.inf).log_softmax(-1)).cpu()
-        whole = table.cpu().numpy().astype(float)
-        texts = [-float(np.mean([whole[row[place], column[token]] for place, token in pairs])) for pairs in self.text]
-        return [(own.numpy(), text, float(mass)) for own, text, mass in zip(scores, texts, masses)]
+            whole = models.logits(self.model, part)
+            normaliser.append(whole.logsumexp(-1).cpu())
+            found.append(whole[:, chosen.to(whole.device)].cpu())
+        normaliser, masses = torch.cat(normaliser), [None] * len(self.paths)
+        table = (torch.cat(found) - normaliser[:, None]).numpy().astype(float)  # (told, wanted) log-probabilities
+        if mass:
+            at = torch.tensor([row[node] for node in nodes]).view(self.nodes.shape)
+            masses = tree.along(logits - normaliser[at].to(logits)[..., None]).exp().sum(-1).tolist()
+        texts = [
+            -float(np.mean([table[row[place], column[token]] for place, token in pairs])) if pairs else None
+            for pairs in self.text
+        ]
+        return list(zip(scores, texts, masses))
 
 
 class Packed:
@@ -213,10 +223,10 @@ class Packed:
         self.places = np.array([known.place(problem) for problem in problems])
         self.languages, self.sites = len(asker.names), list(sites)
         tree = engine.AnswerTree(known.tokens, asker.model.device)
-        parts = []
+        parts, read = [], set(room.spaced(range(len(problems)), TEXTS))
         for language in range(self.languages):
-            for start in range(0, len(problems), asker.batch):
-                parts.append((language, list(range(start, min(start + asker.batch, len(problems))))))
+            for start in range(0, len(problems), 2 * asker.batch):  # without pads, and what they begin with once
+                parts.append((language, list(range(start, min(start + 2 * asker.batch, len(problems))))))
         self.packs = []
         for number, (language, chosen) in list(runs.own_turns(list(enumerate(parts)))):
             name = asker.names[language]
@@ -224,6 +234,7 @@ class Packed:
             texts = [questions.prompt_text(problems[place], name, asker.languages, exemplars) for place in chosen]
             rows = asker.tokenizer(texts)["input_ids"]
             starts = [beginnings.common(before, row) if exemplars else 0 for row in rows]
+            starts = [start if place in read else len(row) for place, start, row in zip(chosen, starts, rows)]
             pack = Pack(asker.model, rows, starts, tree, language)
             pack.number, pack.prompts = number, [(language, place) for place in chosen]
             self.packs.append(pack)
@@ -233,17 +244,19 @@ class Packed:
         for pack in self.packs:
             yield pack, pack.run_unedited(self.sites)
 
-    def ask(self, edits: dict, scope: str = "prefill") -> Outcome:
-        """What comes of all prompts under edits {site: edit}; in all processes."""
+    def ask(self, edits: dict, scope: str = "prefill", mass: bool = True) -> Outcome:
+        """What comes of all prompts under edits {site: edit}; in all processes. Without `mass` that is left out, for speed."""
         parts, lengths = {}, {}
         for pack in self.packs:
-            found, own = pack.run(edits, scope)
+            found, own = pack.run(edits, scope, mass)
             parts |= dict(zip(pack.prompts, found))
             lengths |= own
-        scores, text, mass = zip(*runs.gathered(parts).values())
+        scores, text, masses = zip(*runs.gathered(parts).values())
         shape = (self.languages, len(self.places))
         scores = np.array(scores).reshape(*shape, -1, self.languages)
-        return Outcome(scores, np.array(text).reshape(shape), np.array(mass).reshape(shape), self.places, lengths)
+        told = np.array([value for value in text if value is not None]).reshape(self.languages, -1)
+        whole = np.array(masses, float).reshape(shape) if mass else None
+        return Outcome(scores, told, whole, self.places, lengths)
 
 
 def mean_coordinates(packed: Packed, bases: torch.Tensor, sites: Sequence[int]) -> torch.Tensor:
