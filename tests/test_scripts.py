@@ -238,7 +238,7 @@ def test_steps_named_in_the_docstring_are_the_reports_headings(script, finished)
             line[3:] for line in (finished / f"{stem}_output.md").read_text().splitlines() if line.startswith("## ")
         ]
         numbered = [heading for heading in headings if heading[0].isdigit()]
-        assert len(numbered) >= 5 or stem == "phase3"  # whose page is a paragraph where nothing is solved
+        assert len(numbered) >= 5 or stem in ("phase3", "ablation")  # whose pages are short where nothing is solved
         for heading in numbered:
             assert heading.lower()[:18] in steps.lower(), heading
 
