@@ -78,11 +78,10 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
     parts, files = [problems_section(results)], {}
     if results["measured"]:
         parts += [subspaces_section(results), strengths_section(results), answers_section(results)]
-        parts += [nulls_section(results), language_section(results), free_section(results, samples)]
+        parts += [nulls_section(results), language_section(results), free_section(results, samples), LEGEND]
         files = {"ablation_strength.png": figure_strength(results), "ablation_test.png": figure_test(results)}
     title = f"Ablation: removing the language subspace from {results['model']['name']}"
     opening = [numbers_text(results), page.prose(claim_text(results)), *run_text(results)]
-    parts.append(legend(results))
     text = page.report(title, verdict_text(results), results, parts, limitations(results), opening)
     return files | {"ablation_output.md": text}
 
@@ -233,15 +232,14 @@ def limits_of_this_model(results: dict) -> list[str]:
     return lines
 
 
-def legend(results: dict) -> str:
-    return page.prose("""
-        ## Legend
+LEGEND = page.prose("""
+    ## Legend
 
-        - **Stream**: the residual stream, the sum that every layer reads and adds to; site s is the stream after s layers.
-        - **M_s**: the language subspace; **λ**: the share of the part inside it that is taken away, 0 none, 1 all.
-        - **Z**: the subspace that phase 2 handed on; *all but Z* is everything outside of it.
-        - **Whole prompt** (`prefill`): the edit acts on every token of the prompt; **last position** (`last`): on its last one.
-        - **Log-odds**, in nats: ln(p / (1 - p)) of the right answer within the answer set.
-        - **Perplexity**: exp of the mean nats that a token of the question costs; ×1 is unedited.
-        - **Holm**: p corrected for the number of rows tried; **exact p**: McNemar's test over problems.
-    """)
+    - **Stream**: the residual stream, the sum that every layer reads and adds to; site s is the stream after s layers.
+    - **M_s**: the language subspace; **λ**: the share of the part inside it that is taken away, 0 none, 1 all.
+    - **Z**: the subspace that phase 2 handed on; *all but Z* is everything outside of it.
+    - **Whole prompt** (`prefill`): the edit acts on every token of the prompt; **last position** (`last`): on its last one.
+    - **Log-odds**, in nats: ln(p / (1 - p)) of the right answer within the answer set.
+    - **Perplexity**: exp of the mean nats that a token of the question costs; ×1 is unedited.
+    - **Holm**: p corrected for the number of rows tried; **exact p**: McNemar's test over problems.
+""")

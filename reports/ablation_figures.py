@@ -88,26 +88,50 @@ def figure_test(results: dict) -> bytes:
     with page.figure(7.6, 1.6 + 0.33 * len(rows), 1, 2, sharey=True, width_ratios=(2, 1)) as (figure, panels):
         for panel, key in zip(panels, ("odds", "text")):
             panel.axvline(0, **BLACK_LINE)
+            ends = outermost(results, rows, key)
+            panel.set_xlim(*ends)
             for place, row in enumerate(rows):
                 colour = RED if "primary" in row["roles"] else BLUE
                 panel.plot([row[key]["low"], row[key]["high"]], [place, place], color=colour, linewidth=2)
-                panel.plot(row[key]["value"], place, "o", color=colour, markersize=5)
+                point(panel, row[key]["value"], place, ends, colour)
             for null in results["nulls"]:
                 place = next(at for at, row in enumerate(rows) if null["role"] in row["roles"])
                 values = null["changes"][key]
                 panel.plot(values, np.full(len(values), place + 0.28), "x", color="gray", markersize=4)
         panels[0].set_xlabel("log-odds of the right answer,\nchange in nats")
         panels[1].set_xlabel("question's text,\nnats a token")
-        reached = [abs(row["text"][end]) for row in rows for end in ("low", "high")]
-        size = max(reached + [abs(value) for null in results["nulls"] for value in null["changes"]["text"]])
         panels[0].locator_params(axis="x", nbins=6)
-        panels[1].set_xlim(-max(0.1, 0.12 * size), max(0.1, 1.08 * size))
+        panels[1].locator_params(axis="x", nbins=3)
         labels = [f"{short(row)}, λ {lambdas(row)}" for row in rows]
         panels[0].set_yticks(range(len(rows)), labels, fontsize=SMALL)
         panels[0].invert_yaxis()
         title = f"{results['model']['name']}: red primary, lines 95 %, gray × random directions as large"
         figure.suptitle(title, fontsize=10)
     return page.png(figure)
+
+
+def outermost(results: dict, rows: list[dict], key: str) -> tuple[float, float]:
+    """The ends of an axis that shows every edit but that of all but Z, and that one too where it is not far off."""
+    near = [row[key][end] for row in rows if row["condition"] != "z_perp" for end in ("low", "high")]
+    near += [value for null in results["nulls"] if null["role"] != "z_perp" for value in null["changes"][key]]
+    every = near + [row[key][end] for row in rows for end in ("low", "high")]
+    every += [value for null in results["nulls"] for value in null["changes"][key]]
+    wide = max(map(abs, near + [0.1]))
+    shown = every if max(map(abs, every)) < 3 * wide else near
+    margin = 0.08 * max(wide, max(map(abs, shown)))
+    return min(0, *shown) - margin, max(0, *shown) + margin
+
+
+def point(panel, value: float, place: int, ends: tuple[float, float], colour: str) -> None:
+    """A measured value; one beyond the axis as an arrow at its end, with its number."""
+    low, high = ends
+    if low <= value <= high:
+        panel.plot(value, place, "o", color=colour, markersize=5)
+        return
+    at, marker, side = (low, "<", "left") if value < low else (high, ">", "right")
+    panel.plot(at, place, marker, color=colour, markersize=8, clip_on=False)
+    text = f"  {value:+.1f}" if side == "left" else f"{value:+.1f}  "
+    panel.text(at, place, text, ha=side, va="center", fontsize=SMALL)
 
 
 SHORT = {  # for an axis

@@ -129,10 +129,10 @@ def complete_text(results: dict) -> str:
 
 def numbers_text(results: dict) -> str:
     """The numbers that decided, a line each."""
-    lines = [asked_line(results)]
-    if results["measured"]:
-        lines += [primary_line(results), text_line(results), thirds_line(results), mean_line(results)]
-        lines += [kept_line(results), z_line(results), free_line(results), zero_line(results)]
+    if not results["measured"]:
+        return page.prose(asked_line(results))
+    lines = [asked_line(results), primary_line(results), text_line(results), thirds_line(results), mean_line(results)]
+    lines += [kept_line(results), z_line(results), free_line(results), zero_line(results)]
     items = "\n".join(f"- {line}" for line in lines)
     return page.prose(f"""
         Deciding numbers, with 95 % intervals over problems. *Log-odds*: of the right answer, in whichever language, against all
@@ -147,8 +147,9 @@ def asked_line(results: dict) -> str:
     problems, guess = results["problems"], results["guessing"]
     both = "no more can become right" if not results["can_rise"] else "with room on both sides"
     both = "too few are right to be lost" if not results["can_fall"] else both
+    others = f"; M_s and λ come from {problems['development']} others with other answers" if results["measured"] else ""
     return f"""Asked: {results["rung"]}, {problems["test"]} test problems with {problems["test_answers"]} answers, in
-        {listing(results["languages"])}; M_s and λ come from {problems["development"]} others with other answers. Unedited
+        {listing(results["languages"])}{others}. Unedited
         {percent(results["none"]["accuracy"])} right ({both}); with answers shuffled {ends(guess, percent)}."""
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from reports import page
-from reports.page import p_value, percent, show
+from reports.page import p_value, percent
 
 NAMES = {
     "none": "no edit",
@@ -57,7 +57,8 @@ def perplexity(record: dict) -> str:
 
 def ends(record: dict, write=signed) -> str:
     """5 % and 95 % points of a null."""
-    return f"{write(record['low'])} to {write(record['high'])}"
+    low, high = write(record["low"]), write(record["high"])
+    return low if low == high else f"{low} to {high}"
 
 
 def lambdas(row: dict) -> str:
@@ -181,8 +182,3 @@ def sample_table(samples: list[dict]) -> str:
         right = " → ".join("yes" if pair[edit]["correct"] else "no" for edit in ("none", "primary"))
         rows.append([f"{name}, {language}", *cells, right])
     return page.table(["problem", "no edit", "edited", "right"], rows)
-
-
-def amount(value: float) -> str:
-    """A share as a whole percentage."""
-    return f"{show(100 * value, 3)} %"
