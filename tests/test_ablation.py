@@ -644,14 +644,55 @@ def test_where_the_answer_needs_the_language_removing_it_hurts(ablation, free, b
 
 
 def judged_again_from_the_file(ablation, out, results: dict) -> None:
-    """Verdict and page follow the saved numbers and today's rule."""
-    row_of(results, "primary").update(odds={"value": 1.0, "low": 0.5, "high": 1.5, "p": 0.001}, difference=0.2, p=0.01)
-    results["problems"]["room"] = 10
-    results["nulls"][0]["odds"]["p"] = 1 / 21
+    """Verdict and page follow the saved numbers and today's rule; every kind of no has its own words."""
+    fall = {"value": -1.0, "low": -1.5, "high": -0.5, "p": 0.001}
+    damaged = {"value": 0.4, "low": 0.3, "high": 0.5, "p": 0.001}
+    cases = [
+        ({"odds": fall, "difference": -0.2}, {"p_fall": 0.6}, "ablation_hurts", "no more than random directions do"),
+        ({"odds": fall, "difference": -0.2, "text": damaged}, {}, "ablation_hurts", "breaks the model rather than"),
+        ({"odds": fall, "difference": 0.2}, {}, "inconclusive", "opposite directions"),
+        (
+            {"odds": fall | {"low": -2.0, "high": 2.0}},
+            {},
+            "inconclusive",
+            "holds both no effect and one of a factor 1.5",
+        ),
+        (
+            {"odds": fall | {"low": -0.1, "high": 0.1}},
+            {},
+            "no_effect",
+            "an effect that changes the odds by a factor of 1.5",
+        ),
+        ({"odds": {"value": 1.0, "low": 0.5, "high": 1.5, "p": 0.001}, "difference": 0.2}, {}, "untestable", "already"),
+    ]
+    for values, null, verdict, words in cases:
+        changed = json.loads(json.dumps(results))
+        row_of(changed, "primary").update({"p": 1.0} | values)
+        changed["nulls"][0].update(null)
+        changed["nulls"][0]["odds"]["p"] = 1 / 21
+        found, text = again(ablation, out, changed)
+        assert found == verdict and words in text
+    changed["problems"]["room"] = 10
+    verdict, text = again(ablation, out, changed)
+    assert verdict == "ablation_helps" and "makes the model answer better" in text
+
+
+def again(ablation, out, results: dict) -> tuple[str, str]:
+    """Verdict and page of changed results."""
     (out / "ablation_results.json").write_text(json.dumps(results))
     ablation.main(["--out", str(out), "--report-only"])
-    assert json.loads((out / "ablation_results.json").read_text())["verdict"] == "ablation_helps"
-    assert "makes the model answer better" in (out / "ablation_output.md").read_text()
+    return json.loads((out / "ablation_results.json").read_text())["verdict"], (out / "ablation_output.md").read_text()
+
+
+def test_what_phase_3_counted_serves_where_it_asked_the_same(ablation, small, tmp_path):
+    folder = checkpoints.find_model(str(small))
+    asked = SimpleNamespace(settings={"problems": [["sums.jsonl", "0"]], "share": 1 / 3})
+    row = {"rung": "sums", "asked": 24, "solved": {"en": 20, "zh": 10}}
+    phase3 = {"script": "phase3", "model": folder.identity, "tests": {}, "tried": [row, {"rung": "words", "asked": 0}]}
+    for settings, found in (([runs.significant(asked.settings)], {"sums": [30, 48]}), ([], {})):
+        (tmp_path / "phase3_results.json").write_text(json.dumps(phase3 | {"settings": {"ladder": settings}}))
+        assert ablation.solved_before(tmp_path, folder, [asked]) == found
+    assert ablation.solved_before(tmp_path / "none", folder, [asked]) == {}
 
 
 def test_bad_input_is_named(ablation, small, tmp_path):
