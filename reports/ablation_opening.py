@@ -18,7 +18,7 @@ from reports.ablation_tables import (
 from reports.page import listing, p_value, percent
 
 EDIT = "taking {much} of the language subspace out of the stream behind layers {first} to {last}"
-BREAKS = """breaks the model rather than its reasoning: the answers get worse, and so does plain text{as_much}"""
+BREAKS = """breaks the model rather than its reasoning: answers get worse, and so does plain text{as_much}"""
 UNSPECIFIC = """makes answers worse, but no more than random directions do that change the stream as much: this is the size of
     the change, and nothing about language"""
 SPECIFIC = """makes answers worse, more than random directions do that change the stream as much, and leaves plain text as it
@@ -115,14 +115,14 @@ def verdict_text(results: dict) -> str:
 def complete_text(results: dict) -> str:
     """What λ = 1 does, beside its null."""
     row, effect, null = by_role(results)["complete"], results["effects"]["complete"], null_of(results, "complete")
-    says = "does not surely change the answers"
+    says, beyond = "does not surely change the odds of the right answer", True
     if effect["falls"]:
-        says = "makes answers worse" + ("" if effect["beyond_fall"] else ", no more than random directions as large do")
-        says += ", and breaks plain text too" if effect["text"] else ", and leaves plain text as it was"
+        says, beyond = "lowers the odds of the right answer", effect["beyond_fall"]
     elif effect["rises"]:
-        says = "makes answers better" + (
-            "" if effect["beyond_rise"] else ", no more than random directions as large do"
-        )
+        says, beyond = "raises the odds of the right answer", effect["beyond_rise"]
+    says += "" if beyond else ", no more than random directions as large do"
+    damage = f"{'more than' if effect['text_specific'] else 'as'} random directions do"
+    says += f", and damages plain text, {damage}" if effect["text"] else ", and leaves plain text as it was"
     return f"""Taking *all* of it out (λ = 1) {says}: {signed(row["odds"]["value"])} nats (random {ends(null["odds"])}), right
         {percent(row["accuracy"])}, perplexity {times(row["text"]["value"])} (random {ends(null["text"], times)})."""
 
