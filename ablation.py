@@ -35,11 +35,8 @@ WANTED = room.Wanted(low=0.2, high=0.8, precheck=24, most=24, least=4)
 STRENGTHS = (0.0, 0.2, 0.4, 1.0)
 REINJECTIONS = (0.2, 0.4)
 COMPLETE = STRENGTHS[-1]
-THIRDS = (
-    "early",
-    "middle",
-    "late",
-)  # middle removed, late re-injected; the paper's script has layers 10-19 and 20-27 of 28
+# of the layers: language is removed from the middle and re-injected in the late; the paper's script has 10-19 and 20-27 of 28
+THIRDS = ("early", "middle", "late")
 ROLES = {  # what verdict and claims are about, named before looking: condition, place, scope, strength (None: the chosen one)
     "primary": ("language", "middle", "prefill", None),
     "complete": ("language", "middle", "prefill", COMPLETE),
@@ -56,7 +53,7 @@ NULLS = {  # what stands beside a role, and how many draws: 20 are the fewest wi
 SOLVED, GUESSES = (
     6,
     0.05,
-)  # fewest test problems right that a loss can show on, and p of what guessing gives: else no edit is tried
+)  # fewest test problems right on which a loss can show, and p of guessing: else nothing is edited
 SHUFFLES = 999  # of answers among problems, for what a model that guesses gets right
 GENERATED = 12  # problems that are also answered freely
 MAX_NEW_TOKENS = 12  # an answer in words
@@ -76,6 +73,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     model, tokenizer = questions.load_model(opening)
     study = Study(model, tokenizer, opening.languages, arguments.batch, z, parts, arguments.seed)
+    # 1 problems
     rung, tried = room.choose_rung(study, rungs, WANTED, earlier, z.fitted_on, study.seeded("halves"))
     halves = room.ask_halves(study, rung, WANTED)
     results = {"tried": tried, "wanted": vars(WANTED), "rung": tried[rung.number]["rung"]}
@@ -92,12 +90,17 @@ def main(argv: list[str] | None = None) -> None:
         results |= {"none": solved_unedited(rung, halves), **NOTHING}
         run.save(results, {ARRAYS[0]: b""})
         return
+    # 2 language subspaces
     spaces, packed = prepare(study, rung, halves)
     results["subspaces"] = describe(study, rung, halves, spaces)
+    # 3 strengths, chosen on the development half
     results["development"], chosen = try_strengths(packed["development"], spaces)
+    # 4 answers under the edits, and 6 output language
     unedited, results["rows"], lengths = score(study, packed["test"], spaces, chosen)
     results["none"] = shares(study.names, unedited)
+    # 5 random directions that change as much
     results["nulls"] = nulls(study, packed["test"], spaces, results["rows"], lengths, unedited)
+    # 7 free answers
     results["free"], samples = answer_freely(study, rung, halves["test"], spaces, chosen)
     run.save(results, {ARRAYS[0]: runs.json_lines(samples)})
 
