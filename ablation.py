@@ -44,11 +44,13 @@ ROLES = {  # what verdict and claims are about, named before looking: condition,
     "reinjected": ("language_reinjected", "middle", "prefill", None),
     "z_perp": ("z_perp", "z", "prefill", COMPLETE),
     "z_perp_last": ("z_perp", "z", "last", COMPLETE),
+    "z_perp_mean": ("z_perp_mean", "z", "last", COMPLETE),
 }
 NULLS = {  # what stands beside a role, and how many draws: 20 are the fewest with which p can be below .05
     "primary": ("random", 20),
     "complete": ("random", 8),
     "z_perp": ("random_perp", 6),
+    "z_perp_mean": ("random_perp", 6),
 }
 SOLVED, GUESSES = (
     6,
@@ -213,7 +215,8 @@ def prepare(study: Study, rung: room.Rung, halves: dict) -> tuple["Subspaces", d
     for _ in packed["test"].unedited():
         pass
     shuffled = shuffled_bases(streams, study.seeded("shuffled languages")).float()
-    return Subspaces(study.z, study.thirds, bases, shuffled, means), packed
+    last = streams[:, :, study.z.site].mean(1).float()
+    return Subspaces(study.z, study.thirds, bases, shuffled, means, last), packed
 
 
 def halved_streams(rung: room.Rung, places: list[int]) -> torch.Tensor:
@@ -250,6 +253,7 @@ class Subspaces:
     language: torch.Tensor  # (sites, languages - 1, d) float32
     shuffled: torch.Tensor  # the same of made-up languages
     means: torch.Tensor  # (sites, languages, languages - 1) mean coordinates in `language`
+    last: torch.Tensor  # (languages, d) mean stream of the last position at Z's site
 
     def sites(self, place: str) -> list[int]:
         """The site of layer l's output is l + 1."""
@@ -260,6 +264,8 @@ class Subspaces:
         condition, strength = setting.condition, setting.strength
         if condition == "z_perp":
             return {self.z.site: edits.Edit(self.z.basis, strength, complement=True)}
+        if condition == "z_perp_mean":
+            return {self.z.site: edits.Edit(self.z.basis, strength, complement=True, toward=self.last)}
         bases, toward = self.language, None
         if condition == "shuffled":
             bases = self.shuffled
@@ -348,6 +354,7 @@ def settings(chosen: dict[str, Setting]) -> Iterator[Setting]:
     yield from (replace(best, condition=condition, strength=COMPLETE) for condition in ("language_mean", "own_mean"))
     yield from (replace(best, condition="shuffled", strength=strength) for strength in both)
     yield from (Setting("z_perp", "z", scope, COMPLETE) for scope in reversed(edits.SCOPES))
+    yield Setting("z_perp_mean", "z", "last", COMPLETE)
 
 
 def score(study: Study, packed: edits.Packed, spaces: Subspaces, chosen: dict) -> tuple[edits.Outcome, list, dict]:
@@ -435,7 +442,8 @@ def random_edits(study: Study, spaces: Subspaces, role: str, name: str, draw: in
     generator = study.seeded(f"{name} {role} {draw}")
     if name == "random_perp":
         (basis,) = utils.random_subspaces(generator, 1, *spaces.z.basis.shape)
-        return {spaces.z.site: edits.Edit(basis.float(), COMPLETE, complement=True)}
+        toward = spaces.last if role == "z_perp_mean" else None
+        return {spaces.z.site: edits.Edit(basis.float(), COMPLETE, complement=True, toward=toward)}
     sites = spaces.sites("middle")
     bases = edits.turned(spaces.language[sites], generator)
     return {site: edits.Matched(basis, lengths[role]) for site, basis in zip(sites, bases)}

@@ -22,19 +22,20 @@ SCOPES = ("last", "prefill")  # the last position of every prompt; all of its po
 class Edit:
     """h <- h - strength · part, the part inside the rows of `basis`, or in all that they leave out.
 
-    With `toward` the part is what lies beyond these coordinates, so that strength 1 puts them in its place.
+    With `toward` the part is what lies beyond these coordinates, so that strength 1 puts them in its place; for what the rows
+    leave out it is a whole vector of which strength 1 puts that part there.
     """
 
     basis: torch.Tensor  # (k, d) orthonormal rows, float32
     strength: float  # 1 removes the part, a negative strength enlarges it
     complement: bool = False
-    toward: torch.Tensor | None = None  # (languages, k)
+    toward: torch.Tensor | None = None  # (languages, k), or (languages, d) with `complement`
 
     def part(self, states: torch.Tensor, language: int = 0) -> torch.Tensor:
         """What is removed at strength 1: (..., d) float32"""
         basis = self.basis.to(states)
         if self.complement:
-            return utils.outside(states, basis)
+            return utils.outside(states if self.toward is None else states - self.toward[language].to(states), basis)
         if self.toward is None:
             return utils.project(states, basis)
         return (states @ basis.mT - self.toward[language].to(states)) @ basis

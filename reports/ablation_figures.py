@@ -112,8 +112,10 @@ def figure_test(results: dict) -> bytes:
 
 def outermost(results: dict, rows: list[dict], key: str) -> tuple[float, float]:
     """The ends of an axis that shows every edit but that of all but Z, and that one too where it is not far off."""
-    near = [row[key][end] for row in rows if row["condition"] != "z_perp" for end in ("low", "high")]
-    near += [value for null in results["nulls"] if null["role"] != "z_perp" for value in null["changes"][key]]
+    near = [row[key][end] for row in rows if not row["condition"].startswith("z_perp") for end in ("low", "high")]
+    near += [
+        value for null in results["nulls"] if not null["role"].startswith("z_perp") for value in null["changes"][key]
+    ]
     every = near + [row[key][end] for row in rows for end in ("low", "high")]
     every += [value for null in results["nulls"] for value in null["changes"][key]]
     wide = max(map(abs, near + [0.1]))
@@ -141,6 +143,7 @@ SHORT = {  # for an axis
     "own_mean": "to own language's mean",
     "shuffled": "made-up languages",
     "z_perp": "all but Z",
+    "z_perp_mean": "all but Z to mean",
 }
 
 

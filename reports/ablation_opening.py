@@ -21,8 +21,8 @@ EDIT = "taking {much} of the language subspace out of the stream behind layers {
 BREAKS = """breaks the model rather than its reasoning: answers get worse, and so does plain text{as_much}"""
 UNSPECIFIC = """makes answers worse, but no more than random directions do that change the stream as much: this is the size of
     the change, and nothing about language"""
-SPECIFIC = """makes answers worse, more than random directions do that change the stream as much, and leaves plain text as it
-    was: the answer needs what is removed"""
+SPECIFIC = """makes answers worse, more than random directions do that change the stream as much, and does not damage
+    plain text: the answer needs what is removed"""
 PAPER = """**The claim tested** (arXiv 2505.15257: a model reasons better once the language is removed from its middle layers)"""
 MEANS = {
     "ablation_helps": "holds here",
@@ -33,8 +33,8 @@ MEANS = {
 }
 Z_MEANS = {
     True: "All but Z can go: the answer stays, as with no random subspace of Z's size.",
-    False: "Z alone does not carry the answer: without the rest of the stream at Z's place it is lost{drawn}.",
-    None: "Whether Z alone carries the answer is neither shown nor excluded.",
+    False: "Without all but Z, the rest of the stream at Z's place, the answer is lost{drawn}.",
+    None: "Whether the answer stays without all but Z is neither shown nor excluded.",
 }
 
 
@@ -122,7 +122,7 @@ def complete_text(results: dict) -> str:
         says, beyond = "raises the odds of the right answer", effect["beyond_rise"]
     says += "" if beyond else ", no more than random directions as large do"
     damage = f"{'more than' if effect['text_specific'] else 'as'} random directions do"
-    says += f", and damages plain text, {damage}" if effect["text"] else ", and leaves plain text as it was"
+    says += f", and damages plain text, {damage}" if effect["text"] else ", and does not damage plain text"
     return f"""Taking *all* of it out (λ = 1) {says}: {signed(row["odds"]["value"])} nats (random {ends(null["odds"])}), right
         {percent(row["accuracy"])}, perplexity {times(row["text"]["value"])} (random {ends(null["text"], times)})."""
 
@@ -199,7 +199,8 @@ def z_line(results: dict) -> str:
     return f"""All but Z removed at Z's place (site {results["settings"]["z"]["site"]}, k {results["settings"]["z"]["k"]}), whole
         prompt: {nats(rows["z_perp"]["odds"])}, right {percent(rows["z_perp"]["accuracy"])}, plain text
         {times(rows["z_perp"]["text"]["value"])}; all but random subspaces {ends(null["odds"])}; at the last position only
-        {nats(rows["z_perp_last"]["odds"])}, right {percent(rows["z_perp_last"]["accuracy"])}."""
+        {nats(rows["z_perp_last"]["odds"])}, right {percent(rows["z_perp_last"]["accuracy"])}; set to its language's mean there
+        instead {nats(rows["z_perp_mean"]["odds"])}, right {percent(rows["z_perp_mean"]["accuracy"])}."""
 
 
 def free_line(results: dict) -> str:
@@ -226,7 +227,22 @@ def claim_text(results: dict) -> str:
     holds = next(claim["holds"] for claim in results["claims"] if claim["id"] == "z_perp")
     effect = results["effects"]["z_perp"]
     drawn = "" if effect["beyond_rise"] else ", as with random subspaces of Z's size"
-    return f"{text} **For the recipe**: {Z_MEANS[holds].format(drawn=drawn)}"
+    return f"{text} **For the recipe**: {Z_MEANS[holds].format(drawn=drawn)}{mean_text(results)}"
+
+
+def mean_text(results: dict) -> str:
+    """Whether the answer stays where the rest is set to its mean, which takes the stream less far from what it ever is."""
+    row, none, effect = by_role(results)["z_perp_mean"], results["none"], results["effects"]["z_perp_mean"]
+    null, says = null_of(results, "z_perp_mean"), "no more is kept than with random subspaces of Z's size"
+    if effect["beyond_rise"]:
+        kept = "so Z alone carries the answer there"
+        says = (
+            kept
+            if effect["intact"]
+            else "Z keeps more of the answer than random subspaces of its size, and not all of it"
+        )
+    return f""" Set to its language's mean instead of removed, at the last position: {nats(row["odds"])} nats (random
+        {ends(null["odds"])}), {percent(none["accuracy"])} → {percent(row["accuracy"])} right; {says}."""
 
 
 def run_text(results: dict) -> list[str]:

@@ -15,6 +15,7 @@ NAMES = {
     "own_mean": "language part set to its own language's mean",
     "shuffled": "made-up languages (rival)",
     "z_perp": "all but Z",
+    "z_perp_mean": "all but Z set to its language's mean",
 }
 PLACES = {"early": "early third", "middle": "middle third", "late": "late third", "z": "Z's place"}
 SCOPES = {"last": "last position", "prefill": "whole prompt"}

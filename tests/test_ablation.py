@@ -388,6 +388,11 @@ def test_mean_ablation_puts_the_mean_in_the_parts_place_and_leaves_the_rest():
         torch.testing.assert_close(utils.outside(after, basis), utils.outside(states, basis), atol=1e-5, rtol=1e-4)
         own = edits.Edit(basis, 1.0, toward=(states[:1] @ basis.T).repeat(2, 1))
         torch.testing.assert_close(own.part(states[:1], language), torch.zeros(1, 20), atol=1e-5, rtol=0)
+    means = torch.randn(2, 20)
+    rest = edits.Edit(basis, 1.0, complement=True, toward=means)
+    after = states - rest.part(states, 1)
+    expected = utils.project(states, basis) + utils.outside(means[1], basis)
+    torch.testing.assert_close(after, expected, atol=1e-5, rtol=1e-4)
     half = edits.Edit(basis, 0.5, toward=toward)
     between = states - half.strength * half.part(states)
     torch.testing.assert_close(between @ basis.T, (states @ basis.T + toward[0]) / 2, atol=1e-5, rtol=1e-4)
@@ -454,7 +459,7 @@ def results_with(odds: tuple, difference: float = 0.0, p: float = 1.0, text: flo
     record = dict(zip(("value", "low", "high"), odds))
     damage = {"value": text, "low": text - 0.01, "high": text + 0.01}
     rows = [row("primary", odds=record, text=damage, difference=difference, p=p)]
-    rows += [row(role) for role in ("complete", "nothing", "reinjected", "z_perp", "z_perp_last")]
+    rows += [row(role) for role in ("complete", "nothing", "reinjected", "z_perp", "z_perp_last", "z_perp_mean")]
     null = {"draws": 20, "low": -0.1, "middle": 0.0, "high": 0.1, "p": changes.pop("p_rise", 1 / 21)}
     few = {"draws": 6, "low": -0.1, "middle": 0.0, "high": 0.1, "p": 1 / 7}
     nulls = [{"role": "primary", "odds": null, "p_fall": changes.pop("p_fall", 1 / 21), "text": null}]
@@ -611,6 +616,11 @@ def test_where_the_answer_knows_no_language_removing_it_changes_nothing(ablation
     bare = row_of(results, "complete")
     assert abs(bare["odds"]["value"]) < 0.2 and bare["accuracy"] == results["none"]["accuracy"] == 1
     assert 0.2 < bare["kept"] < 0.8  # what is left decides by noise
+    assert (
+        row_of(results, "z_perp_mean")["accuracy"] == 1
+    )  # Z holds the answer; without the rest's mean no gate is open
+    assert row_of(results, "z_perp_last")["accuracy"] < 0.5
+    assert results["effects"]["z_perp_mean"]["intact"] and results["effects"]["z_perp_mean"]["beyond_rise"]
     assert all(layer["stability"] > 0.9 for layer in results["subspaces"][2:])
     holds = {claim["id"]: claim["holds"] for claim in results["claims"]}
     assert holds["language"] is None  # no room to improve

@@ -26,7 +26,7 @@ def ablation(results: dict) -> dict:
         return judgement | {"verdict": "untestable", "tests": tests, "holds": dict(UNTOLD), "effects": {}}
     rows = {role: row for row in results["rows"] for role in row["roles"]}
     beside = {null["role"]: null for null in results["nulls"]}
-    found = {role: effect(rows[role], beside.get(role)) for role in ("primary", "complete", "z_perp")}
+    found = {role: effect(rows[role], beside.get(role)) for role in ("primary", "complete", "z_perp", "z_perp_mean")}
     primary, moved = found["primary"], rows["primary"]["difference"]
     verdict = "inconclusive"
     if primary["within"] and rows["primary"]["p"] >= verdicts.LEVEL:
@@ -63,6 +63,7 @@ def effect(row: dict, null: dict | None) -> dict[str, bool]:
     return {
         "rises": odds["low"] > 0,
         "falls": odds["high"] < 0,
+        "intact": odds["low"] > -size,
         "within": -size < odds["low"] and odds["high"] < size,
         "beyond_rise": null is not None and beyond(null, null["odds"]["p"]),
         "beyond_fall": null is not None and beyond(null, null["p_fall"]),
