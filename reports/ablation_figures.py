@@ -9,6 +9,7 @@ from reports.ablation_tables import by_role, lambdas, null_of
 
 BLUE, SKY, GREEN, RED, ORANGE = "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00"  # Okabe and Ito
 THIRDS = {"early": (GREEN, "^"), "middle": (BLUE, "o"), "late": (RED, "s")}
+LEAST = 0.05  # nats a token that the text's axis shows at least: round-off would look like damage
 SMALL = 9.5  # points: 12 pixels where a page shows the figure 700 pixels wide
 BLACK_LINE = {"color": "black", "linewidth": 1, "linestyle": ":"}
 
@@ -89,6 +90,7 @@ def figure_test(results: dict) -> bytes:
         for panel, key in zip(panels, ("odds", "text")):
             panel.axvline(0, **BLACK_LINE)
             ends = outermost(results, rows, key)
+            ends = (min(ends[0], -LEAST), max(ends[1], LEAST)) if key == "text" else ends
             panel.set_xlim(*ends)
             for place, row in enumerate(rows):
                 colour = RED if "primary" in row["roles"] else BLUE
