@@ -6,7 +6,13 @@ CANDIDATES = ("centroid", "previous_layer", "sweep", "ard_mmd")  # contingencies
 # in the order that a finding is named by
 TESTED = ("weights", "weights_at_carrier", "best_layer", "handed", "answer_means", "learned")
 OF_WEIGHTS = ("weight", "weight_head0", "previous_layer", "sweep")  # methods that fit nothing on activations
-SCOPE = "prefill"  # where ablation.py named its primary removal before looking
+REMOVALS = (
+    "primary",
+    "complete",
+    "reinjected",
+    "z_perp",
+    "z_perp_mean",
+)  # rows of the ablation, by the role that they play
 PROFILE = ("coverage", "leak", "complement_transfer", "complement_language")
 SHOWN = (*"method layer site k place d iia_cross full_iia_cross nulls p p_holm".split(), *PROFILE)
 ARRIVES = ("site", "t_same_share", "g_share")  # of the curve along depth: shares of what the full swap moves at most
@@ -192,12 +198,14 @@ def task_row(parts: dict, prefix: str, left_out: dict) -> dict:
 
 
 def ablation(found: dict) -> dict:
-    """The ablation's three claims in numbers: M_s and M_s re-injected as strongly as was chosen, and all of Z⊥."""
-    keys = ("condition", "strength", "reinjection", "accuracy", "difference", "difference_interval", "p", "kept")
-    rows = [row for row in found["rows"] if row["scope"] == SCOPE]
-    rows = [row for row in rows if (row["strength"] == 1 if row["condition"] == "z_perp" else row["chosen"])]
-    none = select(found["none"], ("accuracy", "kept"))
-    return {"verdict": found["verdict"], "scope": SCOPE, "none": none, "rows": [select(row, keys) for row in rows]}
+    """The removals that the ablation's claims are about, each beside its null; no rows where nothing could be removed."""
+    keys = ("condition", "scope", "strength", "reinjection", "place", "odds", "text", "accuracy", "kept")
+    by_role = {role: row for row in found["rows"] for role in row["roles"]}
+    nulls = {null["role"]: select(null, ("odds", "p_fall")) for null in found["nulls"]}
+    rows = [
+        {"role": role, **select(by_role[role], keys), "null": nulls.get(role)} for role in REMOVALS if role in by_role
+    ]
+    return {"verdict": found["verdict"], "rung": found["rung"], "none": found["none"], "rows": rows}
 
 
 def bridge(phase3b: dict) -> dict:

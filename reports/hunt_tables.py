@@ -1,5 +1,7 @@
 """The hunt's tables: the claims' numbers beside their nulls, tiers, arXiv 2505.15257 beside the weights, Zs swapped, reports."""
 
+import math
+
 import verdicts
 from reports import page
 from reports.page import decimal, listing, p_value, place, show, span
@@ -29,7 +31,12 @@ BASELINES = {  # what knows only the text
     "reinitialised": "an untrained twin", "permuted": "a twin with its layers shuffled",
 }  # fmt: skip
 NOT_RUN = "Not run; section 9 says why."
-REMOVED = {"language": "language subspace", "language_reinjected": "language subspace, re-injected", "z_perp": "Z⊥"}
+REMOVED = {
+    "language": "language subspace",
+    "language_reinjected": "language subspace, re-injected",
+    "z_perp": "all but Z",
+}
+REMOVED |= {"z_perp_mean": "all but Z, its mean put there"}
 WHERE = {"last": "last prompt position", "prefill": "whole prompt", "all": "prompt and answer"}
 PHASES = {f"phase{number}": f"Phase {number}" for number in ("0", "2", "3", "3b")}
 TITLES = {"one": "1.py", "two": "2.py", **PHASES, "ablation": "Ablation"}
@@ -296,20 +303,39 @@ def tested_cells(row: dict) -> list[str]:
 
 
 def ablation_section(found: dict) -> list[str]:
-    """The removal that arXiv 2505.15257 makes, in three rows."""
-    text = f"""arXiv 2505.15257 removes a language subspace at inference. Removed from the {WHERE[found["scope"]]}:
-        `{found["verdict"]}`; without → with removal below. Details in [ablation](ablation_output.md)."""
-    headers = ["removed", "λ", "accuracy", "difference in points (95 %)", "exact p", "in the language asked"]
-    rows = [ablation_row(row, found["none"]) for row in found["rows"]]
-    return [page.prose(text), page.table(headers, rows)]
+    """The removal that arXiv 2505.15257 makes, and all but Z, each beside random directions and the damage to plain text."""
+    detail = "[The ablation](ablation_output.md) says more."
+    if not found["rows"]:
+        return [
+            page.prose(f"`{found['verdict']}`: nothing was removed, since too little of it could be lost. {detail}")
+        ]
+    text = f"""arXiv 2505.15257 removes a language subspace at inference, from the middle of the layers. On `{found["rung"]}`:
+        `{found["verdict"]}`. The log-odds are those of the right answer, in nats; beside them 5 to 95 % of random directions that
+        change the stream as much, and p that these reach them. {detail}"""
+    headers = ["removed", "λ", "log-odds (95 %)", "random", "p", "right", "text's perplexity"]
+    return [page.prose(text), page.table(headers, [ablation_row(row, found["none"]) for row in found["rows"]])]
 
 
 def ablation_row(row: dict, none: dict) -> list[str]:
-    difference, low, high = (f"{100 * value:+.1f}" for value in (row["difference"], *row["difference_interval"]))
-    above = f", above −{row['reinjection']:g}" if row["reinjection"] else ""
-    right, kept = (f"{page.percent(none[key])} → {page.percent(row[key])}" for key in ("accuracy", "kept"))
-    cells = [REMOVED[row["condition"]], f"{row['strength']:g}{above}", right, f"{difference} ({low} to {high})"]
-    return [*cells, p_value(row["p"]), kept]
+    null, odds = row["null"], row["odds"]
+    random, p = "–", "–"
+    if null is not None:
+        low, high = (f"{null['odds'][end]:+.2f}" for end in ("low", "high"))
+        random = f"{low} to {high}"
+        p = p_value(null["odds"]["p"] if odds["value"] > 0 else null["p_fall"], null["odds"]["draws"])
+    above = f", late −{row['reinjection']:g}" if row["reinjection"] else ""
+    change = f"{odds['value']:+.2f} ({odds['low']:+.2f} to {odds['high']:+.2f})"
+    right = f"{page.percent(none['accuracy'])} → {page.percent(row['accuracy'])}"
+    what = f"{REMOVED[row['condition']]}, {WHERE[row['scope']]}"
+    return [
+        what,
+        f"{row['strength']:g}{above}",
+        change,
+        random,
+        p,
+        right,
+        f"×{show(math.exp(min(row['text']['value'], 20)), 3)}",
+    ]
 
 
 def transfer(bridge: dict) -> tuple[str, str]:

@@ -1,7 +1,5 @@
 """What the hunt reads of the scripts' results, made by hand: parts of a hunt whose answer is known."""
 
-from itertools import product
-
 from verdicts.dissociation import RANKS
 
 LAYERS = 8  # of the model that they are said to be of
@@ -146,7 +144,7 @@ def parts(
         "phase2": phase2,
         "phase3": phase3_of(method, found, **phase3),
         "phase3b": bridge,
-        "ablation": {"verdict": "no_effect", "none": {"accuracy": 1.0, "kept": 0.9}, "rows": ablation_rows()},
+        "ablation": ablation(),
         "reasoning/phase2": phase2,
         "reasoning/phase3": phase3_of(method),
         "reasoning/phase3b": bridge,
@@ -157,15 +155,15 @@ def parts(
     return result
 
 
-def ablation_rows() -> list[dict]:
-    """All rows of an ablation with two strengths, the weaker one chosen."""
-    kept = {"accuracy": 0.8, "difference": -0.2, "difference_interval": [-0.3, -0.1], "p": 0.03, "kept": 0.7}
-    settings = product(("language", "language_reinjected", "z_perp"), ("last", "prefill", "all"), (0.2, 1.0))
-    return [
-        kept
-        | {"condition": condition, "scope": scope, "strength": strength, "chosen": strength < 1, "reinjection": 0.0}
-        for condition, scope, strength in settings
-    ]
+def ablation() -> dict:
+    """An ablation: the rows that have a role, one that has none, and random directions beside the primary one."""
+    roles = {"language": ["primary"], "language_reinjected": ["reinjected"], "z_perp": ["z_perp"], "shuffled": []}
+    row = {"scope": "prefill", "strength": 0.2, "reinjection": 0.0, "place": "middle", "accuracy": 0.8, "kept": 0.7}
+    row |= {"odds": {"value": -1.25, "low": -2.0, "high": -0.5}, "text": {"value": 0.0, "low": -0.01, "high": 0.01}}
+    rows = [row | {"condition": condition, "roles": own} for condition, own in roles.items()]
+    odds = {"draws": 20, "low": -0.2, "middle": 0.0, "high": 0.1, "p": 1.0}
+    found = {"verdict": "ablation_hurts", "rung": "words", "rows": rows, "none": {"accuracy": 1.0, "kept": 0.9}}
+    return found | {"nulls": [{"role": "primary", "odds": odds, "p_fall": 1 / 21}]}
 
 
 def unpatched(given: dict) -> tuple[dict, dict]:

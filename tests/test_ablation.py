@@ -1,17 +1,21 @@
-"""Ablation: edits of the stream against a forward pass by hand, known subspaces, the choice of strengths, the verdict."""
+"""Ablation: edits against forward passes by hand, packs, known subspaces, nulls, the rule, models with a known truth."""
 
 import json
+import math
+import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import random_model
-from controls import BOTTLENECK, LAYERS, write_control
+from transformers import AutoModelForCausalLM
 
 import utils
 import verdicts
-from lab import checkpoints, models, questions, runs, statistics, subspaces
+from bench import planted
+from lab import answers, checkpoints, edits, engine, ladder, models, questions, room, runs, statistics
 
 SITES = (2, 3)
 PROMPTS = ["Question: Max has 7 eggs.\nAnswer:", "问题：小杰有7个鸡蛋，然后卖掉3个鸡蛋。\n答案："]
@@ -31,17 +35,17 @@ def loaded(families):
     }
 
 
-def edits_of(ablation, width: int, strength: float = 0.7, complement: bool = False) -> dict:
+def edits_of(width: int, strength: float = 0.7, complement: bool = False) -> dict:
     bases = utils.random_subspaces(torch.Generator().manual_seed(1), len(SITES), 3, width).float()
-    return {site: ablation.Edit(basis, strength, complement) for site, basis in zip(SITES, bases)}
+    return {site: edits.Edit(basis, strength, complement) for site, basis in zip(SITES, bases)}
 
 
-def edited(model, edits: dict, scope: str | None):
+def edited(model, chosen: dict, scope: str | None):
     """The stream edited as the script edits it."""
-    return models.edited_stream(model, {site: edit.of for site, edit in edits.items()}, scope)
+    return models.edited_stream(model, {site: edit.of for site, edit in chosen.items()}, scope)
 
 
-def by_hand(model, ids: torch.Tensor, edits: dict, places: torch.Tensor) -> torch.Tensor:
+def by_hand(model, ids: torch.Tensor, chosen: dict, places: torch.Tensor) -> torch.Tensor:
     """Logits of one sequence (T,) without cache or hooks, the stream edited at `places` (T,) bool."""
     length = len(ids)
     positions = torch.arange(length)[None]
@@ -49,8 +53,8 @@ def by_hand(model, ids: torch.Tensor, edits: dict, places: torch.Tensor) -> torc
     mask = torch.full((length, length), torch.finfo(hidden.dtype).min).triu(1)[None, None]
     rotary = model.model.rotary_emb(hidden, positions)
     for site in range(len(model.model.layers) + 1):
-        if site in edits:
-            edit = edits[site]
+        if site in chosen:
+            edit = chosen[site]
             projector = (edit.basis.T @ edit.basis).double()
             if edit.complement:
                 projector = torch.eye(len(projector)).double() - projector
@@ -68,16 +72,16 @@ def by_hand(model, ids: torch.Tensor, edits: dict, places: torch.Tensor) -> torc
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama", "mistral"])
 @pytest.mark.parametrize("complement", [False, True])
 @torch.inference_mode()
-def test_every_scope_equals_a_forward_pass_by_hand(ablation, loaded, scope, family, complement):
+def test_every_scope_equals_a_forward_pass_by_hand(loaded, scope, family, complement):
     """A padded batch with cache, prompt and then three tokens one by one, against each sequence alone from scratch."""
     model, tokenizer = loaded[family]
-    edits = edits_of(ablation, model.config.hidden_size, complement=complement)
+    chosen = edits_of(model.config.hidden_size, complement=complement)
     inputs = models.padded_batch(tokenizer, PROMPTS, model.device)
     lengths = inputs["attention_mask"].sum(1).tolist()
     assert lengths[0] != lengths[1]
     new = torch.tensor([[5, 77, 130], [400, 9, 12]])
     steps = []
-    with edited(model, edits, scope):
+    with edited(model, chosen, scope):
         mask, positions = inputs["attention_mask"], inputs["position_ids"]
         output = model(**inputs, use_cache=True)
         steps.append(output.logits[:, -1])
@@ -91,24 +95,24 @@ def test_every_scope_equals_a_forward_pass_by_hand(ablation, loaded, scope, fami
     for row, prompt in enumerate(PROMPTS):
         ids = torch.tensor(tokenizer(prompt)["input_ids"])
         ids, length = torch.cat([ids, new[row]]), len(ids)
-        places = {"last": [length - 1], "prefill": range(length), "all": range(length + 3)}[scope]
-        chosen = torch.tensor([place in places for place in range(length + 3)])
-        expected = by_hand(model, ids, edits, chosen)[length - 1 :]
+        scoped = {"last": [length - 1], "prefill": range(length), "all": range(length + 3)}[scope]
+        places = torch.tensor([place in scoped for place in range(length + 3)])
+        expected = by_hand(model, ids, chosen, places)[length - 1 :]
         torch.testing.assert_close(found[row], expected, atol=1e-4, rtol=1e-4)
-    assert (found - by_hand(model, ids, {}, chosen)[length - 1 :]).abs().max() > 0.01  # the edit does something
+    assert (found - by_hand(model, ids, {}, places)[length - 1 :]).abs().max() > 0.01  # the edit does something
 
 
 @pytest.mark.parametrize("scope", ["last", "prefill", "all"])
 @torch.inference_mode()
-def test_complete_removal_leaves_nothing_at_the_scoped_positions_and_touches_no_other(ablation, loaded, scope):
+def test_complete_removal_leaves_nothing_at_the_scoped_positions_and_touches_no_other(loaded, scope):
     model, tokenizer = loaded["qwen2"]
-    edits = edits_of(ablation, model.config.hidden_size, strength=1.0)
+    chosen = edits_of(model.config.hidden_size, strength=1.0)
     inputs = models.padded_batch(tokenizer, PROMPTS[:1], model.device)
     seen = {site: [] for site in SITES}
-    with edited(model, edits, scope):
+    with edited(model, chosen, scope):
         hooks = [
             model.model.layers[site].register_forward_pre_hook(
-                lambda _, args, site=site: seen[site].append((args[0] @ edits[site].basis.T).norm(dim=-1)[0])
+                lambda _, args, site=site: seen[site].append((args[0] @ chosen[site].basis.T).norm(dim=-1)[0])
             )
             for site in SITES
         ]
@@ -123,42 +127,42 @@ def test_complete_removal_leaves_nothing_at_the_scoped_positions_and_touches_no_
         assert kept.min() > 1e-2
 
 
-def test_strength_zero_changes_no_bit(ablation, loaded):
+def test_strength_zero_changes_no_bit(loaded):
     model, tokenizer = loaded["qwen2"]
     for complement in (False, True):
-        edits = edits_of(ablation, model.config.hidden_size, strength=0.0, complement=complement)
+        chosen = edits_of(model.config.hidden_size, strength=0.0, complement=complement)
         inputs = models.padded_batch(tokenizer, PROMPTS, model.device)
         with torch.inference_mode():
             plain = model(**inputs).logits
-            with edited(model, edits, "all"):
+            with edited(model, chosen, "all"):
                 assert torch.equal(model(**inputs).logits, plain)
         outputs = models.generate(model, tokenizer, PROMPTS, 6, 2)
-        during = lambda _, edits=edits: edited(model, edits, "all")  # noqa: E731
+        during = lambda _, chosen=chosen: edited(model, chosen, "all")  # noqa: E731
         assert models.generate(model, tokenizer, PROMPTS, 6, 2, during) == outputs
 
 
-def test_every_batch_of_a_generation_is_edited_alike(ablation, loaded):
+def test_every_batch_of_a_generation_is_edited_alike(loaded):
     """The hooks start afresh with each batch, and the batch size does not matter."""
     model, tokenizer = loaded["qwen2"]
-    edits = edits_of(ablation, model.config.hidden_size, strength=1.5)
+    chosen = edits_of(model.config.hidden_size, strength=1.5)
     prompts = PROMPTS * 3
-    during = lambda _: edited(model, edits, "last")  # noqa: E731
+    during = lambda _: edited(model, chosen, "last")  # noqa: E731
     alone = [models.generate(model, tokenizer, [prompt], 6, 1, during)[0] for prompt in prompts]
     assert models.generate(model, tokenizer, prompts, 6, 2, during) == alone
     assert models.generate(model, tokenizer, prompts, 6, 6, during) == alone
 
 
-def test_hooks_are_gone_after_use_and_after_an_error(ablation, loaded):
+def test_hooks_are_gone_after_use_and_after_an_error(loaded):
     model, tokenizer = loaded["qwen2"]
     modules = [*model.model.layers, model.model.norm]
-    good = edits_of(ablation, model.config.hidden_size)
+    good = edits_of(model.config.hidden_size)
     with edited(model, good, "all"):
         assert sum(len(module._forward_pre_hooks) for module in modules) == len(SITES)
     assert not any(module._forward_pre_hooks for module in modules)
     with pytest.raises(KeyError), edited(model, good, "all"):
         raise KeyError
     assert not any(module._forward_pre_hooks for module in modules)
-    wrong = {2: ablation.Edit(torch.eye(3, 7), 1.0)}
+    wrong = {2: edits.Edit(torch.eye(3, 7), 1.0)}
     with pytest.raises(RuntimeError):
         models.generate(model, tokenizer, PROMPTS, 3, 2, lambda _: edited(model, wrong, "all"))
     assert not any(module._forward_pre_hooks for module in modules)
@@ -240,170 +244,313 @@ def write_phase2(path, out, basis: torch.Tensor, site: int, fitted_on: tuple = (
     np.save(out / "phase2_layer_subspaces.npy", np.zeros((folder.layers, len(basis), folder.width), np.float32))
 
 
-def study_of(ablation, path, batch: int = 16):
-    """(study, problems) of a model folder with problems and exemplars of its own."""
-    folder = checkpoints.find_model(str(path))
-    languages = questions.load_languages(["en", "zh"])
-    problems = questions.load_problems([path / "problems.jsonl"], list(languages))
-    exemplars, _ = questions.load_exemplars(None, folder, languages, [path / "problems.jsonl"], problems)
-    model, tokenizer = models.load_model(folder, torch.device("cpu"), torch.float32)
-    exemplars = [replace(exemplar, solution={}) for exemplar in exemplars]
-    return ablation.Study(model, tokenizer, languages, exemplars, batch, 0), problems
+ANSWERS = [(5,), (77,), (130, 9), (130, 12), (400, 9, 4), (400, 9, 5)]
+TEXTS = ["Question: Max has 7 eggs.\nAnswer:", "Question: Max has 12 eggs, and sells 3 of them.\nAnswer:"]
 
 
-@pytest.fixture(scope="module")
-def planted(tmp_path_factory):
-    path = tmp_path_factory.mktemp("planted") / "model"
-    return write_control(path, "planted", noise=0.5, problems=40, language_share=0.1)
+def packed_texts(model, tokenizer, texts: list[str], sites: list[int] = SITES) -> edits.Pack:
+    """One pack of texts that are read from their third token on, run once."""
+    rows = tokenizer(texts)["input_ids"]
+    pack = edits.Pack(model, rows, [3] * len(rows), engine.AnswerTree(ANSWERS, model.device), 0)
+    pack.run_unedited(sites)
+    return pack
 
 
-def test_the_planted_language_direction_is_found_behind_every_layer(ablation, planted):
-    study, problems = study_of(ablation, planted.path)
-    bases = ablation.language_bases(study.last_streams(problems[:20]))
-    cosines = bases[1:, 0] @ planted.language
-    assert cosines.abs().min() > 0.98
+def alone(model, ids: list[int], answers_: list, logits_of) -> tuple[np.ndarray, float]:
+    """(log-probabilities of answers in the whole vocabulary, nats per token from the third on), each answer in a pass of its own."""
+    found = []
+    for answer in answers_:
+        logits = logits_of(torch.tensor([*ids, *answer])).log_softmax(-1)
+        found.append(sum(float(logits[len(ids) - 1 + place, token]) for place, token in enumerate(answer)))
+    logits = logits_of(torch.tensor(ids)).log_softmax(-1)
+    return np.array(found), -float(np.mean([float(logits[place - 1, ids[place]]) for place in range(3, len(ids))]))
 
 
-def test_edits_lie_behind_the_middle_and_upper_layers(ablation):
-    bases = utils.random_subspaces(torch.Generator().manual_seed(0), 10, 1, 12).float()
-    z = subspaces.HandedZ(bases[0], bases, 4, 3, set(), set(), ["en", "zh"], {})
-    spaces = ablation.Subspaces(z, bases, [3, 4, 5], [6, 7, 8])
-    removed = spaces.edits(ablation.Setting("language", "all", 0.4))
-    assert {site: edit.strength for site, edit in removed.items()} == {4: 0.4, 5: 0.4, 6: 0.4}
-    assert all(edit.basis is not None and torch.equal(edit.basis, bases[site]) for site, edit in removed.items())
-    both = spaces.edits(ablation.Setting("language_reinjected", "all", 0.4, 0.2))
-    assert {site: edit.strength for site, edit in both.items()} == {4: 0.4, 5: 0.4, 6: 0.4, 7: -0.2, 8: -0.2, 9: -0.2}
-    (perp,) = spaces.edits(ablation.Setting("z_perp", "all", 1.0)).items()
-    assert (perp[0], perp[1].complement) == (4, True)
-    streams = clouds(2, 8, 12)[:, :, :1].expand(-1, -1, 10, -1)
-    for name in ("random", "shuffled"):
-        null = spaces.null(name, 0, streams, 0)
-        assert null.language.shape == bases.shape
-        assert torch.equal(null.language, spaces.null(name, 0, streams, 0).language)
-        assert not torch.equal(null.language, spaces.null(name, 1, streams, 0).language)
-    assert spaces.null("random_perp", 0, streams, 0).z.basis.shape == z.basis.shape
+@pytest.mark.parametrize("complement", [False, True])
+@pytest.mark.parametrize("scope", ["last", "prefill"])
+@torch.inference_mode()
+def test_a_pack_equals_every_prompt_alone_by_hand(loaded, scope, complement):
+    """Prompts that share their beginning in one sequence, answers of several tokens below them, edits behind two layers."""
+    model, tokenizer = loaded["qwen2"]
+    chosen = edits_of(model.config.hidden_size, complement=complement)
+    pack = packed_texts(model, tokenizer, TEXTS)
+    assert len(pack.tokens) < sum(len(path) for path in pack.paths) + 2 * 3  # a beginning once
+    found, _ = pack.run(chosen, scope)
+    for text, (scores, nats, mass) in zip(TEXTS, found):
+        ids = tokenizer(text)["input_ids"]
+
+        def logits_of(tokens: torch.Tensor, length: int = len(ids)) -> torch.Tensor:
+            places = torch.arange(len(tokens)) < length
+            return by_hand(
+                model, tokens, chosen, places if scope == "prefill" else torch.arange(len(tokens)) == length - 1
+            )
+
+        logs, text_nats = alone(model, ids, ANSWERS, logits_of)
+        assert mass == pytest.approx(branching(model, ids, logits_of), rel=1e-3)
+        assert nats == pytest.approx(text_nats, abs=1e-4)
+        np.testing.assert_allclose(scores, within_set(model, ids, logits_of), atol=2e-4)
+        assert logs.shape == scores.shape
 
 
-def problem(index: int):
-    return questions.Problem(str(index), "", "a", {"en": f"question {index}", "zh": f"问题 {index}"})
+def within_set(model, ids: list[int], logits_of) -> np.ndarray:
+    """Log-probabilities within the answer set: at every parting shared among the tokens that go on with an answer."""
+    found = []
+    for answer in ANSWERS:
+        total = 0.0
+        for place, token in enumerate(answer):
+            going = sorted(
+                {other[place] for other in ANSWERS if other[:place] == answer[:place] and len(other) > place}
+            )
+            logits = logits_of(torch.tensor([*ids, *answer[:place]]))[-1][going]
+            total += float(logits.log_softmax(-1)[going.index(token)])
+        found.append(total)
+    return np.array(found)
 
 
-def test_halves_are_seeded_and_the_test_half_is_free_of_fitted_problems(ablation):
-    problems = [problem(index) for index in range(21)]
-    development, test = ablation.split(problems, set(), 0, [])
-    assert (len(development), len(test)) == (10, 11)
-    assert {one.id for one in development}.isdisjoint(one.id for one in test)
-    assert ablation.split(problems, set(), 0, []) == (development, test)
-    assert ablation.split(problems, set(), 1, []) != (development, test)
-    fitted = {questions.problem_hash(one) for one in problems[5:19]}
-    development, test = ablation.split(problems, fitted, 0, [])
-    assert len(test) == 7
-    assert fitted.isdisjoint(questions.problem_hash(one) for one in test)
-    with pytest.raises(runs.UserError, match="leave 3 to test on"):
-        ablation.split(problems, {questions.problem_hash(one) for one in problems[:18]}, 0, ["some.jsonl"])
+def branching(model, ids: list[int], logits_of) -> float:
+    """Probability of the set, at partings only."""
+    total = 0.0
+    for answer in ANSWERS:
+        log = 0.0
+        for place, token in enumerate(answer):
+            if len({other[place] for other in ANSWERS if other[:place] == answer[:place]}) > 1:
+                log += float(logits_of(torch.tensor([*ids, *answer[:place]]))[-1].log_softmax(-1)[token])
+        total += math.exp(log)
+    return total
 
 
-def test_the_best_strength_wins_and_of_equals_the_weakest(ablation):
-    settings = [ablation.Setting("language", "all", strength) for strength in ablation.STRENGTHS]
-    assert list(ablation.STRENGTHS) == sorted(ablation.STRENGTHS)
-    assert list(ablation.REINJECTIONS) == sorted(ablation.REINJECTIONS)
-    for right, best in (((3, 5, 4), 1), ((5, 5, 4), 0), ((0, 0, 0), 0), ((1, 2, 2), 1)):
-        assert ablation.choose(dict(zip(settings, right))) == settings[best]
+@torch.inference_mode()
+def test_packs_of_every_family_equal_the_models_own_pass(loaded):
+    """Windows, norms and parallel blocks included; edited as `edited_stream` edits a prompt alone."""
+    for name in ("qwen3", "llama", "gemma2", "gemma3_text", "phi3", "olmo2", "gpt_neox", "qwen2_moe"):
+        model, tokenizer = loaded[name]
+        chosen = edits_of(model.config.hidden_size)
+        found, _ = packed_texts(model, tokenizer, TEXTS).run(chosen, "prefill")
+        for text, (scores, *_) in zip(TEXTS, found):
+            ids = torch.tensor(tokenizer(text)["input_ids"])[None]
+            with edited(model, chosen, "prefill"):
+                logits = model(ids).logits[0, -1].float()
+            first = logits[[5, 77, 130, 400]].log_softmax(-1)
+            np.testing.assert_allclose(np.exp(scores[:2]), first[:2].exp(), atol=1e-4, err_msg=name)
+            np.testing.assert_allclose(np.exp(scores[2:4]).sum(), first[2].exp(), atol=1e-4, err_msg=name)
 
 
-def test_differences_are_paired_by_problem(ablation):
-    """Both prompts of a problem count once in McNemar's test; one gained and one lost within a problem is neither."""
-    study = ablation.Study(None, None, {"en": {}, "zh": {}}, [], 1, 0)
-    base = {"right": np.array([[1, 1, 0, 0, 1], [1, 1, 0, 1, 1]], bool), "kept": np.ones((2, 5), bool)}
-    new = {"right": np.array([[0, 0, 0, 1, 1], [0, 1, 1, 0, 1]], bool), "kept": np.array([[1] * 5, [0] * 5], bool)}
-    row = ablation.compare(study, new | {"moved": ~new["kept"]}, base)
-    assert (row["gained"], row["lost"]) == (1, 2)
-    assert row["p"] == 1
-    assert row["difference"] == pytest.approx(-0.2)
-    assert row["accuracy_by_language"] == {"en": 0.4, "zh": 0.6}
-    assert (row["kept"], row["moved"], row["kept_difference"]) == (0.5, 0.5, -0.5)
-    assert row["kept_difference_interval"] == (-0.5, -0.5)
-    low, high = row["difference_interval"]
-    assert -1 <= low < -0.2 < high <= 0.5
+def test_strength_zero_runs_through_the_edits_and_changes_no_bit_of_a_pack(loaded):
+    model, tokenizer = loaded["qwen2"]
+    pack = packed_texts(model, tokenizer, TEXTS)
+    plain, nothing = pack.run({}, "prefill")
+    assert not nothing
+    for complement in (False, True):
+        same, lengths = pack.run(edits_of(model.config.hidden_size, 0.0, complement), "prefill")
+        assert {site for _, site in lengths} == set(SITES)
+        assert all((length == 0).all() for length in lengths.values())
+        for (scores, *other), (own, *rest) in zip(same, plain):
+            assert np.array_equal(scores, own) and other == rest
+    moved, _ = pack.run(edits_of(model.config.hidden_size, 1.0), "prefill")
+    assert np.abs(moved[0][0] - plain[0][0]).max() > 1e-3
+
+
+def test_random_directions_change_every_place_as_much_as_the_edit(loaded):
+    model, tokenizer = loaded["qwen2"]
+    pack = packed_texts(model, tokenizer, TEXTS)
+    chosen = edits_of(model.config.hidden_size, 0.4)
+    bases = torch.stack([edit.basis for edit in chosen.values()])
+    _, lengths = pack.run(chosen, "prefill")
+    turned = edits.turned(bases, torch.Generator().manual_seed(3))
+    drawn = {site: edits.Matched(basis, lengths) for site, basis in zip(SITES, turned)}
+    found, own = pack.run(drawn, "prefill")
+    assert own.keys() == lengths.keys()
+    for place, length in lengths.items():
+        assert length.min() > 0
+        torch.testing.assert_close(own[place], length, rtol=1e-4, atol=1e-5)
+    assert np.abs(found[0][0] - pack.run(chosen, "prefill")[0][0][0]).max() > 1e-4
+
+
+def test_a_rotation_leaves_the_layers_subspaces_to_each_other_as_they_were():
+    bases = utils.random_subspaces(torch.Generator().manual_seed(0), 6, 2, 40).float()
+    turned = edits.turned(bases, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(turned @ turned.mT, torch.eye(2).expand(6, 2, 2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(utils.similarity_matrix(turned), utils.similarity_matrix(bases), atol=1e-5, rtol=0)
+    away = [
+        utils.grassmann_similarity(edits.turned(bases, torch.Generator().manual_seed(seed)), bases).mean().item()
+        for seed in range(40)
+    ]
+    assert np.mean(away) == pytest.approx(2 / 40, abs=0.02)  # as of Haar subspaces
+
+
+def test_mean_ablation_puts_the_mean_in_the_parts_place_and_leaves_the_rest():
+    basis = utils.random_subspaces(torch.Generator().manual_seed(0), 1, 3, 20)[0].float()
+    states, toward = torch.randn(7, 20), torch.randn(2, 3)
+    for language in (0, 1):
+        edit = edits.Edit(basis, 1.0, toward=toward)
+        after = states - edit.part(states, language)
+        torch.testing.assert_close(after @ basis.T, toward[language].expand(7, 3), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(utils.outside(after, basis), utils.outside(states, basis), atol=1e-5, rtol=1e-4)
+        own = edits.Edit(basis, 1.0, toward=(states[:1] @ basis.T).repeat(2, 1))
+        torch.testing.assert_close(own.part(states[:1], language), torch.zeros(1, 20), atol=1e-5, rtol=0)
+    means = torch.randn(2, 20)
+    rest = edits.Edit(basis, 1.0, complement=True, toward=means)
+    after = states - rest.part(states, 1)
+    expected = utils.project(states, basis) + utils.outside(means[1], basis)
+    torch.testing.assert_close(after, expected, atol=1e-5, rtol=1e-4)
+    half = edits.Edit(basis, 0.5, toward=toward)
+    between = states - half.strength * half.part(states)
+    torch.testing.assert_close(between @ basis.T, (states @ basis.T + toward[0]) / 2, atol=1e-5, rtol=1e-4)
+
+
+def test_an_answer_counts_in_any_language_and_its_odds_are_against_all_others():
+    """(1 language pair, 1 problem, 2 answers): probabilities .1 .3 | .4 .2 of the answers in en and zh."""
+    scores = np.log(np.array([[[[0.1, 0.3], [0.4, 0.2]]], [[[0.5, 0.1], [0.1, 0.3]]]]))
+    outcome = edits.Outcome(scores, np.zeros((2, 1)), None, np.array([0]))
+    assert outcome.right.tolist() == [[False], [True]]
+    assert outcome.kept.tolist() == [[True], [False]]  # its most probable answer is English; asked in Chinese
+    np.testing.assert_allclose(outcome.odds, np.log([[0.4 / 0.6], [0.6 / 0.4]]))
+
+
+def problem(index: int, answer: str = "a"):
+    text = {"en": f"question {index}", "zh": f"问题 {index}"}
+    return questions.Problem(str(index), "", answer, text, {"en": answer, "zh": answer + "字"})
+
+
+def test_halves_share_no_answer_and_the_fitted_ones_are_for_development():
+    problems = [problem(index, f"w{index % 7}") for index in range(30)]
+    draw = lambda: torch.Generator().manual_seed(0)  # noqa: E731
+    development = room.by_answer(problems, frozenset(), draw())
+    parts = [{one.answer for one, mine in zip(problems, development) if mine is half} for half in (True, False)]
+    assert parts[0] and parts[1] and not parts[0] & parts[1]
+    assert development == room.by_answer(problems, frozenset(), draw())
+    fitted = room.by_answer(problems, frozenset({"w1", "w2"}), draw())
+    assert {one.answer for one, mine in zip(problems, fitted) if mine} == {"w1", "w2"}
+
+
+def test_the_rung_with_most_room_is_taken_and_of_equals_the_hardest(monkeypatch):
+    wanted = room.Wanted(low=0.2, high=0.8, precheck=4, most=8, least=2)
+
+    def chosen(*shares) -> tuple[int, int]:
+        rungs = [
+            questions.Asked(
+                {}, [SimpleNamespace(stem=f"rung{place}")], [problem(index, f"w{index}") for index in range(8)], [], {}
+            )
+            for place in range(len(shares))
+        ]
+        known = answers.AnswerSet([f"w{index}" for index in range(8)], ["en", "zh"], [], [])
+        monkeypatch.setattr(answers, "answer_set", lambda *_: known)
+        asker = ladder.Asker(None, None, {"en": {}, "zh": {}}, 4)
+        earlier = {f"rung{place}": [round(100 * share), 100] for place, share in enumerate(shares)}
+        rung, rows = room.choose_rung(asker, rungs, wanted, earlier, set(), torch.Generator().manual_seed(0))
+        assert rows[rung.number]["share"] == shares[rung.number]
+        return rung.number, len(rows)
+
+    assert chosen(0.0, 0.6, 1.0) == (1, 2)  # the walk ends at a rung with room
+    assert chosen(0.0, 0.95, 0.9) == (2, 3)
+    assert chosen(0.0, 0.9, 0.9) == (1, 3)
+    assert chosen(0.0, 0.0) == (0, 2)
+    assert chosen(0.15, 1.0) == (0, 2)
+
+
+def results_with(odds: tuple, difference: float = 0.0, p: float = 1.0, text: float = 0.0, **changes) -> dict:
+    """What the rule reads, with a primary row of that change of log-odds (value, low, high), of accuracy and of the text."""
+
+    def row(role: str, **values) -> dict:
+        plain = {"value": 0.0, "low": 0.0, "high": 0.0}
+        own = {"roles": [role], "difference": 0.0, "p": 1.0, "odds": plain, "text": plain, "largest": 0.0}
+        return own | {"kept_difference_interval": [0.0, 0.0], "difference_interval": [0.0, 0.0]} | values
+
+    record = dict(zip(("value", "low", "high"), odds))
+    damage = {"value": text, "low": text - 0.01, "high": text + 0.01}
+    rows = [row("primary", odds=record, text=damage, difference=difference, p=p)]
+    rows += [row(role) for role in ("complete", "nothing", "reinjected", "z_perp", "z_perp_last", "z_perp_mean")]
+    null = {"draws": 20, "low": -0.1, "middle": 0.0, "high": 0.1, "p": changes.pop("p_rise", 1 / 21)}
+    few = {"draws": 6, "low": -0.1, "middle": 0.0, "high": 0.1, "p": 1 / 7}
+    nulls = [{"role": "primary", "odds": null, "p_fall": changes.pop("p_fall", 1 / 21), "text": null}]
+    nulls += [{"role": role, "odds": few, "p_fall": 1 / 7, "text": few} for role in ("complete", "z_perp")]
+    problems = {"room": changes.pop("room", 10), "solved": changes.pop("solved", 10)}
+    guess = {"p": changes.pop("guess", 0.001)}
+    return {"rows": rows, "nulls": nulls, "problems": problems, "guessing": guess, "measured": True} | changes
 
 
 @pytest.mark.parametrize(
-    "difference, p, reached, verdict",
+    "given, verdict, holds",
     [
-        (0.2, 0.01, (0, 0), "ablation_helps"),
-        (0.2, 0.01, (1, 0), "no_effect"),  # a random subspace does as well
-        (0.2, 0.01, (0, 1), "no_effect"),
-        (0.2, 0.06, (0, 0), "no_effect"),
-        (-0.2, 0.01, (19, 19), "ablation_hurts"),
-        (-0.2, 0.01, (0, 0), "ablation_hurts"),
-        (-0.2, 0.06, (19, 19), "no_effect"),
-        (0.0, 1.0, (19, 19), "no_effect"),
+        ({"odds": (0.6, 0.2, 1.0), "difference": 0.1}, "ablation_helps", True),
+        ({"odds": (0.6, 0.2, 1.0), "difference": 0.1, "p_rise": 0.3}, "inconclusive", None),  # so do random directions
+        ({"odds": (0.6, 0.2, 1.0), "difference": 0.1, "room": 5}, "untestable", None),  # nothing more can become right
+        ({"odds": (0.6, 0.2, 1.0), "difference": -0.1}, "inconclusive", None),  # odds and answers contradict
+        ({"odds": (-0.6, -1.0, -0.2), "difference": -0.1}, "ablation_hurts", False),
+        ({"odds": (-0.6, -1.0, -0.2), "difference": -0.1, "p_fall": 0.8}, "ablation_hurts", False),
+        ({"odds": (-0.6, -1.0, -0.2), "difference": -0.1, "room": 0}, "ablation_hurts", False),
+        ({"odds": (0.0, -0.3, 0.3)}, "no_effect", False),  # a factor of 1.5 is excluded on both sides
+        ({"odds": (0.0, -0.3, 0.3), "room": 0}, "no_effect", None),
+        ({"odds": (0.2, 0.1, 0.3)}, "no_effect", False),  # surely above 0, and surely too small to speak of
+        ({"odds": (0.0, -0.3, 0.3), "difference": -0.4, "p": 0.01}, "inconclusive", None),
+        ({"odds": (0.3, -0.2, 0.8)}, "inconclusive", None),  # wide
+        ({"odds": (0.0, 0.0, 0.0), "measured": False, "solved": 0, "guess": 0.5}, "untestable", None),
     ],
 )
-def test_verdict_by_the_rule(difference, p, reached, verdict):
-    assert verdicts.ablation(results_with(difference, p, reached))["verdict"] == verdict
+def test_verdict_by_the_rule(given, verdict, holds):
+    judgement = verdicts.ablation(results_with(**given))
+    assert judgement["verdict"] == verdict
+    assert judgement["holds"]["language"] is holds
+    assert all(isinstance(passed, bool) for passed in judgement["tests"].values())
 
 
-def results_with(difference: float, p: float, reached: tuple = (0, 0), **changes) -> dict:
-    """What the rule reads, with a primary row of that difference and p, and nulls with so many draws that reach it."""
-
-    def row(*roles, **values):
-        return {"roles": roles, "kept_difference_interval": [0.0, 0.0], "difference_interval": [-0.1, 0.0]} | values
-
-    other = {"difference": 0.9, "p": 1e-6}  # what else is significant does not count
-    rows = [row("complete", **other), row(**other), row("reinjected", **other), row("z_perp", **other)]
-    rows += [row("primary", difference=difference, p=p)]
-    nulls = [{"roles": ["primary"], "reached": count} for count in reached]
-    nulls += [{"roles": ["complete"], "reached": 3}, {"roles": [], "reached": 3}, {"roles": ["z_perp"], "reached": 0}]
-    return {"rows": rows, "nulls": nulls, "room": 10, "solved": 10} | changes
-
-
-def test_what_holds_and_what_is_not_testable():
-    def holds(*arguments, **changes) -> list:
-        judgement = verdicts.ablation(results_with(*arguments, **changes))
-        return [judgement["holds"][identifier] for identifier in ("language", "reinjected", "z_perp")]
-
-    assert holds(0.2, 0.01) == [True, True, True]
-    assert holds(-0.2, 0.01) == [False, True, True]
-    assert holds(0.1, 0.2) == [False, True, True]
-    assert holds(0.1, 0.2, room=5) == [None, True, True]  # five that gain are not enough to see an improvement
-    assert holds(-0.2, 0.01, room=5) == [False, True, True]
-    assert holds(0.2, 0.01, solved=5) == [True, None, None]  # nor five that are lost
-    assert holds(0.0, 1.0, solved=0) == [None, None, None]
-    lost = results_with(0.2, 0.01)
-    lost["rows"][2]["kept_difference_interval"] = [-0.11, 0.0]
-    assert verdicts.ablation(lost)["holds"] == {"language": True, "reinjected": False, "z_perp": True}
-    random_does_as_well = results_with(0.2, 0.01)
-    random_does_as_well["nulls"][-1]["reached"] = 1
-    assert verdicts.ablation(random_does_as_well)["holds"]["z_perp"] is False
-
-
-def test_the_margin_stands_in_the_verdicts(monkeypatch):
-    monkeypatch.setattr(verdicts.removal, "INTACT_MARGIN", 0.05)
-    assert verdicts.ablation(results_with(0.2, 0.01))["holds"]["z_perp"] is False
+def test_damage_to_plain_text_and_the_null_are_told_apart():
+    falls = {"odds": (-0.6, -1.0, -0.2), "difference": -0.1}
+    effect = verdicts.ablation(results_with(**falls, text=0.2))["effects"]["primary"]
+    assert effect["text"] and effect["beyond_fall"]
+    effect = verdicts.ablation(results_with(**falls, text=0.02, p_fall=0.5))["effects"]["primary"]
+    assert not effect["text"] and not effect["beyond_fall"]
+    results = results_with(**falls)
+    for name, low, expected in (("z_perp", -0.3, True), ("z_perp", -0.6, None), ("reinjected", 0.0, True)):
+        row = next(row for row in results["rows"] if name in row["roles"])
+        row["odds"] = {"value": 0.0, "low": low, "high": 0.1}
+        assert verdicts.ablation(results)["holds"][name] is expected
+    row["kept_difference_interval"] = [-0.4, -0.2]
+    assert verdicts.ablation(results)["holds"]["reinjected"] is False
+    results["nulls"][-1]["odds"]["p"] = 0.5  # a random subspace does as well
+    results["rows"][4]["odds"]["low"] = 0.0
+    assert verdicts.ablation(results)["holds"]["z_perp"] is False
 
 
 def test_the_nulls_can_reach_the_level(ablation):
-    assert statistics.permutation_p(0, ablation.DRAWS) <= verdicts.LEVEL
-    assert verdicts.ablation(results_with(0.2, 0.01))["needed"] == 6
+    assert statistics.permutation_p(0, ablation.NULLS["primary"][1]) < verdicts.LEVEL
+    assert verdicts.fewest_wins(99) == ablation.SOLVED
     assert statistics.mcnemar_p(6, 0) < verdicts.LEVEL <= statistics.mcnemar_p(5, 0)
 
 
-def test_every_role_is_played_by_one_row(ablation):
+@pytest.mark.parametrize("strength", [0.2, 0.4, 1.0])
+def test_every_role_is_played_by_one_row(ablation, strength):
     """Also where the chosen strength is complete removal, which is then scored once."""
-    for best in ablation.STRENGTHS:
-        played = []
-        for condition in ablation.CONDITIONS:
-            for scope in ablation.SCOPES:
-                for strength in sorted({best, ablation.COMPLETE}):
-                    played += ablation.roles(ablation.Setting(condition, scope, strength), strength == best)
-        assert sorted(played) == sorted(ablation.ROLES)
+    best = ablation.Setting("language", "middle", "prefill", strength)
+    chosen = {"language": best, "language_reinjected": replace(best, condition="language_reinjected", reinjection=0.2)}
+    rows = list(ablation.settings(chosen))
+    assert len(set(rows)) == len(rows)
+    played = [role for setting in rows for role in ablation.roles(setting, setting in chosen.values())]
+    assert sorted(set(played)) == sorted(ablation.ROLES)
+    assert len(played) == len(ablation.ROLES)
+    assert ablation.STRENGTHS[0] == 0 and list(ablation.STRENGTHS) == sorted(ablation.STRENGTHS)
 
 
-@pytest.fixture
-def few_draws(ablation, monkeypatch):
-    monkeypatch.setattr(ablation, "DRAWS", 2)
-    monkeypatch.setattr(ablation, "SIDE_DRAWS", 1)
+def test_random_subspaces_beside_random_directions_are_significant_as_often_as_chance(loaded):
+    """A language subspace that is no more than a random one: p below .05 in at most 8 % of draws, within sampling."""
+    model, tokenizer = loaded["qwen2"]
+    pack, width = packed_texts(model, tokenizer, TEXTS), model.config.hidden_size
+    hits, rounds, draws = 0, 60, 20
+
+    def odds(drawn: dict) -> tuple[float, dict]:
+        found, lengths = pack.run(drawn, "prefill", mass=False)
+        return float(np.mean([scores[0] - np.log(np.exp(scores[1:]).sum()) for scores, *_ in found])), lengths
+
+    for number in range(rounds):
+        bases = utils.random_subspaces(torch.Generator().manual_seed(number), len(SITES), 1, width).float()
+        own, lengths = odds({site: edits.Edit(basis, 1.0) for site, basis in zip(SITES, bases)})
+        null = []
+        for draw in range(draws):
+            turned = edits.turned(bases, torch.Generator().manual_seed(1000 * number + draw + 77))
+            null.append(odds({site: edits.Matched(basis, lengths) for site, basis in zip(SITES, turned)})[0])
+        hits += sum(side >= draws for side in ((np.array(null) < own).sum(), (np.array(null) > own).sum()))
+    # two sides of 1/21 each; 60 rounds of .095 stay below 12 in 99 % of cases
+    assert hits <= 12, hits
 
 
 def run(ablation, path, out, *flags) -> dict:
@@ -415,106 +562,147 @@ def row_of(results: dict, role: str) -> dict:
     return next(row for row in results["rows"] if role in row["roles"])
 
 
-def test_nothing_solved_is_a_result(ablation, few_draws, small, tmp_path, monkeypatch, capsys):
+def headings_are_the_steps(ablation, text: str) -> bool:
+    steps = " ".join(ablation.__doc__.split("headings:")[1].split())
+    found = [line[3:] for line in text.splitlines() if line.startswith("## ") and line[3].isdigit()]
+    return " ".join(found).lower() == steps.lower()
+
+
+def test_random_weights_are_untestable(ablation, small, tmp_path, monkeypatch, capsys):
     basis = utils.random_subspaces(torch.Generator().manual_seed(0), 1, 5, 48)[0]
     write_phase2(small, tmp_path, basis, 3)
-    results = run(ablation, small, tmp_path, "--limit", "10")
-    assert results["none"]["accuracy"] == 0
-    assert results["verdict"] == "no_effect"
+    results = run(ablation, small, tmp_path)
+    assert results["verdict"] == "untestable"
+    assert results["rows"] == [] and results["none"]["accuracy"] < 0.2
     assert [claim["holds"] for claim in results["claims"]] == [None] * 3
     text = (tmp_path / "ablation_output.md").read_text()
-    assert "Nothing is solved" in text
-    assert "Too few answers are right to show a loss" in text
-    steps = " ".join(ablation.__doc__.split("headings:")[1].split())
-    headings = [line[3:] for line in text.splitlines() if line.startswith("## ") and line[3].isdigit()]
-    assert " ".join(headings).lower() == steps.lower()
+    assert "no edit can be judged" in text and "cannot be tested" in text and "ablation_test.png" not in text
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != "run.log"}
     monkeypatch.setattr(models, "load_model", None)  # neither of the two needs a model
     ablation.main(["--out", str(tmp_path), "--report-only"])
-    run(ablation, small, tmp_path, "--limit", "10")
+    run(ablation, small, tmp_path)
     assert "there already" in capsys.readouterr().out
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != "run.log"} == files
-    judged_again_from_the_file(ablation, tmp_path, results, monkeypatch)
 
 
-def judged_again_from_the_file(ablation, out, results: dict, monkeypatch) -> None:
-    """Verdict and page follow the saved numbers and today's thresholds, not the script's constants."""
-
-    def again() -> tuple[dict, str, bytes]:
-        ablation.main(["--out", str(out), "--report-only"])
-        found = json.loads((out / "ablation_results.json").read_text())
-        return found, (out / "ablation_output.md").read_text(), (out / "ablation_test.png").read_bytes()
-
-    row_of(results, "primary").update(difference=0.2, accuracy=0.2, p=0.01)
-    results["none"]["accuracy"], results["solved"] = 0.1, 10
-    for null in results["nulls"]:
-        null["reached"] = 0
-    results["draws"]["side"] = 77
-    (out / "ablation_results.json").write_text(json.dumps(results))
-    monkeypatch.setattr(ablation, "SCOPES", ())
-    found, text, figure = again()
-    assert found["verdict"] == "ablation_helps"
-    assert "`ablation_helps`" in text
-    assert "only 77 draws" in text
-    monkeypatch.setattr(verdicts, "LEVEL", 0.001)
-    found, text, _ = again()
-    assert (found["verdict"], found["needed"]) == ("no_effect", 11)
-    assert "`no_effect`" in text
-    (out / "ablation_results.json").write_text(json.dumps(found | {"scopes": found["scopes"][::-1]}))
-    assert again()[2] != figure  # from top to bottom in the file's order
+@pytest.fixture(scope="module")
+def free(tmp_path_factory):
+    """The answer's code knows nothing of the language."""
+    return planted.write_planted(tmp_path_factory.mktemp("free") / "model", "planted", 0)
 
 
-def test_on_a_planted_model_z_alone_carries_the_answer(ablation, planted, tmp_path, monkeypatch):
-    """Without the language direction the answer stays and its language is lost; with nothing but Z the answer stays."""
-    monkeypatch.setattr(ablation, "DRAWS", 2)
-    write_phase2(planted.path, tmp_path, planted.answers, BOTTLENECK + 1)
-    results = run(ablation, planted.path, tmp_path)
-    solved = results["none"]["accuracy"]
-    assert solved > 0.8
-    assert results["none"]["kept"] == 1
-    assert (results["settings"]["middle"], results["settings"]["upper"]) == ([2, 3], [4, 5])
-    assert all(layer["stability"] > 0.9 for layer in results["subspaces"])
+@pytest.fixture(scope="module")
+def bound(free, tmp_path_factory):
+    """The same, but the language itself opens the gates through which the code becomes the output word's."""
+    path = tmp_path_factory.mktemp("bound") / "model"
+    shutil.copytree(free.path, path)
+    model = AutoModelForCausalLM.from_pretrained(path)
+    mlp, rank = model.model.layers[planted.KINDS["planted"].translates].mlp, planted.RANK
+    with torch.no_grad():
+        for start, sign in ((0, 1), (rank, -1)):
+            mlp.gate_proj.weight[start : start + rank] = sign * planted.OPEN * free.language.float()
+            mlp.up_proj.weight[start : start + rank] = mlp.up_proj.weight[:rank]
+            mlp.down_proj.weight[:, start : start + rank] = mlp.down_proj.weight[:, :rank]
+    model.save_pretrained(path)
+    return path
+
+
+def test_where_the_answer_knows_no_language_removing_it_changes_nothing(ablation, free, tmp_path):
+    write_phase2(free.path, tmp_path, free.answers, free.bottleneck + 1)
+    results = run(ablation, free.path, tmp_path)
+    assert results["verdict"] == "no_effect"
+    assert results["tests"]["no edit and λ 0 are the same"]
+    assert row_of(results, "nothing")["largest"] == 0
     bare = row_of(results, "complete")
-    assert bare["accuracy"] > solved - 0.1  # without the strongest direction, noise counts for more
+    assert abs(bare["odds"]["value"]) < 0.2 and bare["accuracy"] == results["none"]["accuracy"] == 1
     assert 0.2 < bare["kept"] < 0.8  # what is left decides by noise
-    assert row_of(results, "z_perp")["accuracy"] >= solved
-    nulls = [null for null in results["nulls"] if null["null"] == "random_perp" and null["scope"] != "all"]
-    assert all(max(null["differences"]) < -0.3 for null in nulls)
-    for null in results["nulls"]:
-        assert null["draws"] == len(null["differences"]) == (2 if "primary" in null["roles"] else ablation.SIDE_DRAWS)
-        assert min(null["differences"]) <= null["low"] <= null["middle"] <= null["high"] <= max(null["differences"])
-        assert null["p"] == pytest.approx((1 + null["reached"]) / (1 + null["draws"]), rel=1e-3)
+    assert (
+        row_of(results, "z_perp_mean")["accuracy"] == 1
+    )  # Z holds the answer; without the rest's mean no gate is open
+    assert row_of(results, "z_perp_last")["accuracy"] < 0.5
+    assert results["effects"]["z_perp_mean"]["intact"] and results["effects"]["z_perp_mean"]["beyond_rise"]
+    assert all(layer["stability"] > 0.9 for layer in results["subspaces"][2:])
     holds = {claim["id"]: claim["holds"] for claim in results["claims"]}
-    assert (holds["language"], holds["z_perp"]) == (None, True)  # too little room to improve
-    assert "the ceiling" in (tmp_path / "ablation_output.md").read_text()
-    others = [row for row in results["rows"] if "primary" not in row["roles"]]
-    assert [row["p_holm"] for row in others] == pytest.approx(statistics.holm([row["p"] for row in others]), rel=1e-3)
-    assert "p_holm" not in row_of(results, "primary")
-    assert len(results["rows"]) == sum(1 if row["strength"] == 1 else 2 for row in results["rows"] if row["chosen"])
+    assert holds["language"] is None  # no room to improve
+    for null in results["nulls"]:
+        for measure, values in null["changes"].items():
+            record = null[measure]
+            assert record["draws"] == len(values) == ablation.NULLS[null["role"]][1]
+            assert min(values) <= record["low"] <= record["middle"] <= record["high"] <= max(values)
+    others = [row for row in results["rows"] if row["strength"] and "primary" not in row["roles"]]
+    adjusted = statistics.holm([row["odds"]["p"] for row in others])
+    assert [row["odds"]["p_holm"] for row in others] == pytest.approx(adjusted, rel=2e-3)
+    text = (tmp_path / "ablation_output.md").read_text()
+    assert headings_are_the_steps(ablation, text) and "the same to the last bit" in text
 
 
-def test_the_test_half_has_no_say_in_the_choice(ablation, planted, few_draws, tmp_path, monkeypatch):
-    """With other questions and answers in the test half, everything up to the choice is the same to the byte."""
-    monkeypatch.setattr(ablation, "SCOPES", ("last", "prefill"))
-    write_phase2(planted.path, tmp_path, planted.answers, BOTTLENECK + 1)
-    lines = [json.loads(line) for line in (planted.path / "problems.jsonl").read_text().splitlines()[:20]]
-    file, found, samples = tmp_path / "problems.jsonl", [], []
-    for _ in range(2):
-        tested = {sample["id"] for sample in samples if sample["half"] == "test"}
-        for line in lines:
-            if line["id"] in tested:
-                line["question"] = {name: text[::-1] for name, text in line["question"].items()}
-        file.write_text("\n".join(json.dumps(line) for line in lines))
-        results = run(ablation, planted.path, tmp_path, "--problems", str(file))
-        samples = [json.loads(line) for line in (tmp_path / "ablation_samples.jsonl").read_text().splitlines()]
-        found.append((results, [sample for sample in samples if sample["half"] == "development"]))
-    (first, own), (second, other) = found
-    assert own == other
-    assert first["development"] == second["development"]
-    assert first["subspaces"] == second["subspaces"]
-    assert first["none"]["accuracy"] != second["none"]["accuracy"]
-    chosen = [[row["strength"] for row in results["rows"] if row["chosen"]] for results in (first, second)]
-    assert chosen[0] == chosen[1]
+def test_where_the_answer_needs_the_language_removing_it_hurts(ablation, free, bound, tmp_path):
+    write_phase2(bound, tmp_path, free.answers, free.bottleneck + 1)
+    results = run(ablation, bound, tmp_path)
+    assert results["none"]["accuracy"] == 1
+    assert results["verdict"] == "ablation_hurts"
+    effect = results["effects"]["primary"]
+    assert effect["beyond_fall"] and not effect["text"]
+    bare = row_of(results, "complete")
+    assert bare["accuracy"] < 0.3 and bare["odds"]["high"] < -3
+    (null,) = (null for null in results["nulls"] if null["role"] == "complete")
+    assert null["odds"]["low"] > bare["odds"]["high"]
+    assert "makes answers worse, more than random directions" in (tmp_path / "ablation_output.md").read_text()
+    late = next(row for row in results["rows"] if row["place"] == "late" and row["strength"] == 1)
+    assert late["accuracy"] == 1  # by then the output word is there
+    judged_again_from_the_file(ablation, tmp_path, results)
+
+
+def judged_again_from_the_file(ablation, out, results: dict) -> None:
+    """Verdict and page follow the saved numbers and today's rule; every kind of no has its own words."""
+    fall = {"value": -1.0, "low": -1.5, "high": -0.5, "p": 0.001}
+    damaged = {"value": 0.4, "low": 0.3, "high": 0.5, "p": 0.001}
+    cases = [
+        ({"odds": fall, "difference": -0.2}, {"p_fall": 0.6}, "ablation_hurts", "no more than random directions do"),
+        ({"odds": fall, "difference": -0.2, "text": damaged}, {}, "ablation_hurts", "breaks the model rather than"),
+        ({"odds": fall, "difference": 0.2}, {}, "inconclusive", "opposite directions"),
+        (
+            {"odds": fall | {"low": -2.0, "high": 2.0}},
+            {},
+            "inconclusive",
+            "holds both no effect and one of a factor 1.5",
+        ),
+        (
+            {"odds": fall | {"low": -0.1, "high": 0.1}},
+            {},
+            "no_effect",
+            "an effect that changes the odds by a factor of 1.5",
+        ),
+        ({"odds": {"value": 1.0, "low": 0.5, "high": 1.5, "p": 0.001}, "difference": 0.2}, {}, "untestable", "already"),
+    ]
+    for values, null, verdict, words in cases:
+        changed = json.loads(json.dumps(results))
+        row_of(changed, "primary").update({"p": 1.0} | values)
+        changed["nulls"][0].update(null)
+        changed["nulls"][0]["odds"]["p"] = 1 / 21
+        found, text = again(ablation, out, changed)
+        assert found == verdict and words in text
+    changed["problems"]["room"] = 10
+    verdict, text = again(ablation, out, changed)
+    assert verdict == "ablation_helps" and "makes the model answer better" in text
+
+
+def again(ablation, out, results: dict) -> tuple[str, str]:
+    """Verdict and page of changed results."""
+    (out / "ablation_results.json").write_text(json.dumps(results))
+    ablation.main(["--out", str(out), "--report-only"])
+    return json.loads((out / "ablation_results.json").read_text())["verdict"], (out / "ablation_output.md").read_text()
+
+
+def test_what_phase_3_counted_serves_where_it_asked_the_same(ablation, small, tmp_path):
+    folder = checkpoints.find_model(str(small))
+    asked = SimpleNamespace(settings={"problems": [["sums.jsonl", "0"]], "share": 1 / 3})
+    row = {"rung": "sums", "asked": 24, "solved": {"en": 20, "zh": 10}}
+    phase3 = {"script": "phase3", "model": folder.identity, "tests": {}, "tried": [row, {"rung": "words", "asked": 0}]}
+    for settings, found in (([runs.significant(asked.settings)], {"sums": [30, 48]}), ([], {})):
+        (tmp_path / "phase3_results.json").write_text(json.dumps(phase3 | {"settings": {"ladder": settings}}))
+        assert ablation.solved_before(tmp_path, folder, [asked]) == found
+    assert ablation.solved_before(tmp_path / "none", folder, [asked]) == {}
 
 
 def test_bad_input_is_named(ablation, small, tmp_path):
@@ -526,7 +714,7 @@ def test_bad_input_is_named(ablation, small, tmp_path):
         run(ablation, small, tmp_path)
     write_phase2(small, tmp_path, basis, 3)
     with pytest.raises(runs.UserError, match="at least 4 are needed"):
-        run(ablation, small, tmp_path, "--limit", "6")
+        run(ablation, small, tmp_path, "--limit", "4")
     digits = [
         {"id": str(index), "answer": index, "question": {"en": f"{index}?", "zh": f"{index}？"}} for index in range(9)
     ]
@@ -541,12 +729,10 @@ def test_bad_input_is_named(ablation, small, tmp_path):
     assert not list(tmp_path.glob("ablation*"))
 
 
-def test_layer_parts_cover_the_upper_two_thirds(ablation):
-    class Folder:
-        layers, name = LAYERS, ""
-
-    assert ablation.layer_parts(Folder) == {"middle": [2, 3], "upper": [4, 5]}
-    Folder.layers = 36
-    assert ablation.layer_parts(Folder) == {"middle": list(range(12, 24)), "upper": list(range(24, 36))}
-    Folder.layers = 3
-    assert ablation.layer_parts(Folder) == {"middle": [1], "upper": [2]}
+def test_the_thirds_cover_every_layer(ablation):
+    folder = SimpleNamespace(layers=36, name="")
+    assert ablation.layer_parts(folder) == {"early": [*range(12)], "middle": [*range(12, 24)], "late": [*range(24, 36)]}
+    folder.layers = 8
+    assert ablation.layer_parts(folder) == {"early": [0, 1], "middle": [2, 3, 4], "late": [5, 6, 7]}
+    folder.layers = 3
+    assert ablation.layer_parts(folder) == {"early": [0], "middle": [1], "late": [2]}

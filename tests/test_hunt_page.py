@@ -396,12 +396,15 @@ def test_no_sentence_travels(script):
         assert not isinstance(value, str) or " " not in value or value in opening.FOUND, value
 
 
-def test_the_ablation_is_shown_as_it_was_chosen_and_z_perp_removed_wholly(judged):
-    rows = judged(parts())["ablation"]["rows"]
-    shown = [("language", 0.2), ("language_reinjected", 0.2), ("z_perp", 1.0)]
-    assert [(row["condition"], row["strength"]) for row in rows] == shown
-    table = tables.ablation_section(judged(parts())["ablation"])[1]
-    assert "| language subspace | 0.2 | 100.0 % → 80.0 % | -20.0 (-30.0 to -10.0) | .030 | 90.0 % → 70.0 % |" in table
+def test_the_ablation_is_shown_by_the_roles_that_its_rows_play(judged):
+    found = judged(parts())["ablation"]
+    assert [row["role"] for row in found["rows"]] == ["primary", "reinjected", "z_perp"]
+    table = tables.ablation_section(found)[1]
+    row = "| language subspace, whole prompt | 0.2 | -1.25 (-2.00 to -0.50) | -0.20 to +0.10 | < .048 (20 draws) "
+    assert row + "| 100.0 % → 80.0 % | ×1 |" in table
+    assert "| all but Z, whole prompt | 0.2 | -1.25 (-2.00 to -0.50) | – | – |" in table
+    (said,) = tables.ablation_section(found | {"rows": [], "verdict": "untestable"})
+    assert said.startswith("`untestable`: nothing was removed")
 
 
 @pytest.mark.parametrize(

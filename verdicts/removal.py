@@ -1,36 +1,98 @@
 """The ablation's verdict: what removing the language, or all but Z, does to the answers."""
 
+import math
+
 import verdicts
 
+FACTOR = 1.5  # an edit that surely multiplies or divides the odds of the right answer by less has no effect to speak of
+DAMAGE = 1.05  # so much more perplexing makes an edit the questions' text where it damages it
 INTACT_MARGIN = 0.1  # a loss whose 95 % interval stays within this many problems in one counts as intact
+UNTOLD = dict.fromkeys(("language", "reinjected", "z_perp"))
 
 
 def ablation(results: dict) -> dict:
-    """ablation_helps | ablation_hurts | no_effect: the primary row against no edit, and against its nulls.
+    """ablation_helps | ablation_hurts | no_effect | inconclusive | untestable: the primary row against no edit, and its null.
 
-    With 19 draws of each null, being above them all has a chance of at most 1/20 for a subspace that is like the draws.
+    Log-odds of the right answer decide, where the share of right answers does not contradict. `no_effect`: an effect of FACTOR
+    is excluded; `inconclusive`: neither shown nor excluded; `untestable`: the model guesses or solves too little, or the odds
+    rise and all answers are right already. To help it must do so beyond every null; what hurts may do so as random directions
+    do, which `primary.specific` says.
     """
+    needed, problems = verdicts.fewest_wins(99), results["problems"]
+    judgement = {"needed": needed, "factor": FACTOR, "damage": DAMAGE}
+    judgement |= {"can_rise": problems["room"] >= needed, "can_fall": problems["solved"] >= needed}
+    if not results["measured"]:
+        tests = {"beyond guessing": results["guessing"]["p"] < verdicts.LEVEL, "enough solved": judgement["can_fall"]}
+        return judgement | {"verdict": "untestable", "tests": tests, "holds": dict(UNTOLD), "effects": {}}
     rows = {role: row for row in results["rows"] for role in row["roles"]}
-    nulls = {role: [null for null in results["nulls"] if role in null["roles"]] for role in ("primary", "z_perp")}
-    needed = verdicts.fewest_wins(99)
-    can_rise, can_fall = results["room"] >= needed, results["solved"] >= needed
-    tests = {
-        "significant": rows["primary"]["p"] < verdicts.LEVEL,
-        "falls": rows["primary"]["difference"] < 0,
-        "above every draw": not any(null["reached"] for null in nulls["primary"]),
-    }
-    verdict = "no_effect"
-    if tests["significant"] and tests["falls"]:
+    beside = {null["role"]: null for null in results["nulls"]}
+    found = {role: effect(rows[role], beside.get(role)) for role in ("primary", "complete", "z_perp", "z_perp_mean")}
+    primary, moved = found["primary"], rows["primary"]["difference"]
+    verdict = "inconclusive"
+    if primary["within"] and rows["primary"]["p"] >= verdicts.LEVEL:
+        verdict = "no_effect"
+    elif primary["falls"] and moved <= 0:
         verdict = "ablation_hurts"
-    elif tests["significant"] and tests["above every draw"]:
-        verdict = "ablation_helps"
-    kept = rows["reinjected"]["kept_difference_interval"][0] >= -INTACT_MARGIN
-    intact = rows["z_perp"]["difference_interval"][0] >= -INTACT_MARGIN
-    intact = intact and not any(null["reached"] for null in nulls["z_perp"])
-    untestable = results["solved"] == 0 or (verdict == "no_effect" and not can_rise)
-    holds = {"language": None if untestable else verdict == "ablation_helps"}
-    if not can_fall:  # with too little to lose, intact would say nothing
-        kept = intact = None
-    holds |= {"reinjected": kept, "z_perp": intact}
-    reached = {"needed": needed, "can_rise": can_rise, "can_fall": can_fall}
-    return {"verdict": verdict, "tests": tests, "holds": holds} | reached
+    elif primary["rises"] and primary["beyond_rise"] and moved >= 0:
+        verdict = "ablation_helps" if judgement["can_rise"] else "untestable"
+    tests = {
+        "no edit and λ 0 are the same": rows["nothing"]["largest"] == 0,
+        "odds surely rise": primary["rises"],
+        "odds surely fall": primary["falls"],
+        "change of odds surely below the factor": primary["within"],
+        "more right answers (exact test)": rows["primary"]["p"] < verdicts.LEVEL and moved > 0,
+        "fewer right answers (exact test)": rows["primary"]["p"] < verdicts.LEVEL and moved < 0,
+        "rise beyond random directions": primary["beyond_rise"],
+        "fall beyond random directions": primary["beyond_fall"],
+        "plain text damaged": primary["text"],
+    }
+    return judgement | {
+        "verdict": verdict,
+        "tests": tests,
+        "holds": held(rows, beside, verdict, judgement),
+        "effects": found,
+    }
+
+
+def effect(row: dict, null: dict | None) -> dict[str, bool]:
+    """What an edit surely does to the odds, whether random directions as large do the same, and whether it damages the text.
+
+    `specific`: it falls further than they do; `text_specific`: it damages the text more than they do.
+    """
+    odds, text, size = row["odds"], row["text"], math.log(FACTOR)
+    return {
+        "rises": odds["low"] > 0,
+        "falls": odds["high"] < 0,
+        "intact": odds["low"] > -size,
+        "within": -size < odds["low"] and odds["high"] < size,
+        "beyond_rise": null is not None and beyond(null, null["odds"]["p"]),
+        "beyond_fall": null is not None and beyond(null, null["p_fall"]),
+        "text": text["low"] > 0 and text["value"] >= math.log(DAMAGE),
+        "text_specific": null is not None and beyond(null, null["text"]["p"]),
+    }
+
+
+def beyond(null: dict, p: float) -> bool:
+    """p below the level; where draws are too few for that, none of them reaches."""
+    draws = null["odds"]["draws"]
+    return p < verdicts.LEVEL or (1 / (1 + draws) >= verdicts.LEVEL and p * (1 + draws) < 1.5)
+
+
+def held(rows: dict, beside: dict, verdict: str, judgement: dict) -> dict:
+    """The paper's two claims and ours about Z⊥; None where it is neither shown nor excluded, or cannot show."""
+    language = None if verdict in ("untestable", "inconclusive") else verdict == "ablation_helps"
+    if verdict == "no_effect" and not judgement["can_rise"]:
+        language = None
+    kept = above(rows["reinjected"]["kept_difference_interval"], -INTACT_MARGIN)
+    odds, size = rows["z_perp"]["odds"], math.log(FACTOR)
+    parts = (above((odds["low"], odds["high"]), -size), above(rows["z_perp"]["difference_interval"], -INTACT_MARGIN))
+    intact = False if False in parts else None if None in parts else True
+    if intact:
+        intact = beyond(beside["z_perp"], beside["z_perp"]["odds"]["p"])
+    return {"language": language, "reinjected": kept, "z_perp": intact}
+
+
+def above(interval: tuple[float, float], bound: float) -> bool | None:
+    """Whether an interval lies above a bound, or below; None where it holds it."""
+    low, high = interval
+    return True if low >= bound else False if high < bound else None
