@@ -151,8 +151,11 @@ def path(parts: dict, left_out: dict) -> list[dict]:
     behaviour = {"node": "behaviour", "languages": phase0["settings"]["languages"], **select(phase0, keys)}
     behaviour |= {who: phase0["names"][language] for who, language in phase0["compared"].items()}
     separation = {"node": "separation", **select(phase2, ("verdict", "beyond_text"))}
-    separation |= select(phase2["tests"], ("centred", "primary_k")) | select(
-        phase2["primary"], ("ratio_z", "ratio_z_perp", "p")
+    raw = {row["id"]: row["holds"] for row in phase2["claims"]}["primary"]
+    separation |= (
+        {"with_offset": raw}
+        | select(phase2["tests"], ("centred", "primary_k"))
+        | select(phase2["primary"], ("ratio_z", "ratio_z_perp", "p"))
     )
     nodes = [behaviour, separation]
     if found := candidates(phase2):

@@ -99,6 +99,7 @@ def phase2_of(separates: str, method: str, holds: bool, beyond_text: bool | None
     found = {
         "verdict": separates,
         "tests": {"centred": True, "primary_k": separates == "clear"},
+        "claims": [{"id": "primary", "holds": separates == "clear"}],
         "settings": {"layer": 1},
         "width": 64,
         "problems": 10,

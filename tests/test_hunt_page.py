@@ -343,16 +343,15 @@ def test_the_tree_asks_about_the_languages_that_were_asked(judged):
 
 
 def test_a_separation_by_the_offset_alone_is_said(judged):
-    given = parts("clear")
-    assert not judged(given)["offset_only"]
-    for centred, said in ((False, True), (None, False)):
+    """Of the named Z: with the offset it beats its nulls, and without it not."""
+    assert not judged(parts("clear"))["offset_only"]
+    given = parts("none")
+    for with_offset, centred, said in ((True, False, True), (True, True, False), (False, False, False)):
+        given["phase2"]["claims"] = [{"id": "primary", "holds": with_offset}]
         given["phase2"]["tests"]["centred"] = centred
         results = judged(given)
         assert results["offset_only"] is said
-        assert ("once the constant offset" in head(results)) is said
-    given = parts("none")
-    given["phase2"]["tests"]["centred"] = False
-    assert not judged(given)["offset_only"]
+        assert ("once the constant offset between" in head(results)) is said
 
 
 def test_a_layer_that_the_weights_do_not_predict_is_called_exploratory(judged):

@@ -6,12 +6,34 @@ threshold costs no measurement. Constants that choose what is measured stand in 
 """
 
 from verdicts.bridge import carries, phase3b
-from verdicts.dissociation import HALF_REACHED, HONEST, ILLUSORY, OPEN, REACHED, TESTED, beats_layers, phase3, subspace
+from verdicts.dissociation import (
+    HALF_REACHED,
+    HONEST,
+    ILLUSORY,
+    OPEN,
+    RANKS,
+    REACHED,
+    TESTED,
+    beats_layers,
+    phase3,
+    subspace,
+)
 from verdicts.finding import MOVES_SOME, NEAR, SAME_Z, TIERS, hunt
 from verdicts.removal import ablation
 from verdicts.separation import beats_text, phase2
 
-__all__ = ["HALF_REACHED", "HONEST", "ILLUSORY", "OPEN", "REACHED", "TESTED", "beats_layers", "phase3", "subspace"]
+__all__ = [
+    "HALF_REACHED",
+    "HONEST",
+    "ILLUSORY",
+    "OPEN",
+    "RANKS",
+    "REACHED",
+    "TESTED",
+    "beats_layers",
+    "phase3",
+    "subspace",
+]
 __all__ += ["MOVES_SOME", "NEAR", "SAME_Z", "TIERS", "ablation", "beats_text", "carries", "hunt", "phase2", "phase3b"]
 
 LEVEL = 0.05

@@ -47,9 +47,9 @@ def phase3b(results: dict) -> dict:
     }
 
 
-def beats(null: dict | None) -> bool:
-    """Whether the gain is beyond random draws; not where there is no room for any."""
-    return null is not None and null["p"] < verdicts.LEVEL
+def beats(null: dict | None) -> bool | None:
+    """Whether the gain is beyond random draws; None where there is no room for any."""
+    return None if null is None else null["p"] < verdicts.LEVEL
 
 
 def beats_twins(found: dict) -> bool | None:
@@ -61,7 +61,8 @@ def carries(transfer: dict) -> bool | None:
     """Whether mapped vectors carry the answer over more often than each control's do.
 
     None without pairs, and where they do not and the target language's own vector hardly does either: then there is nothing to
-    carry at this place. transfer: `pairs`, `success` of the map and of every control, and `p_against` {control: p}; the map is
+    carry at this place; and where they do no more than vectors that were not mapped, but these carry it: then there is nothing
+    to learn. transfer: `pairs`, `success` of the map and of every control, and `p_against` {control: p}; the map is
     `map`.
     """
     rate = transfer["success"]
@@ -70,4 +71,6 @@ def carries(transfer: dict) -> bool | None:
     better = [
         rate[transfer["map"]] > rate[control] and p < verdicts.LEVEL for control, p in transfer["p_against"].items()
     ]
+    if not all(better) and rate["identity"] >= max(rate[transfer["map"]], REACHED):
+        return None
     return True if all(better) else False if rate["own_language"] >= REACHED else None

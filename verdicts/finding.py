@@ -33,6 +33,12 @@ def hunt(results: dict) -> dict:
     own, learned = dissociating(results["tasks"]["math"]["tested"])
     again = [node["row"] for node in others if node["verdict"] == "double_dissociation"]
     again = [row for row in again if (1 + len(others)) * row["p"] < verdicts.LEVEL]  # Bonferroni over those patched
+    others = [
+        node if node["row"] in again or node["verdict"] != "double_dissociation" else left_open(node) for node in others
+    ]
+    ranked = recipes_own(results["tasks"]["math"]["tested"], others)
+    best = ranked[0] if ranked else None
+    patched = best["verdict"] if best else "untestable"
     tests = {
         "separates": separation["verdict"] != "none",
         "named_separates": separation["primary_k"],
@@ -42,24 +48,37 @@ def hunt(results: dict) -> dict:
         "causal": bool(own),
         "causal_contingency": bool(again),
         "causal_learned": bool(learned),
-        "moves_some": first["verdict"] == "partial",
+        "moves_some": patched == "partial",
     }
-    verdict = verdict_of(tests, first["verdict"])
+    verdict = verdict_of(tests, patched)
     layers = results["layers"] | distance_of_layers(results["layers"])
     causal, place = next(iter(own + again + learned), None), results["weight_based"]["place"]
-    holds = hunt_claims(results, layers, verdict)
+    holds = hunt_claims(results, layers, tests, [row["verdict"] for row in ranked])
+    *before, end = (node for node in results["path"] if node["node"] != "patching")
+    path = [*before, first, *others, end]
     return {
         "verdict": verdict,
         "tests": tests,
         "holds": holds,
         "tiers": tiers(holds),
-        "path": [node | {"taken": way(node, verdict)} for node in results["path"]],
+        "path": [node | {"taken": way(node, verdict)} for node in path],
         "layers": layers,
-        "z": causal or (first["row"] or {}) | {"found_by": None},
-        "offset_only": tests["separates"] and separation["centred"] is False,
-        "text_only": tests["separates"] and separation["beyond_text"] is False,
+        "z": causal or (best or {}) | {"found_by": None},
+        "offset_only": bool(separation["with_offset"]) and separation["centred"] is False,
+        "text_only": tests["named_separates"] and separation["beyond_text"] is False,
         "site_moves": None if place is None else place == "joint",
     }
+
+
+def left_open(node: dict) -> dict:
+    """A contingency that is a dissociation, but not after the correction for how many were patched."""
+    return node | {"verdict": "inconclusive", "row": node["row"] | {"verdict": "inconclusive"}}
+
+
+def recipes_own(tested: list[dict], others: list[dict]) -> list[dict]:
+    """Every Z that was swapped on math and is of the recipe's kind, not learned for its effect; the best verdict first."""
+    rows = [row for row in tested if row["name"] != LEARNED] + [node["row"] for node in others if node["row"]]
+    return sorted(rows, key=lambda row: verdicts.RANKS.index(row["verdict"]))
 
 
 def dissociating(tested: list[dict]) -> tuple[list[dict], list[dict]]:
@@ -101,7 +120,8 @@ def way(node: dict, verdict: str) -> str:
 def distance_of_layers(found: dict) -> dict:
     """The layer that the weights predict beside the one whose own Z is causal at its output, if the best one is.
 
-    Layers of the predicted window count as the prediction; `chance`: of a layer drawn at random to agree.
+    Weights that single out no layer predict none: nothing to agree with. Layers of the predicted window count as the
+    prediction; `chance`: of a layer drawn at random to agree.
     """
     causal, window = found["causal"], found["window"] or [found["predicted"]]
     shown = causal is not None and causal["verdict"] == "double_dissociation"
@@ -111,29 +131,37 @@ def distance_of_layers(found: dict) -> dict:
         "causal_found": shown,
         "causal_layer": causal["layer"] if shown else None,
         "distance": distance,
-        "agree": None if distance is None else distance <= NEAR,
+        "agree": None if distance is None or found["predicted_verdict"] == "no_bottleneck" else distance <= NEAR,
         "chance": sum(far <= NEAR for far in apart) / found["layers"],
     }
 
 
-def hunt_claims(results: dict, layers: dict, verdict: str) -> dict:
-    """The recipe's publishability list, ticked by what was measured."""
+def hunt_claims(results: dict, layers: dict, tests: dict, swapped: list[str]) -> dict:
+    """The recipe's publishability list, ticked by what was measured. swapped: the verdicts of the recipe's kind of Z."""
     reports, tasks, bridge = results["reports"], results["tasks"], results["bridge"].get("math")
     again = [row["verdict"] for row in tasks.get("reasoning", {}).get("tested", []) if row["name"] in SAME_Z]
-    beyond, shown = results["weight_based"]["beyond_text"], [tasks["math"]["patching"]]
-    if verdict == "learned_only":  # patching's verdict is then of a Z that is not of the recipe's kind
-        shown = [row["verdict"] for row in tasks["math"]["tested"] if row["name"] != LEARNED]
+    separation = tests["beyond_text"] if tests["named_separates"] else False
+    if tests["separates"] and not tests["named_separates"]:  # another configuration, which was handed on
+        separation = tests["handed_on_beyond_text"] if tests["handed_on_separates"] else False
     return {
         "structure": reports["one"] == "clear_bottleneck" and reports["two"] == "ffn_avoids_attention",
-        "separation": beyond if reports["phase2"] != "none" else False,
+        "separation": separation,
         "comparison": surely_lower(*(results["rivals"][name]["centred"] for name in ("weight", "centroid"))),
-        "causal": True if verdict == "causal_z" else dissociates(*shown),
+        "causal": True if tests["causal"] or tests["causal_contingency"] else dissociates(*swapped),
         "second_model": None,
         "information": None,  # decodability is no mutual information: shown, not judged
         "universal": layers["agree"],
-        "bridge": verdicts.carries(bridge) if bridge else None,
+        "bridge": bridged(bridge) if bridge else None,
         "not_just_math": dissociates(*again),
     }
+
+
+def bridged(bridge: dict) -> bool | None:
+    """Whether mapped vectors carry the answer, by a map that is a bridge; None where it could not be told, or needs no map."""
+    if bridge["verdict"] == "untestable":
+        return None
+    carried = verdicts.carries(bridge)
+    return carried if bridge["verdict"] == "bridge" or carried is None else False
 
 
 def surely_lower(row: dict, other: dict) -> bool | None:
@@ -159,27 +187,38 @@ def tiers(holds: dict) -> dict:
 
 
 def comparison(results: dict) -> dict:
-    """generalises | does_not_generalise | untestable: whether a causal Z is in more than one model, of two that could tell.
+    """generalises | does_not_generalise | inconclusive | untestable: whether a causal Z is in more than one model.
 
-    `where`: what the models say about "the weights predict where", by place: whether the stream carries both answer and
-    language at the predicted layer's output, how often it does at an inner layer's that was measured (`chance`), and p, of as
-    many models by chance. `tested`: the models that phase 3 could tell anything about.
+    untestable: fewer than two models that phase 3 could tell anything about (`tested`); inconclusive: fewer than two of these in
+    which a causal Z is either shown or excluded (`decided`). `where`: what the models say about "the weights predict where",
+    by place: whether the stream carries both answer and language at the predicted layer's output, how often it does at an
+    inner layer's that was measured (`chance`), and p, of as many models by chance.
     """
     models = {name: row | distance_of_layers(row) for name, row in results["models"].items()}
     causal = [name for name, row in models.items() if row["verdict"] == "causal_z"]
     tested = [name for name, row in models.items() if row["carriers"]["joint"]]
-    agree = [models[name]["agree"] for name in tested if models[name]["agree"] is not None]
-    where = {name: at_predicted_place(models[name]) for name in tested}
+    decided = [name for name in tested if models[name]["verdict"] not in ("inconclusive", "untestable")]
     shared = len(causal) > 1
-    verdict = "generalises" if shared else "untestable" if len(tested) < 2 else "does_not_generalise"
+    verdict = "generalises" if shared else "does_not_generalise" if len(decided) > 1 else "inconclusive"
+    verdict = "untestable" if len(tested) < 2 else verdict
+    where = {name: at_predicted_place(models[name]) for name in tested}
     reached = sum(row["carries_both"] for row in where.values())
     hits = at_least(reached, [row["chance"] for row in where.values()])
-    holds = {"second_model": shared if len(tested) > 1 else None, "universal": all(agree) if agree else None}
+    holds = {"second_model": True if shared else False if len(decided) > 1 else None}
+    holds |= {"universal": all_agree([row for row in models.values() if row["agree"] is not None])}
     sure = True if hits < verdicts.LEVEL else None  # that all do could be luck, that one does not is none
     holds["place"] = (sure if reached == len(where) else False) if where else None
-    found = {"models": models, "causal": causal, "tested": tested}
+    found = {"models": models, "causal": causal, "tested": tested, "decided": decided}
     found["where"] = {"models": where, "reached": reached, "p": hits}
     return {"verdict": verdict, "tests": {"second_model": shared}, "holds": holds} | found
+
+
+def all_agree(rows: list[dict]) -> bool | None:
+    """Whether the causal layer is the predicted one in all of these models, of two or more, and hardly by chance."""
+    if not all(row["agree"] for row in rows):
+        return False
+    lucky = at_least(len(rows), [row["chance"] for row in rows])
+    return True if len(rows) > 1 and lucky < verdicts.LEVEL else None
 
 
 def at_predicted_place(row: dict) -> dict:

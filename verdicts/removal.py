@@ -19,7 +19,7 @@ def ablation(results: dict) -> dict:
     do, which `primary.specific` says.
     """
     needed, problems = verdicts.fewest_wins(99), results["problems"]
-    judgement = {"needed": needed, "factor": FACTOR, "damage": DAMAGE}
+    judgement = {"needed": needed, "factor": FACTOR, "damage": DAMAGE, "asked": problems["test"]}
     judgement |= {"can_rise": problems["room"] >= needed, "can_fall": problems["solved"] >= needed}
     if not results["measured"]:
         tests = {"beyond guessing": results["guessing"]["p"] < verdicts.LEVEL, "enough solved": judgement["can_fall"]}
@@ -83,13 +83,20 @@ def held(rows: dict, beside: dict, verdict: str, judgement: dict) -> dict:
     language = None if verdict in ("untestable", "inconclusive") else verdict == "ablation_helps"
     if verdict == "no_effect" and not judgement["can_rise"]:
         language = None
-    kept = above(rows["reinjected"]["kept_difference_interval"], -INTACT_MARGIN)
+    kept = above(exact(rows["reinjected"]["kept_difference_interval"], judgement["asked"]), -INTACT_MARGIN)
+    if rows["primary"]["kept_difference_interval"][1] >= 0:  # removal alone changes no language: nothing to bring back
+        kept = None
     odds, size = rows["z_perp"]["odds"], math.log(FACTOR)
     parts = (above((odds["low"], odds["high"]), -size), above(rows["z_perp"]["difference_interval"], -INTACT_MARGIN))
     intact = False if False in parts else None if None in parts else True
-    if intact:
-        intact = beyond(beside["z_perp"], beside["z_perp"]["odds"]["p"])
+    if intact and not beyond(beside["z_perp"], beside["z_perp"]["odds"]["p"]):
+        intact = None  # the answer stays, as without random subspaces
     return {"language": language, "reinjected": kept, "z_perp": intact}
+
+
+def exact(interval: tuple[float, float], problems: int) -> tuple[float, float]:
+    """An interval of a share's change; where no problem changed, down to what that many may hide (Clopper and Pearson 1934)."""
+    return interval if interval != [0, 0] else (-(1 - 0.025 ** (1 / problems)), 0.0)
 
 
 def above(interval: tuple[float, float], bound: float) -> bool | None:
