@@ -99,9 +99,10 @@ def overfitting_cells(results: dict) -> tuple[str, str]:
     chance = min(1.0, k / max(1, n - 1))
     low, high = (decimal(end) for end in results["interval"]["ols"])
     shuffled = results["null"]["shuffled"]["ols"]
+    scored = f" (on the {results['data']['problems']} scored)" if results["data"]["training"] else ""
     return (
         f"{results['parameters']['ols']:,} parameters, {n * k:,} numbers ({n} problems): least squares R² {decimal(fitted)} on what "
-        f"it was fitted on, {decimal(held)} ({low} to {high}) held out, {decimal(fitted - held)} less; "
+        f"it was fitted on, {decimal(held)} ({low} to {high}) held out{scored}, {decimal(fitted - held)} less; "
         f"{verdicts.bridge.OVERFIT:.2f} less counts as overfitting",
         f"by chance least squares reaches about R² {decimal(chance)} on what it is fitted on; held out, shuffled problems "
         f"{ends(shuffled)}, p {p_of(shuffled)}",
