@@ -107,7 +107,7 @@ def figure_transfer(results: dict) -> bytes:
         panel.set_yticks(places, [NAMES[name] for name in conditions])
         panel.set(
             xlim=(-2, 102),
-            xlabel=f"success, % of {move['pairs']} pairs, 95 % Wilson",
+            xlabel=f"success, % of {move['pairs']} swaps, 95 % Wilson",
         )
         panel.legend(fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.3, -0.17), ncol=2, frameon=False)
     return page.png(figure)
