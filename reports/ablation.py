@@ -2,11 +2,13 @@
 
 import json
 
+import verdicts
 from reports import page
 from reports.ablation_figures import figure_strength, figure_test
 from reports.ablation_opening import (
     claim_text,
     numbers_text,
+    prompts_of,
     run_text,
     verdict_text,
     why_untestable,
@@ -17,6 +19,7 @@ from reports.ablation_tables import (
     development_table,
     ends,
     free_table,
+    label,
     lambdas,
     language_table,
     layers_table,
@@ -29,7 +32,7 @@ from reports.ablation_tables import (
     times,
     tried_table,
 )
-from reports.page import decimal, listing, percent
+from reports.page import decimal, listing, p_value, percent
 
 SAMPLES = "ablation_samples.jsonl"
 
@@ -45,31 +48,35 @@ def summary(results: dict) -> str:
 
 
 def claims(results: dict) -> list[dict]:
-    """What the paper found and what we expect of Z⊥, as rows."""
+    """What the paper found and what the recipe expects of Z⊥, as rows."""
     texts = {
         "language": ("removing the language subspace improves reasoning", "yes (arXiv 2505.15257)"),
         "reinjected": ("the output language survives with re-injection", "yes (arXiv 2505.15257)"),
-        "z_perp": ("removing all but Z leaves the answer intact", "yes (our hypothesis)"),
+        "z_perp": ("removing all but Z leaves the answer intact", "yes (the recipe's hypothesis)"),
     }
     if not results["measured"]:
         return [page.claim(name, *text, why_untestable(results), "–") for name, text in texts.items()]
     none, rows = results["none"], by_role(results)
-    primary, again, bare = (rows[role] for role in ("primary", "reinjected", "z_perp"))
+    primary, again, bare, mean = (rows[role] for role in ("primary", "reinjected", "z_perp", "z_perp_mean"))
     measured = {
         "language": f"""log-odds {nats(primary["odds"])} nats, right {percent(none["accuracy"])} → {percent(primary["accuracy"])},
             text's perplexity {times(primary["text"]["value"])} (λ {lambdas(primary)})""",
         "reinjected": f"""in the language asked {percent(none["kept"])} → {percent(again["kept"])},
             {paired(again, "kept_difference")} points (λ {lambdas(again)})""",
-        "z_perp": f"""log-odds {nats(bare["odds"])} nats, right {percent(none["accuracy"])} → {percent(bare["accuracy"])}, text's
-            perplexity {times(bare["text"]["value"])}""",
+        "z_perp": f"""removed, whole prompt (judged, since the claim says "removing"): log-odds {nats(bare["odds"])} nats, right
+            {percent(none["accuracy"])} → {percent(bare["accuracy"])}, text's perplexity {times(bare["text"]["value"])}; set to its
+            language's mean, last position (not judged): {nats(mean["odds"])} nats, right {percent(mean["accuracy"])}""",
     }
-    nulls = {role: null_of(results, role) for role in ("primary", "z_perp")}
+    nulls = {role: null_of(results, role) for role in ("primary", "z_perp", "z_perp_mean")}
     beside = {
         "language": f"random directions as large: {ends(nulls['primary']['odds'])}, p {null_p(nulls['primary'])}",
         "reinjected": f"without re-injection {percent(primary['kept'])}",
-        "z_perp": f"all but random subspaces: {ends(nulls['z_perp']['odds'])}, p {null_p(nulls['z_perp'])}",
+        "z_perp": f"""Haar-random subspaces of Z's size: {ends(nulls["z_perp"]["odds"])}, p {null_p(nulls["z_perp"])}; to the mean
+            {ends(nulls["z_perp_mean"]["odds"])}, p {null_p(nulls["z_perp_mean"])}""",
     }
-    return [page.claim(name, *text, page.prose(measured[name]), beside[name]) for name, text in texts.items()]
+    return [
+        page.claim(name, *text, page.prose(measured[name]), page.prose(beside[name])) for name, text in texts.items()
+    ]
 
 
 def render(results: dict, arrays: dict) -> dict[str, bytes]:
@@ -88,13 +95,14 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
 
 def problems_section(results: dict) -> str:
     wanted, problems, guess = results["wanted"], results["problems"], results["guessing"]
+    alone = " There was one kind only, so that nothing was chosen." if len(results["tried"]) == 1 else ""
     fitted = f", among them all {problems['fitted']} answers that Z was fitted on" if problems["fitted"] else ""
     return page.prose(f"""
         ## 1 Problems
 
         Taken is the kind of problem that leaves room on both sides: the one whose share of right answers is nearest to
         {percent(wanted["low"])} to {percent(wanted["high"])}, of equals the hardest. This rule was set before any edit was looked
-        at. All problems of that kind count, not only solved ones, but at most {wanted["most"]} a half, evenly spaced.
+        at.{alone} All problems of that kind count, not only solved ones, but at most {wanted["most"]} a half, evenly spaced.
 
         {tried_table(results)}
 
@@ -130,7 +138,7 @@ def strengths_section(results: dict) -> str:
 
         λ is the one with the highest mean log-odds of the right answer, of equals the weakest; re-injection (a negative λ in the
         late third) is searched at the λ chosen for removal alone. The choice was made by these numbers, so they flatter. λ = 0
-        cannot be chosen: a strength that does nothing is no ablation.
+        cannot be chosen: a strength that does nothing is no ablation.{every_strength_hurt(results)}
 
         {development_table(results)}
     """)
@@ -145,15 +153,42 @@ def answers_section(results: dict) -> str:
 
         ![Every edit beside random directions](ablation_test.png)
 
+        *{caption(results)}*
+
         Edits act on the whole prompt, exemplars included, unless another place is named. *Points*: difference from no edit in
-        percentage points, with McNemar's exact p over problems. *Log-odds*: change of the mean over languages, with p of sign flips
+        percentage points of {prompts_of(results)} prompts, with McNemar's exact p over {results["problems"]["test"]} problems.
+        *Log-odds*: change of the mean over languages, with p of sign flips
         over problems after Holm's correction over all rows but the primary one and λ = 0. Beside every one stands what the same
         edit does to *plain text*: the perplexity of {read} of the questions, behind their exemplars,
-        as a multiple of the unedited one; an edit of the last position comes behind the text. All but Z is removed at site
-        {z["site"]} (Z: k {z["k"]}, {page.METHODS.get(z["method"], z["method"])}, of layer {z["layer"]}).
+        as a multiple of the unedited one; an edit of the last position comes behind the text. All but Z is removed at
+        {page.place(z["site"])} (Z: k {z["k"]}, {page.METHODS.get(z["method"], z["method"])}, of layer {z["layer"]}).
 
         {answers_table(results)}
     """)
+
+
+def every_strength_hurt(results: dict) -> str:
+    """Said where no strength of the removal alone raised the odds on the development half."""
+    none, *rows = results["development"]
+    own = [row for row in rows if row["condition"] == "language"]
+    if any(row["odds"] >= none["odds"] for row in own):
+        return ""
+    chosen = next(row for row in own if row["chosen"])
+    weakest = (
+        "the weakest was"
+        if chosen["strength"] == min(row["strength"] for row in own)
+        else "the one that hurt least was"
+    )
+    return f" Here every strength hurt; {weakest} taken."
+
+
+def caption(results: dict) -> str:
+    """Beside which edits random draws stand, and how many have none."""
+    rows = by_role(results)
+    beside = [f"{label(rows[null['role']])} (λ {lambdas(rows[null['role']])})" for null in results["nulls"]]
+    edited = sum(1 for row in results["rows"] if row["strength"])
+    return f"""Random draws stand beside {len(beside)} of {edited} edits: {"; ".join(beside)}. The other {edited - len(beside)} have
+        none. Beyond the scale stands an arrow with the value, or with the draws' range and number."""
 
 
 def nulls_section(results: dict) -> str:
@@ -161,12 +196,20 @@ def nulls_section(results: dict) -> str:
         ## 5 Random directions that change as much
 
         In place of M_s a random rotation of it, one for all layers, so that the layers' subspaces lie to each other as they did; at
-        every position and layer the change is as long as the edit's own was there. In place of Z a random subspace of its size.
-        *p*: share of draws that go as far in the edit's own direction. Made-up languages (section 4) remove content: a rival, and
-        no null.
+        every position and layer the change is as long as the edit's own was there. In place of Z a Haar-random subspace of its
+        size, not matched to how much of the stream's variance Z holds. *p*: share of draws that go as far in the edit's own
+        direction; of all but Z, share of draws that keep as much of the answer. {few_draws(results)} Made-up languages (section 4)
+        remove content: a rival, and no null.
 
         {nulls_table(results)}
     """)
+
+
+def few_draws(results: dict) -> str:
+    """What the smallest nulls cannot show."""
+    draws = sorted({null["odds"]["draws"] for null in results["nulls"]})
+    few = [f"{n} draws can show no p below {p_value(1 / (1 + n))}" for n in draws if 1 / (1 + n) >= verdicts.LEVEL]
+    return f"{listing(few)}." if few else ""
 
 
 def language_section(results: dict) -> str:
@@ -235,7 +278,7 @@ def limits_of_this_model(results: dict) -> list[str]:
 LEGEND = page.prose("""
     ## Legend
 
-    - **Stream**: the residual stream, the sum that every layer reads and adds to; site s is the stream after s layers.
+    - **Stream**: the residual stream, the sum that every layer reads and adds to; L1.out is the stream as layer 1 leaves it.
     - **M_s**: the language subspace; **λ**: the share of the part inside it that is taken away, 0 none, 1 all.
     - **Z**: the subspace that phase 2 handed on; *all but Z* is everything outside of it.
     - **Whole prompt** (`prefill`): the edit acts on every token of the prompt; **last position** (`last`): on its last one.

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from matplotlib.lines import Line2D
 
 from reports import page
 from reports.ablation_tables import by_role, lambdas, null_of
@@ -11,6 +12,7 @@ BLUE, SKY, GREEN, RED, ORANGE = "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E6
 THIRDS = {"early": (GREEN, "^"), "middle": (BLUE, "o"), "late": (RED, "s")}
 LEAST = 0.05  # nats a token that the text's axis shows at least: round-off would look like damage
 SMALL = 9.5  # points: 12 pixels where a page shows the figure 700 pixels wide
+MARKS = {"random": "x", "random_perp": "+"}  # of the draws, by null
 BLACK_LINE = {"color": "black", "linewidth": 1, "linestyle": ":"}
 
 
@@ -41,7 +43,9 @@ def figure_strength(results: dict) -> bytes:
             )
             panels[0].vlines(x, odds[1], odds[2], color=colour, linewidth=1.4)
             panels[0].plot(x, odds[0], label=f"{place} third of the layers", **look)
-            panels[1].plot(x, [100 * row["accuracy"] for row in rows], **look)
+            right, ends = right_answers(rows, results["none"]["accuracy"])
+            panels[1].vlines(x, *ends, color=colour, linewidth=1.4)
+            panels[1].plot(x, right, **look)
             panels[2].vlines(x, *np.exp(text[1:].clip(max=20)), color=colour, linewidth=1.4)
             panels[2].plot(x, np.exp(text[0].clip(max=20)), **look)
         for name, role in (("random directions, as large (middle)", "primary"), ("_", "complete")):
@@ -55,7 +59,7 @@ def figure_strength(results: dict) -> bytes:
                     np.exp(spread(results, role, "text").clip(max=20)),
                 ),
             ):
-                panel.plot(np.full(len(values), strength + 0.028), values, label=name, **drawn)
+                panel.plot(np.full(len(values), strength - 0.035), values, label=name, **drawn)
         panels[0].axhline(0, **BLACK_LINE)
         panels[2].axhline(1, **BLACK_LINE)
         panels[1].set_ylim(-4, 104)
@@ -63,11 +67,22 @@ def figure_strength(results: dict) -> bytes:
         panels[0].set_ylabel("log-odds of the right\nanswer, change in nats")
         panels[1].set_ylabel("right answers, %")
         panels[2].set(
-            ylabel="perplexity of the\nquestions, times unedited", xlabel="λ: share of the language subspace removed"
+            ylabel="perplexity of the\nquestions, times unedited",
+            xlabel="λ: share removed of the stream's part along the languages' differences\n(marks of one λ stand side by side; "
+            "lines 95 %, where longer than the marks)",
+            xlim=(-0.06, 1.06),
+            xticks=sorted({row["strength"] for row in results["rows"] if row["condition"] == "language"}),
         )
         panels[0].legend(fontsize=SMALL, loc="lower center", bbox_to_anchor=(0.46, 1.0), ncol=2, frameon=False)
         figure.suptitle(f"{results['model']['name']}, {results['rung']}: removing the language subspace", fontsize=11)
     return page.png(figure)
+
+
+def right_answers(rows: list[dict], unedited: float) -> tuple[np.ndarray, np.ndarray]:
+    """Right answers in percent, and the ends of their intervals: those of the difference from no edit."""
+    values = np.array([row["accuracy"] for row in rows])
+    ends = np.array([unedited + np.array(row["difference_interval"]) for row in rows]).T
+    return 100 * values, 100 * ends.clip(0, 1)
 
 
 def logarithmic(panel) -> None:
@@ -98,8 +113,7 @@ def figure_test(results: dict) -> bytes:
                 point(panel, row[key]["value"], place, ends, colour)
             for null in results["nulls"]:
                 place = next(at for at, row in enumerate(rows) if null["role"] in row["roles"])
-                values = null["changes"][key]
-                panel.plot(values, np.full(len(values), place + 0.28), "x", color="gray", markersize=4)
+                draws(panel, np.array(null["changes"][key]), place + 0.28, ends, null["null"])
         panels[0].set_xlabel("log-odds of the right answer,\nchange in nats")
         panels[1].set_xlabel("question's text,\nnats a token")
         panels[0].locator_params(axis="x", nbins=6)
@@ -107,8 +121,24 @@ def figure_test(results: dict) -> bytes:
         labels = [f"{short(row)}, λ {lambdas(row)}" for row in rows]
         panels[0].set_yticks(range(len(rows)), labels, fontsize=SMALL)
         panels[0].invert_yaxis()
-        title = f"{results['model']['name']}: red primary, lines 95 %, gray × random directions as large"
-        figure.suptitle(title, fontsize=10)
+        marks = [
+            {"marker": "o", "color": colour, "label": label}
+            for colour, label in ((RED, "primary edit, 95 %"), (BLUE, "other edits, 95 %"))
+        ]
+        marks += [
+            {"marker": mark, "color": "gray", "label": label}
+            for mark, label in (
+                (MARKS["random"], "random directions as large"),
+                (MARKS["random_perp"], "random subspaces of Z's size (Haar)"),
+            )
+        ]
+        handles = [Line2D([], [], linestyle="", markersize=6, **mark) for mark in marks]
+        figure.legend(
+            handles=handles, fontsize=SMALL, loc="upper center", ncol=2, frameon=False, bbox_to_anchor=(0.5, 1.02)
+        )
+        figure.suptitle(
+            f"{results['model']['name']}, {results['rung']}: every edit beside random draws", fontsize=10, y=1.035
+        )
     return page.png(figure)
 
 
@@ -135,7 +165,23 @@ def point(panel, value: float, place: int, ends: tuple[float, float], colour: st
     at, marker, side = (low, "<", "left") if value < low else (high, ">", "right")
     panel.plot(at, place, marker, color=colour, markersize=8, clip_on=False)
     text = f"  {value:+.1f}" if side == "left" else f"{value:+.1f}  "
-    panel.text(at, place, text, ha=side, va="center", fontsize=SMALL)
+    panel.text(at, place - 0.1, text, ha=side, va="center", fontsize=SMALL)
+
+
+def draws(panel, values: np.ndarray, place: float, ends: tuple[float, float], kind: str) -> None:
+    """Draws of a null; those beyond the axis as one arrow at its end, with how many there are and how far they go."""
+    low, high = ends
+    inside = (low <= values) & (values <= high)
+    panel.plot(values[inside], np.full(inside.sum(), place), MARKS[kind], color="gray", markersize=4)
+    for beyond, at, marker, side in ((values < low, low, "<", "left"), (values > high, high, ">", "right")):
+        if not beyond.any():
+            continue
+        panel.plot(at, place, marker, color="gray", markersize=6, clip_on=False)
+        least, most = f"{values[beyond].min():+.1f}", f"{values[beyond].max():+.1f}"
+        reach = least if least == most else f"{least} to {most}"
+        text = f"{reach} ({beyond.sum()})"
+        where = {"ha": side, "va": "center", "fontsize": SMALL, "color": "dimgray"}
+        panel.text(at, place + 0.27, f"  {text}" if side == "left" else f"{text}  ", **where)
 
 
 SHORT = {  # for an axis

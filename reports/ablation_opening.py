@@ -17,12 +17,16 @@ from reports.ablation_tables import (
 )
 from reports.page import listing, p_value, percent
 
-EDIT = "taking {much} of the language subspace out of the stream behind layers {first} to {last}"
+EDIT = """{doing} the stream's part along the {directions} (of {width}) in which the languages differ, behind layers {first} to
+    {last},"""
 BREAKS = """breaks the model rather than its reasoning: answers get worse, and so does plain text{as_much}"""
 UNSPECIFIC = """makes answers worse, but no more than random directions do that change the stream as much: this is the size of
     the change, and nothing about language"""
 SPECIFIC = """makes answers worse, more than random directions do that change the stream as much, and does not damage
-    plain text: the answer needs what is removed"""
+    plain text: the answer needs what is removed{rival}"""
+RIVAL = """costs the answer, and so does the same along made-up languages (groups of prompts that mix the real ones), at least as
+    much ({rival} against {own} nats): nothing specific to language is shown, beyond random directions as large ({random}); plain
+    text is not damaged"""
 PAPER = """**The claim tested** (arXiv 2505.15257: a model reasons better once the language is removed from its middle layers)"""
 MEANS = {
     "ablation_helps": "holds here",
@@ -32,7 +36,7 @@ MEANS = {
     "untestable": "*cannot be tested* with this model and these problems: {why}",
 }
 Z_MEANS = {
-    True: "All but Z can go: the answer stays, as with no random subspace of Z's size.",
+    True: "All but Z can go: the answer stays, as with no Haar-random subspace of Z's size.",
     False: "Without all but Z, the rest of the stream at Z's place, the answer is lost{drawn}.",
     None: "Whether the answer stays without all but Z is neither shown nor excluded.",
 }
@@ -41,8 +45,11 @@ Z_MEANS = {
 def edit_text(results: dict, row: dict) -> str:
     """What a row takes out, in words."""
     layers = next(part["layers"] for part in results["thirds"] if part["name"] == row["place"])
-    much = "all" if row["strength"] == 1 else f"{100 * row['strength']:g} %"
-    return EDIT.format(much=much, first=layers[0], last=layers[-1])
+    doing = "removing" if row["strength"] == 1 else f"shrinking by {100 * row['strength']:g} %"
+    rank = len(results["languages"]) - 1
+    directions = "one direction" if rank == 1 else f"{rank} directions"
+    width = results["problems"]["width"]
+    return EDIT.format(doing=doing, directions=directions, width=width, first=layers[0], last=layers[-1])
 
 
 def why_untestable(results: dict) -> str:
@@ -75,7 +82,7 @@ def what_happened(results: dict) -> str:
     if verdict == "ablation_hurts":
         if effect["text"]:
             return BREAKS.format(as_much="" if effect["text_specific"] else ", as much as random directions damage it")
-        return SPECIFIC + rival_text(results) if effect["beyond_fall"] else UNSPECIFIC
+        return beyond_random(results) if effect["beyond_fall"] else UNSPECIFIC
     text = ", and damages plain text" if effect["text"] else ""
     return {
         "ablation_helps": f"makes the model answer better, and more so than any random direction{text}",
@@ -92,10 +99,13 @@ def rival_row(results: dict) -> dict:
     return next(row for row in results["rows"] if row["condition"] == "shuffled" and row["strength"] == strength)
 
 
-def rival_text(results: dict) -> str:
-    """Whether other directions along which prompts differ hurt as much."""
-    worse = rival_row(results)["odds"]["value"] <= by_role(results)["primary"]["odds"]["value"]
-    return "; but so do directions along which prompts differ otherwise, more so (made-up languages)" if worse else ""
+def beyond_random(results: dict) -> str:
+    """What hurts more than random directions do: is it the language, or do other directions along which prompts differ?"""
+    own, rival = by_role(results)["primary"]["odds"]["value"], rival_row(results)["odds"]["value"]
+    if rival > own:
+        return SPECIFIC.format(rival=f", and made-up languages less ({signed(rival)} against {signed(own)} nats)")
+    random = ends(null_of(results, "primary")["odds"])
+    return RIVAL.format(rival=signed(rival), own=signed(own), random=random)
 
 
 def verdict_text(results: dict) -> str:
@@ -115,6 +125,7 @@ def verdict_text(results: dict) -> str:
 def complete_text(results: dict) -> str:
     """What λ = 1 does, beside its null."""
     row, effect, null = by_role(results)["complete"], results["effects"]["complete"], null_of(results, "complete")
+    made = next(one for one in results["rows"] if one["condition"] == "shuffled" and one["strength"] == 1)
     says, beyond = "does not surely change the odds of the right answer", True
     if effect["falls"]:
         says, beyond = "lowers the odds of the right answer", effect["beyond_fall"]
@@ -123,8 +134,9 @@ def complete_text(results: dict) -> str:
     says += "" if beyond else ", no more than random directions as large do"
     damage = f"{'more than' if effect['text_specific'] else 'as'} random directions do"
     says += f", and damages plain text, {damage}" if effect["text"] else ", and does not damage plain text"
-    return f"""Taking *all* of it out (λ = 1) {says}: {signed(row["odds"]["value"])} nats (random {ends(null["odds"])}), right
-        {percent(row["accuracy"])}, perplexity {times(row["text"]["value"])} (random {ends(null["text"], times)})."""
+    return f"""Taking *all* of it out (λ = 1) {says}: {signed(row["odds"]["value"])} nats (random {ends(null["odds"])},
+        made-up languages {signed(made["odds"]["value"])}), right {percent(row["accuracy"])}, perplexity
+        {times(row["text"]["value"])} (random {ends(null["text"], times)})."""
 
 
 def numbers_text(results: dict) -> str:
@@ -157,7 +169,13 @@ def primary_line(results: dict) -> str:
     row, null = by_role(results)["primary"], null_of(results, "primary")
     return f"""Primary, named before looking: M_s out of the middle third, whole prompt, λ {lambdas(row)} (chosen on the development
         half): {nats(row["odds"])} nats; random directions {ends(null["odds"])}, p {null_p(null)}; right
-        {paired(row)} points, exact p {p_value(row["p"])} ({row["gained"]} problems gained, {row["lost"]} lost)."""
+        {paired(row)} points of {prompts_of(results)} prompts, exact p {p_value(row["p"])} over {results["problems"]["test"]}
+        problems ({row["gained"]} gained right answers, {row["lost"]} lost some)."""
+
+
+def prompts_of(results: dict) -> int:
+    """Test problems, each asked in every language."""
+    return results["problems"]["test"] * len(results["languages"])
 
 
 def text_line(results: dict) -> str:
@@ -196,9 +214,10 @@ def kept_line(results: dict) -> str:
 
 def z_line(results: dict) -> str:
     rows, null = by_role(results), null_of(results, "z_perp")
-    return f"""All but Z removed at Z's place (site {results["settings"]["z"]["site"]}, k {results["settings"]["z"]["k"]}), whole
+    z = results["settings"]["z"]
+    return f"""All but Z removed at Z's place ({page.place(z["site"])}, k {z["k"]}), whole
         prompt: {nats(rows["z_perp"]["odds"])}, right {percent(rows["z_perp"]["accuracy"])}, plain text
-        {times(rows["z_perp"]["text"]["value"])}; all but random subspaces {ends(null["odds"])}; at the last position only
+        {times(rows["z_perp"]["text"]["value"])}; all but Haar-random subspaces {ends(null["odds"])}; at the last position only
         {nats(rows["z_perp_last"]["odds"])}, right {percent(rows["z_perp_last"]["accuracy"])}; set to its language's mean there
         instead {nats(rows["z_perp_mean"]["odds"])}, right {percent(rows["z_perp_mean"]["accuracy"])}."""
 
@@ -226,23 +245,41 @@ def claim_text(results: dict) -> str:
             (`--exemplars`)."""
     holds = next(claim["holds"] for claim in results["claims"] if claim["id"] == "z_perp")
     effect = results["effects"]["z_perp"]
-    drawn = "" if effect["beyond_rise"] else ", as with random subspaces of Z's size"
-    return f"{text} **For the recipe**: {Z_MEANS[holds].format(drawn=drawn)}{mean_text(results)}"
+    drawn = "" if effect["beyond_rise"] else ", as with Haar-random subspaces of Z's size"
+    return f"{text} **For the recipe**: {Z_MEANS[holds].format(drawn=drawn)} {judged_text(results)}{mean_text(results)}"
+
+
+def judged_text(results: dict) -> str:
+    """Which of the two edits of all but Z is judged, and why."""
+    row, damaged = by_role(results)["z_perp"], results["effects"]["z_perp"]["text"]
+    far = (
+        f""", though it takes the stream where it never is (plain text {times(row["text"]["value"])}), so that what is lost says little
+        of what Z holds"""
+        if damaged
+        else ""
+    )
+    return f"Judged is this removal, since the claim says so{far}."
 
 
 def mean_text(results: dict) -> str:
     """Whether the answer stays where the rest is set to its mean, which takes the stream less far from what it ever is."""
     row, none, effect = by_role(results)["z_perp_mean"], results["none"], results["effects"]["z_perp_mean"]
-    null, says = null_of(results, "z_perp_mean"), "no more is kept than with random subspaces of Z's size"
+    null, says = null_of(results, "z_perp_mean"), "no more is kept than with Haar-random subspaces of Z's size"
     if effect["beyond_rise"]:
         kept = "so Z alone carries the answer there"
-        says = (
-            kept
-            if effect["intact"]
-            else "Z keeps more of the answer than random subspaces of its size, and not all of it"
-        )
-    return f""" Set to its language's mean instead of removed, at the last position: {nats(row["odds"])} nats (random
-        {ends(null["odds"])}), {percent(none["accuracy"])} → {percent(row["accuracy"])} right; {says}."""
+        says = kept if effect["intact"] else "Z keeps more of the answer than these, and not all of it"
+        says += "; these are not matched to how much of the stream's variance Z holds"
+    return f""" Set to its language's mean instead of removed, at the last position: {nats(row["odds"])} nats (Haar-random subspaces
+        of its size {ends(null["odds"])}, p that one keeps as much {null_p(null)}{least_p(null)}), {percent(none["accuracy"])} →
+        {percent(row["accuracy"])} right; {says}."""
+
+
+def least_p(null: dict) -> str:
+    """What so few draws cannot show."""
+    draws = null["odds"]["draws"]
+    return (
+        f"; {draws} draws can show no p below {p_value(1 / (1 + draws))}" if 1 / (1 + draws) >= verdicts.LEVEL else ""
+    )
 
 
 def run_text(results: dict) -> list[str]:

@@ -19,7 +19,7 @@ NAMES = {
 }
 PLACES = {"early": "early third", "middle": "middle third", "late": "late third", "z": "Z's place"}
 SCOPES = {"last": "last position", "prefill": "whole prompt"}
-NULLS = {"random": "random directions", "random_perp": "all but a random subspace"}
+NULLS = {"random": "random directions", "random_perp": "all but a Haar-random subspace"}
 MOST_LAYERS = 12  # of the layers' table
 MOST_SAMPLES = 8
 
@@ -86,8 +86,12 @@ def null_of(results: dict, role: str) -> dict:
 
 
 def null_p(null: dict) -> str:
-    """p that random directions reach the edit's change of log-odds, in the direction that it has."""
-    p = null["odds"]["p"] if null["tested"]["odds"] > 0 else null["p_fall"]
+    """p that random directions reach the edit's change of log-odds, in the direction that it has.
+
+    Of all but Z the question is whether Z alone keeps the answer: there, that random subspaces keep as much.
+    """
+    keeps = null["role"].startswith("z_perp") or null["tested"]["odds"] > 0
+    p = null["odds"]["p"] if keeps else null["p_fall"]
     return p_value(p, null["odds"]["draws"])
 
 

@@ -4,18 +4,28 @@ import verdicts
 from reports import page
 from reports.page import decimal, p_value, percent
 from reports.phase3b_figures import figure_gain, figure_map, figure_r2, figure_transfer
-from reports.phase3b_opening import command_text, meaning_text, numbers_text, reason, trained_on, verdict_text
+from reports.phase3b_opening import (
+    command_text,
+    meaning_text,
+    numbers_text,
+    place_text,
+    reason,
+    trained_on,
+    verdict_text,
+)
 from reports.phase3b_tables import (
     NAMES,
     SUBSPACES,
     TWINS,
     baselines_table,
     ends,
+    gains_table,
     geometry_table,
     maps_table,
     p_of,
     subspaces_table,
     transfer_table,
+    winners_table,
 )
 
 
@@ -67,7 +77,6 @@ def measured_cells(results: dict) -> dict[str, tuple[str, str]]:
     ]
     found = {kind: results["subspaces"][kind] for kind in SUBSPACES if results["subspaces"][kind]}
     others += [f"{SUBSPACES[kind]} {decimal(row['middle'])}, p {p_of(row)}" for kind, row in found.items()]
-    pairs = f"{results['data']['problems'] + results['data']['training']} pairs of {results['data']['k']} numbers"
     return {
         "held_out": (
             f"{NAMES[name]}: held-out R² {decimal(r2[name])} ({low} to {high})",
@@ -79,13 +88,32 @@ def measured_cells(results: dict) -> dict[str, tuple[str, str]]:
             f"{decimal(results['scaled_shift_r2'])}, p {p_value(above['scaled_shift'])}",
         ),
         "specific": (f"{NAMES[name]} R² {decimal(r2[name])}, gain {decimal(gain[name])}", "; ".join(others)),
-        "overfitting": (
-            f"{results['parameters']['ols']:,} parameters, {pairs}: least squares R² {decimal(results['in_sample_r2']['ols'])} on "
-            "what it was fitted on",
-            f"its held-out R² {decimal(r2['ols'])}",
-        ),
+        "overfitting": overfitting_cells(results),
         "transfer": transfer_cells(results),
     }
+
+
+def overfitting_cells(results: dict) -> tuple[str, str]:
+    """Parameters against data, what least squares loses on answers that it has not seen, and what it reaches by chance."""
+    k, n, fitted, held = fitted_sizes(results)
+    chance = min(1.0, k / max(1, n - 1))
+    low, high = (decimal(end) for end in results["interval"]["ols"])
+    shuffled = results["null"]["shuffled"]["ols"]
+    scored = f" (on the {results['data']['problems']} scored)" if results["data"]["training"] else ""
+    return (
+        f"{results['parameters']['ols']:,} parameters, {n * k:,} numbers ({n} problems): least squares R² {decimal(fitted)} on what "
+        f"it was fitted on, {decimal(held)} ({low} to {high}) held out{scored}, {decimal(fitted - held)} less; "
+        f"{verdicts.bridge.OVERFIT:.2f} less counts as overfitting",
+        f"by chance least squares reaches about R² {decimal(chance)} on what it is fitted on; held out, shuffled problems "
+        f"{ends(shuffled)}, p {p_of(shuffled)}",
+    )
+
+
+def fitted_sizes(results: dict) -> tuple[int, int, float, float]:
+    """Z's size, problems, and least squares' R² on what it was fitted on and held out."""
+    data = results["data"]
+    n = data["problems"] + data["training"]
+    return data["k"], n, results["in_sample_r2"]["ols"], results["held_out_r2"]["ols"]
 
 
 def transfer_cells(results: dict) -> tuple[str, str]:
@@ -96,7 +124,7 @@ def transfer_cells(results: dict) -> tuple[str, str]:
     success = {condition: percent(share) for condition, share in move["success"].items()}
     against = {control: p_value(p[name]) for control, p in move["p_against"].items()}
     return (
-        f"mapped vectors give the donor's answer in {success[name]} of {move['pairs']} pairs",
+        f"mapped vectors give the donor's answer in {success[name]} of {move['pairs']} swaps",
         f"unmapped {success['identity']} (p {against['identity']}), shuffled map {success['shuffled']} "
         f"(p {against['shuffled']}), the target language's own vector {success['own_language']}",
     )
@@ -108,7 +136,7 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
     results = results | {"level": verdicts.LEVEL}
     opening, texts, figures = [meaning_text(results)], [problems_section(results)], {}
     if not results["unmeasured"]:
-        opening = [numbers_text(results), *opening, PICTURE]
+        opening = [place_text(results), numbers_text(results), *opening, PICTURE]
         sections = (held_out_section, baselines_section, subspaces_section, map_section, transfer_section)
         texts += [section(results) for section in sections]
         drawn = {"r2": figure_r2, "gain": figure_gain, "map": figure_map}
@@ -126,7 +154,8 @@ PICTURE = """
     ![The map's gain in Z, in untrained twins and in other subspaces](phase3b_gain.png)
 
     *What the learned map saves of the error that mean, shift and scaled shift leave, on answers that it has not seen: inside Z,
-    in untrained twins of the model, and in other subspaces of Z's size.*
+    in untrained twins of the model, and in other subspaces of Z's size. Height within a row means nothing: it keeps the marks
+    apart.*
 """
 
 
@@ -137,16 +166,15 @@ def problems_section(results: dict) -> str:
             ## 1 Problems
 
             Nothing was measured: {reason(results)}. The maps are judged on problems that the model solves in both languages, at the
-            position and with the prompt with which phase 3 swaps Z; what it does not solve it need not represent alike.
+            position and with the prompt of phase 3; what it does not solve it need not represent alike.
         """
     return f"""
         ## 1 Problems
 
         z_{settings["target"]} is predicted from z_{settings["source"]} of the same problem ({source} to {target}): coordinates
-        inside Z (k {data["k"]}) at {page.place(settings["z"]["site"])}, last position of the few-shot prompts of phase 3
-        (`{settings["rung"]}`), where it swaps Z.
-        Scored are {data["problems"]} problems with {data["answers"]} answers, of {data["usable"]} that the model solves in both
-        languages{trained_on(data)}.
+        inside Z (k {data["k"]}) at {page.place(settings["z"]["site"])}, Z's own place, last position of the few-shot prompts of
+        phase 3 (`{settings["rung"]}`). Scored are {data["problems"]} problems with {data["answers"]} answers, of {data["usable"]}
+        that the model solves in both languages{trained_on(data)}.
     """
 
 
@@ -154,9 +182,9 @@ def held_out_section(results: dict) -> str:
     n, k = results["data"]["problems"] + results["data"]["training"], results["data"]["k"]
     draws = results["null"]["shuffled"][results["settings"]["primary"]]["draws"]
     if k >= n - 1:
-        through = f"With k ≥ {n - 1} least squares passes through every training pair, whatever they are."
+        through = f"With k ≥ {n - 1} least squares passes through every training problem, whatever they are."
     else:
-        through = f"Least squares would pass through every training pair from k = {n - 1} on; here k is smaller."
+        through = f"Least squares would pass through every training problem from k = {n - 1} on; here k is smaller."
     kept = results["null"]["kept_partners"]
     alone = f"; {percent(kept)} had to keep one with their own" if kept else ""
     return f"""
@@ -168,14 +196,20 @@ def held_out_section(results: dict) -> str:
 
         All problems with one answer are left out together; ridge chooses its penalty by leaving out answers among the others. R² is
         against the training mean of the target language. *Finds its problem*: the predicted vector is nearer to its problem's target
-        than to that of any other answer (chance {percent(results["chance"])}). *Gain*: share saved of the error that the best of
-        {", ".join(NAMES[name] for name in results["settings"]["references"])} leaves; here the best is
-        {NAMES[results["best_reference"]]}. *Shuffled problems*: 5 to 95 % of R² in {draws} pairings in which every problem gets a
-        partner with another answer{alone}. Holm over the maps that were not named before looking.
+        than to that of any other answer (chance {percent(results["chance"])}). *Shuffled problems*: 5 to 95 % of R² in {draws}
+        pairings in which every problem gets a partner with another answer{alone}. Holm over the maps that were not named before
+        looking.
 
         {maps_table(results)}
 
-        A k × k map has {results["parameters"]["ols"]:,} parameters with its intercept, and {n} pairs give {n * k:,} numbers. {through}
+        *Gain*: share saved of the error that the best of
+        {", ".join(NAMES[name] for name in results["settings"]["references"])} leaves; here the best is
+        {NAMES[results["best_reference"]]}.
+
+        {gains_table(results)}
+
+        A k × k map has {results["parameters"]["ols"]:,} parameters with its intercept, and {n} problems, each one vector a language,
+        give {n * k:,} numbers. {through}
     """
 
 
@@ -248,13 +282,18 @@ def transfer_section(results: dict) -> str:
 
         *How often the donor's answer comes out in the recipient's language.*
 
-        {move["pairs"]} recipients of phase 3, asked in {target}, each with one donor of its block, asked in {source},
-        with another answer: the recipient's part inside Z becomes the mapped vector of the donor, by a map that
-        has not seen the donor's answer. Shares of pairs by what is most probable among all {move["answers"]} answers in every
-        language; success is the donor's answer in the recipient's language. *Identity* is the swap of Z. A map fitted on shuffled
-        problems puts another vector in the recipient's place: what erasing alone does.
+        {move["pairs"]} swaps: of the {results["data"]["problems"]} problems scored, those that phase 3 patched and that have a
+        donor in their block with another answer. Recipients are asked in {target}, donors in {source}: the recipient's part inside
+        Z becomes the mapped vector of the donor, by a map that has not seen the donor's answer. Shares of swaps by what is most
+        probable among the {move["answers"]} answers of the problems that phase 3 patched, in every language; success is the donor's
+        answer in the recipient's language. *Identity* is the swap of Z. A map fitted on shuffled problems puts another vector in
+        the recipient's place: what erasing alone does.
 
         {transfer_table(results)}
+
+        Whose answer is most probable, in whose language:
+
+        {winners_table(results)}
     """
 
 

@@ -7,7 +7,7 @@ from reports.phase3b_tables import NAMES, SUBSPACES, TWINS
 
 BLUE, SKY, GREEN, RED, ORANGE, PINK = "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00", "#CC79A7"  # Okabe and Ito
 SMALL = 9.5  # points: 12 pixels where a page shows the figure 700 pixels wide
-LOWEST = -1.2  # R² that an axis shows
+LOWEST = -3  # R² that an axis shows at least
 
 
 def figure_r2(results: dict) -> bytes:
@@ -15,27 +15,26 @@ def figure_r2(results: dict) -> bytes:
     maps, null = results["settings"]["maps"], results["null"]["shuffled"]
     places = np.arange(len(maps))[::-1]
     low, high = np.array([results["interval"][name] for name in maps]).T
+    values = np.array([results["held_out_r2"][name] for name in maps])
+    fitted, words = np.array([results["in_sample_r2"][name] for name in maps]), results["words"]["r2"]
+    ends = np.array([[null[name]["low"], null[name]["high"]] for name in maps])
+    lowest = max(LOWEST, min(low.min(), values.min(), fitted.min(), ends.min(), words) - 0.1)
     with page.figure(7.6, 3.6) as (figure, panel):
-        for place, name in zip(places, maps):
-            first = place == places[0]
-            ends = [null[name]["low"], null[name]["high"]]
-            panel.plot(
-                ends,
-                [place - 0.2] * 2,
-                color="gray",
-                linewidth=4,
-                label="shuffled problems, 5 to 95 %" if first else None,
-            )
-        panel.hlines(places, low, high, color=BLUE, linewidth=2)
-        values = [results["held_out_r2"][name] for name in maps]
-        panel.plot(values, places, "o", color=BLUE, markersize=8, label="held out, 95 % interval over answers")
-        on_own = [results["in_sample_r2"][name] for name in maps]
-        panel.plot(on_own, places, "D", color=ORANGE, markersize=6, fillstyle="none", label="on what it was fitted on")
-        words = results["words"]["r2"]
-        lowest = max(LOWEST, min([*low, *values, words]) - 0.1)
-        for value, place in zip(values, places):
-            if value < lowest:
-                panel.plot(lowest + 0.03, place, "<", color=BLUE, markersize=8)
+        panel.hlines(
+            places - 0.2, *ends.T.clip(lowest), color="gray", linewidth=4, label="shuffled problems, 5 to 95 %"
+        )
+        panel.hlines(places, low.clip(lowest), high.clip(lowest), color=BLUE, linewidth=2)
+        shown = values >= lowest
+        label = "held out, 95 % interval over answers"
+        panel.plot(values[shown], places[shown], "o", color=BLUE, markersize=8, label=label)
+        panel.plot(fitted, places, "D", color=ORANGE, markersize=6, fillstyle="none", label="on what it was fitted on")
+        for place, value, colour, below in (
+            *zip(places, values, [BLUE] * len(maps), values < lowest),
+            *zip(places, low, [BLUE] * len(maps), shown & (low < lowest)),
+            *zip(places - 0.2, ends[:, 0], ["gray"] * len(maps), ends[:, 0] < lowest),
+        ):
+            if below:
+                panel.plot(lowest, place, "<", color=colour, markersize=8, clip_on=False)
                 panel.annotate(f"{value:.1f}", (lowest + 0.08, place), va="center", fontsize=SMALL)
         panel.axvline(words, color=RED, linestyle="--", linewidth=1.4, label="source's words (bag), ridge, held out")
         panel.axvline(0, color="black", linewidth=1)
@@ -47,14 +46,16 @@ def figure_r2(results: dict) -> bytes:
 
 
 def figure_gain(results: dict) -> bytes:
-    """The gain in Z beside twins (each a point) and other subspaces (5 to 95 % of draws)."""
+    """The gain in Z beside twins and other subspaces: a mark a twin or draw, one above the other so that none hides another."""
     found, own = results["subspaces"], results["gain"][results["settings"]["primary"]]
     rows = [(TWINS[kind], row["gains"], "^", PINK) for kind, row in results["twins"]["kinds"].items()]
     rows += [(SUBSPACES[kind], found["gains"][kind], "|", GREEN) for kind in SUBSPACES if found[kind]]
-    with page.figure(7.6, 1.6 + 0.45 * len(rows)) as (figure, panel):
+    with page.figure(7.6, 1.6 + 0.55 * len(rows)) as (figure, panel):
+        panel.axvline(own, color=BLUE, linewidth=2.4, label="Z of the trained model", zorder=0)
         for place, (_, gains, marker, colour) in enumerate(reversed(rows)):
-            panel.plot(gains, [place] * len(gains), marker, color=colour, markersize=9, linestyle="none")
-        panel.axvline(own, color=BLUE, linewidth=2.4, label="Z of the trained model")
+            heights = place + 0.3 * np.linspace(-1, 1, len(gains)) if len(gains) > 1 else [place]
+            size = 8 if marker == "^" else 5
+            panel.plot(gains, heights, marker, color=colour, markersize=size, linestyle="none")
         panel.axvline(0, color="black", linewidth=1)
         panel.set_yticks(range(len(rows)), [f"{name}, {len(gains)}" for name, gains, *_ in reversed(rows)])
         lowest = min([0, own, *(gain for _, gains, *_ in rows for gain in gains)])
@@ -68,7 +69,7 @@ def figure_map(results: dict) -> bytes:
     """Singular values of the maps, and prediction beside truth."""
     styles = dict(zip(results["settings"]["learned"], ((BLUE, "o"), (RED, "s"), (GREEN, "^"))))
     x, y, x_predicted, y_predicted = np.array(results["components"]).T
-    with page.figure(7.6, 3.8, 1, 2) as (figure, (left, right)):
+    with page.figure(7.6, 4.2, 1, 2) as (figure, (left, right)):
         for name, (colour, marker) in styles.items():
             values = results["map"][name]["singular_values"]
             places = np.arange(1, len(values) + 1)
@@ -76,13 +77,15 @@ def figure_map(results: dict) -> bytes:
         left.locator_params(axis="x", integer=True)
         left.axhline(1, color="black", linestyle=":", linewidth=1, label="a rotation")
         left.set(xlabel="singular value's rank", ylabel="singular value of the map", ylim=(0, None))
-        left.legend(fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.45, -0.17), frameon=False)
+        left.legend(fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.45, -0.2), frameon=False)
         right.plot([x, x_predicted], [y, y_predicted], color="lightgray", linewidth=1, zorder=1)
         right.plot(x, y, "o", color="black", markersize=5, label="truth")
         predicted = f"held-out prediction, {NAMES[results['settings']['primary']]}"
         right.plot(x_predicted, y_predicted, "x", color=BLUE, markersize=6, label=predicted)
-        right.set(xlabel="component 1 of the target in Z (stream units)", ylabel="component 2 (stream units)")
-        right.legend(fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.45, -0.17), frameon=False)
+        right.set(xlabel="target's component 1 in Z (stream units)", ylabel="component 2 (stream units)")
+        right.yaxis.tick_right()
+        right.yaxis.set_label_position("right")
+        right.legend(fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.45, -0.2), frameon=False)
     return page.png(figure)
 
 
@@ -104,7 +107,7 @@ def figure_transfer(results: dict) -> bytes:
         panel.set_yticks(places, [NAMES[name] for name in conditions])
         panel.set(
             xlim=(-2, 102),
-            xlabel=f"success, % of {move['pairs']} pairs, 95 % Wilson",
+            xlabel=f"success, % of {move['pairs']} swaps, 95 % Wilson",
         )
         panel.legend(fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.3, -0.17), ncol=2, frameon=False)
     return page.png(figure)

@@ -10,7 +10,7 @@ THERE = f"{INSIDE}, {MAP} turns a problem's {{source}} vector into its {{target}
 VERDICTS = {
     "bridge": f"""{THERE}, and does so better than the source's words, than untrained twins of the model and than other
         subspaces allow: held-out R² {{r2}}, {{numbers}}""",
-    "linear_but_unspecific": f"""{THERE} (held-out R² {{r2}}), but this is not special to Z, or to what the model has learned:
+    "linear_but_unspecific": f"""{THERE} (held-out R² {{r2}}; share of the error that it saves, its gain, {{gain}}){{passed}}, but
         {{failed}}""",
 }
 NO_MAP = f"""{INSIDE}, {MAP} does not predict a problem's {{target}} vector from its {{source}} one beyond shuffled problems:
@@ -26,8 +26,7 @@ UNTESTABLE = {
 }
 MEANS = {
     "bridge": "holds on these problems: the map is a property of what the model has learned, and of Z",
-    "linear_but_unspecific": """is not shown: a linear map is there, as it is in much else, so it is no evidence for Z (*not
-        special*)""",
+    "linear_but_unspecific": """is not shown: a linear map is there, but {why}, so it is no evidence for Z (*not special*)""",
     "no_bridge": "is not shown: {why}",
     "untestable": "cannot be tested with this model and these problems; nothing follows for it",
 }
@@ -47,6 +46,7 @@ def sentence(results: dict) -> str:
         "model": model, "source": results["names"][settings["source"]], "target": results["names"][settings["target"]],
         "k": results["data"]["k"], "width": results["data"]["width"], "place": page.place(settings["z"]["site"]),
         "r2": decimal(results["held_out_r2"][name]), "shuffled": f"shuffled problems {ends(results['null']['shuffled'][name])}",
+        "gain": decimal(results["gain"][name]),
     }  # fmt: skip
     if results["verdict"] == "no_bridge" and not results["tests"]["held_out"]:
         return NO_MAP.format(**said)
@@ -56,7 +56,9 @@ def sentence(results: dict) -> str:
         return NO_MORE.format(**said, best=article, unlearned=decimal(unlearned(results, best)))
     if results["verdict"] == "bridge":
         return VERDICTS["bridge"].format(**said, numbers=beaten(results))
-    return VERDICTS["linear_but_unspecific"].format(**said, failed="; ".join(not_beaten(results)))
+    passed = listing(also_beaten(results))
+    failed = "; ".join(not_beaten(results))
+    return VERDICTS["linear_but_unspecific"].format(**said, passed=passed and f"; {passed}", failed=failed)
 
 
 def unlearned(results: dict, name: str) -> float:
@@ -79,39 +81,97 @@ def beaten(results: dict) -> str:
         {" and ".join(map(decimal, twins))}, in other subspaces {" and ".join(map(decimal, others))} (medians)"""
 
 
-def not_beaten(results: dict) -> list[str]:
-    """What does as well as the map inside Z, in words and numbers."""
-    found, parts, tests = [], [], results["tests"]
-    if not tests["beyond_words"]:
-        found.append(f"the source's words predict the same with R² {decimal(results['words']['r2'])}")
-    if tests["beyond_twins"] is None:
-        found.append(f"untrained twins could not be made ({results['twins']['unmeasured']})")
-    for kind, row in results["twins"]["kinds"].items():
-        if row["p"] >= results["level"]:
-            parts.append(f"{decimal(row['mean'])} in untrained {TWINS[kind]}")
-    for kind, name in SUBSPACES.items():
-        null = results["subspaces"][kind]
-        if null is None:
-            found.append(f"Z leaves no room for {name}")
-        elif null["p"] >= results["level"]:
-            parts.append(f"{decimal(null['middle'])} in {name}")
-    if parts:
-        own = decimal(results["gain"][results["settings"]["primary"]])
-        found.append(f"what the map saves of the error (its gain) is {own} in Z, {listing(parts)}")
+def also_beaten(results: dict) -> list[str]:
+    """What the map inside Z beats although the verdict is no bridge, in words and numbers."""
+    found, tests = [], results["tests"]
+    if tests["beyond_words"]:
+        found.append(f"the source's words predict less (R² {decimal(results['words']['r2'])})")
+    if tests["beyond_twins"]:
+        found.append(f"the model has learned it (untrained twins gain {twins_range(results)})")
+    if tests["beyond_subspaces"]:
+        gains = [f"{decimal(results['subspaces'][kind]['middle'])} in {name}" for kind, name in SUBSPACES.items()]
+        found.append(f"other subspaces do worse (gain {listing(gains)})")
     return found
+
+
+def twins_range(results: dict) -> str:
+    """From the kind of twins that gains least to the one that gains most."""
+    means = sorted(row["mean"] for row in results["twins"]["kinds"].values())
+    least, most = decimal(means[0]), decimal(means[-1])
+    return least if least == most else f"{least} to {most}"
+
+
+def not_beaten(results: dict) -> list[str]:
+    """What does as well as the map inside Z, and what follows, in words and numbers: a part for each test that failed."""
+    found, tests, level = [], results["tests"], results["level"]
+    own = results["gain"][results["settings"]["primary"]]
+    if not tests["beyond_words"]:
+        words, inside = results["words"]["r2"], results["held_out_r2"][results["settings"]["primary"]]
+        found.append(f"the source's words {rival(words, inside)} (R² {decimal(words)}): it may be the wording")
+    if tests["beyond_twins"] is None:
+        found.append(f"""untrained twins could not be made ({results["twins"]["unmeasured"]}): whether the model has learned it is
+            not known""")
+    elif not tests["beyond_twins"]:
+        kinds = {TWINS[kind]: row["mean"] for kind, row in results["twins"]["kinds"].items() if row["p"] >= level}
+        found.append(f"untrained {as_good(kinds, own)}: it need not be what the model has learned")
+    if not tests["beyond_subspaces"]:
+        nulls = {f"{name} of Z's size": results["subspaces"][kind] for kind, name in SUBSPACES.items()}
+        kinds = {name: null["middle"] for name, null in nulls.items() if null and null["p"] >= level}
+        parts = [as_good(kinds, own)] if kinds else []
+        parts += [f"Z leaves no room for {name}" for name, null in nulls.items() if null is None]
+        follows = "it is not special to Z" if kinds else "whether it is special to Z is not known"
+        found.append(f"{listing(parts)}: {follows}")
+    return found
+
+
+def rival(value: float, own: float) -> str:
+    """How something does that is not surely worse than the map inside Z."""
+    return "do as well" if value >= own else "do not surely do worse"
+
+
+def as_good(kinds: dict[str, float], own: float) -> str:
+    """Those that gain as much, with their gains."""
+    gains = ", ".join(map(decimal, kinds.values()))
+    return f"{listing(list(kinds))} {rival(min(kinds.values()), own)} (gain {gains})"
 
 
 def meaning_text(results: dict) -> str:
     """What the verdict means for the recipe."""
-    why = ""
+    why, tests = "", results["tests"]
     if results["verdict"] == "no_bridge":
         why = (
             "inside Z the languages agree up to a constant or a scale already (*nothing to learn*)"
-            if results["tests"]["held_out"]
+            if tests["held_out"]
             else "what one language's vector holds of a problem does not tell the other's (*not there*)"
         )
+    if results["verdict"] == "linear_but_unspecific":
+        places = {"beyond_words": "the source's words", "beyond_twins": "untrained twins"}
+        places["beyond_subspaces"] = "other subspaces"
+        same = [name for test, name in places.items() if tests[test] is False]
+        why = f"it is not shown to be better than what {listing(same)} give" if same else "twins could not be made"
     return f"""**The hypothesis tested** (the recipe's: inside Z the languages differ by a linear map, which can be learned from few
         problems and then carries the answer of any other) {MEANS[results["verdict"]].format(why=why)}. {carried(results)}"""
+
+
+def place_text(results: dict) -> str:
+    """Where Z is asked, and whether a transfer could succeed there."""
+    if results["unmeasured"]:
+        return ""
+    move, place = results["transfer"], page.place(results["settings"]["z"]["site"])
+    carries = "Nothing could be sent there"
+    if move["pairs"]:
+        own = f"sending the vector that a perfect map would send brings the answer in {percent(move['success']['own_language'])}"
+        hopeless = transfer_holds(results) is None
+        ending = ", so that a transfer could hardly succeed at this place, whatever the map" if hopeless else ""
+        carries = (
+            f"There {own} of {move['pairs']} swaps{ending} (what the whole stream carries there, phase 3's page says)"
+        )
+    return f"""**Where.** Z is asked at its own place, {place}. {carries}. The tables of phase 3 and of the hunt swap this Z at the
+        place that is best for it on development answers, which may be another."""
+
+
+def transfer_holds(results: dict) -> bool | None:
+    return next(row["holds"] for row in results["claims"] if row["id"] == "transfer")
 
 
 def carried(results: dict) -> str:
@@ -122,13 +182,13 @@ def carried(results: dict) -> str:
     if not move["pairs"]:
         return "No mapped vector could be sent into the model: no two of these problems are a recipient and its donor."
     own, rate = percent(move["success"]["own_language"]), percent(move["success"][name])
-    holds = next(row["holds"] for row in results["claims"] if row["id"] == "transfer")
+    holds = transfer_holds(results)
     if holds is None:
         return f"""Whether mapped vectors carry the answer cannot be told at this place: the vector that a perfect map would send
-            brings it in {own} of {move["pairs"]} pairs (mapped ones in {rate})."""
+            brings it in {own} of {move["pairs"]} swaps (mapped ones in {rate})."""
     said = "carry" if holds else "do not carry"
     return f"""Sent into the model, mapped vectors {said} the answer over more often than unmapped ones and those of a shuffled
-        map: in {rate} of {move["pairs"]} pairs, {percent(move["success"]["identity"])} and
+        map: in {rate} of {move["pairs"]} swaps, {percent(move["success"]["identity"])} and
         {percent(move["success"]["shuffled"])}; the vector that a perfect map would send in {own}."""
 
 
@@ -143,7 +203,7 @@ def numbers_text(results: dict) -> str:
     lines = [
         f"""Z: {page.METHODS.get(settings["z"]["method"], settings["z"]["method"])}, {data["k"]} of {data["width"]} directions at
         {page.place(settings["z"]["site"])}, last prompt position; {data["problems"]} problems with {data["answers"]} answers
-        (`{settings["rung"]}`){trained_on(data)}""",
+        (`{settings["rung"]}`), of {data["usable"]} that the model solves in both languages{trained_on(data)}""",
         f"""{NAMES[name]}, named before looking: held-out R² {decimal(results["held_out_r2"][name])} ({low} to {high}); shuffled
         problems {ends(shuffled)}, p {p_of(shuffled)}""",
         f"""Without a matrix: mean shift R² {decimal(results["held_out_r2"]["mean_shift"])} (p {p_value(above["mean_shift"])}), with
@@ -165,11 +225,16 @@ def numbers_text(results: dict) -> str:
 
 
 def trained_on(data: dict) -> str:
-    """Which problems only train the maps."""
-    if not data["training"]:
-        return ""
-    return f"""; {data["training"]} further problems, with the {data["fitted_answers"]} answers that Z was fitted on, only train the
+    """Which problems only train the maps, and which are left out."""
+    taken = data["problems"] + data["training"]
+    further = (
+        f"""; {data["training"]} further problems, with the {data["fitted_answers"]} answers that Z was fitted on, only train the
         maps"""
+        if data["training"]
+        else ""
+    )
+    left = data["usable"] - taken
+    return f"{further}; the other {left} are left out, since at most {taken} are taken" if left > 0 else further
 
 
 def twin_lines(results: dict) -> list[str]:

@@ -48,18 +48,22 @@ def maps_table(results: dict) -> str:
     rows, null = [], results["null"]
     for name in results["settings"]["maps"]:
         low, high = (decimal(end) for end in results["interval"][name])
-        shuffled, above = null["shuffled"][name], results["p_above"].get(name, {})
+        shuffled = null["shuffled"][name]
         rows.append([NAMES[name], f"{results['parameters'][name]:,}", decimal(results["in_sample_r2"][name])])
         rows[-1] += [f"{decimal(results['held_out_r2'][name])} ({low} to {high})", percent(results["retrieval"][name])]
-        rows[-1] += [
-            decimal(results["gain"].get(name)),
-            p_value(above.get("mean_shift")),
-            p_value(above.get("scaled_shift")),
-        ]
         rows[-1] += [ends(shuffled), p_of(shuffled), p_value(null["p_holm"].get(name), bound=least(shuffled))]
-    headers = ["map", "parameters", "R² on what it was fitted on", "held-out R²", "finds its problem", "gain"]
-    headers += ["p above mean shift", "p above scaled shift", "shuffled problems", "p", "Holm"]
-    return page.table(headers, rows)
+    headers = ["map", "parameters", "R² on what it was fitted on", "held-out R²", "finds its problem"]
+    return page.table([*headers, "shuffled problems", "p", "Holm"], rows)
+
+
+def gains_table(results: dict) -> str:
+    """What the learned maps gain, and how surely more than what needs no matrix."""
+    rows = []
+    for name in (name for name in results["settings"]["maps"] if name in results["gain"]):
+        above = results["p_above"][name]
+        ps = [p_value(above[reference]) for reference in ("mean_shift", "scaled_shift")]
+        rows.append([NAMES[name], decimal(results["gain"][name]), *ps])
+    return page.table(["map", "gain", "p above mean shift", "p above scaled shift"], rows)
 
 
 def least(record: dict) -> bool:
@@ -112,13 +116,20 @@ def geometry_table(results: dict) -> str:
 
 
 def transfer_table(results: dict) -> str:
-    """What every condition brings over."""
+    """How often every condition brings the donor's answer over."""
     settings, move, rows = results["settings"], results["transfer"], []
-    outcomes = [*settings["outcomes"], "other"]
     for name in settings["conditions"]:
         low, high = (percent(end).removesuffix(" %") for end in move["interval"][name])
         rows.append([NAMES[name], f"{percent(move['success'][name])} ({low} to {high})"])
-        rows[-1] += [percent(move["winners"][name][outcome]) for outcome in outcomes]
         rows[-1] += [p_value(move["p_against"][control].get(name)) for control in settings["controls"]]
-    against = [f"p against {control}" for control in settings["controls"]]
-    return page.table(["sent", "success", *(OUTCOMES[outcome] for outcome in outcomes), *against], rows)
+    return page.table(["sent", "success", *(f"p against {control}" for control in settings["controls"])], rows)
+
+
+def winners_table(results: dict) -> str:
+    """Whose answer wins under every condition, and in whose language."""
+    settings, winners = results["settings"], results["transfer"]["winners"]
+    outcomes = [*settings["outcomes"], "other"]
+    rows = [
+        [NAMES[name], *(percent(winners[name][outcome]) for outcome in outcomes)] for name in settings["conditions"]
+    ]
+    return page.table(["sent", *(OUTCOMES[outcome] for outcome in outcomes)], rows)

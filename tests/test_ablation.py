@@ -16,6 +16,7 @@ import utils
 import verdicts
 from bench import planted
 from lab import answers, checkpoints, edits, engine, ladder, models, questions, room, runs, statistics
+from reports import ablation_tables
 
 SITES = (2, 3)
 PROMPTS = ["Question: Max has 7 eggs.\nAnswer:", "问题：小杰有7个鸡蛋，然后卖掉3个鸡蛋。\n答案："]
@@ -651,6 +652,37 @@ def test_where_the_answer_needs_the_language_removing_it_hurts(ablation, free, b
     late = next(row for row in results["rows"] if row["place"] == "late" and row["strength"] == 1)
     assert late["accuracy"] == 1  # by then the output word is there
     judged_again_from_the_file(ablation, tmp_path, results)
+    rival_said(ablation, tmp_path, results)
+
+
+def test_of_all_but_z_the_page_asks_whether_random_subspaces_keep_as_much():
+    """What lowers the odds is asked whether draws lower them as far; Z, whether any draw keeps the answer as well."""
+    fallen = {"draws": 6, "p": 1 / 7}
+    null = {"tested": {"odds": -0.3}, "odds": fallen, "p_fall": 1.0}
+    assert ablation_tables.null_p(null | {"role": "z_perp_mean"}) == "< .143 (6 draws)"
+    assert ablation_tables.null_p(null | {"role": "primary"}) == "1 (6 draws)"
+
+
+def rival_said(ablation, out, results: dict) -> None:
+    """Where made-up languages hurt as much, the page leads with that and shows nothing specific to language."""
+    changed = json.loads(json.dumps(results))
+    strength = row_of(changed, "primary")["strength"]
+    for row in changed["rows"]:
+        if row["condition"] == "shuffled" and row["strength"] == strength:
+            row["odds"]["value"] = row_of(changed, "primary")["odds"]["value"] - 1
+    _, text = again(ablation, out, changed)
+    assert "so does the same along made-up languages" in text.split("\n\n")[1]
+    assert "nothing specific to language is shown" in text.split("\n\n")[1]
+    for row in changed["rows"]:
+        if row["condition"] == "shuffled":
+            row["odds"]["value"] = 0.0
+    _, text = again(ablation, out, changed)
+    assert "the answer needs what is removed, and made-up languages less" in text.split("\n\n")[1]
+    assert "Random draws stand beside 4 of " in text and "yes (the recipe's hypothesis)" in text
+    for row in changed["development"][1:]:
+        row["odds"] = changed["development"][0]["odds"] - 1
+    _, text = again(ablation, out, changed)
+    assert "Here every strength hurt" in text
 
 
 def judged_again_from_the_file(ablation, out, results: dict) -> None:

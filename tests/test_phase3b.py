@@ -12,6 +12,7 @@ from controls import write_control
 
 import verdicts
 from lab import answers, checkpoints, engine, maps, models, questions, runs, statistics, subspaces, transfer, twins
+from reports import phase3b_opening
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +132,40 @@ def test_what_words_say_as_well_is_unspecific(judged):
     assert results["verdict"] == "linear_but_unspecific"
     assert "beyond_words" in results["because"]
     assert results["words"]["r2"] > results["held_out_r2"]["ridge"] > 0
+
+
+def test_the_page_names_the_tests_that_failed_and_what_was_beaten():
+    """A map that the model has learned is not said to be unlearned where only other subspaces do as well."""
+    kinds = {"permuted": {"mean": 0.38, "p": 0.002}, "reinitialised": {"mean": 0.15, "p": 0.001}}
+    z = {"site": 2, "method": "centroid"}
+    results = {
+        "model": {"name": "small"}, "names": {"zh": "Chinese", "en": "English"}, "data": {"k": 20, "width": 128},
+        "settings": {"primary": "ridge", "source": "zh", "target": "en", "z": z}, "unmeasured": None, "level": verdicts.LEVEL,
+        "held_out_r2": {"ridge": 0.92}, "gain": {"ridge": 0.91}, "null": {"shuffled": {"ridge": {"low": -0.1, "high": 0.1}}},
+        "words": {"r2": 0.27}, "twins": {"unmeasured": "why", "kinds": kinds}, "transfer": {"pairs": 0},
+        "subspaces": {"haar": {"middle": 0.85, "p": 0.02}, "matched": {"middle": 0.94, "p": 0.97}},
+    }  # fmt: skip
+
+    def said(**failed) -> str:
+        tests = dict.fromkeys(("held_out", "beyond_shift", "beyond_words", "beyond_twins", "beyond_subspaces"), True)
+        opened = results | {"verdict": "linear_but_unspecific", "tests": tests | failed}
+        return phase3b_opening.verdict_text(opened) + phase3b_opening.meaning_text(opened)
+
+    subspaces_fail = said(beyond_subspaces=False)
+    assert "the model has learned it (untrained twins gain 0.15 to 0.38), but matched subspaces" in subspaces_fail
+    assert "so it is no evidence for Z" in subspaces_fail and "what other subspaces give" in subspaces_fail
+    results["twins"]["kinds"]["permuted"]["p"] = 0.3
+    twins_fail = said(beyond_twins=False)
+    assert "the model has learned it (" not in twins_fail and "it need not be what the model has learned" in twins_fail
+    assert "other subspaces do worse" in twins_fail and "not special to Z (`" not in twins_fail
+    assert "it may be the wording" in said(beyond_words=False)
+    assert "whether the model has learned it is not known" in said(beyond_twins=None)
+
+
+def test_no_table_is_wider_than_a_page_shows(rotated):
+    text = (rotated[0] / "phase3b_output.md").read_text()
+    headers = [line for line, under in zip(text.splitlines(), text.splitlines()[1:]) if under.startswith("| --- ")]
+    assert headers and max(line.count(" | ") + 1 for line in headers) <= 8
 
 
 def test_where_nothing_is_to_be_learned_there_is_no_bridge(judged):
