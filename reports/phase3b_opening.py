@@ -183,6 +183,9 @@ def carried(results: dict) -> str:
         return "No mapped vector could be sent into the model: no two of these problems are a recipient and its donor."
     own, rate = percent(move["success"]["own_language"]), percent(move["success"][name])
     holds = transfer_holds(results)
+    if holds is None and move["success"]["identity"] >= move["success"][name] > 0:
+        return f"""Sent into the model, vectors that were not mapped bring the answer as often as mapped ones, in
+            {percent(move["success"]["identity"])} and {rate} of {move["pairs"]} swaps: there is nothing to learn for a map."""
     if holds is None:
         return f"""Whether mapped vectors carry the answer cannot be told at this place: the vector that a perfect map would send
             brings it in {own} of {move["pairs"]} swaps (mapped ones in {rate})."""

@@ -465,7 +465,7 @@ def results_with(odds: tuple, difference: float = 0.0, p: float = 1.0, text: flo
     few = {"draws": 6, "low": -0.1, "middle": 0.0, "high": 0.1, "p": 1 / 7}
     nulls = [{"role": "primary", "odds": null, "p_fall": changes.pop("p_fall", 1 / 21), "text": null}]
     nulls += [{"role": role, "odds": few, "p_fall": 1 / 7, "text": few} for role in ("complete", "z_perp")]
-    problems = {"room": changes.pop("room", 10), "solved": changes.pop("solved", 10)}
+    problems = {"room": changes.pop("room", 10), "solved": changes.pop("solved", 10), "test": changes.pop("test", 48)}
     guess = {"p": changes.pop("guess", 0.001)}
     return {"rows": rows, "nulls": nulls, "problems": problems, "guessing": guess, "measured": True} | changes
 
