@@ -612,3 +612,11 @@ def test_a_p_names_its_null_and_what_few_draws_can_show(judged):
     for name in opening.OWN:
         given["phase3"]["tested"][name]["nulls"]["haar"]["draws"] = 20
     assert "5.0 % (20 draws, which can show no p below .048): *not there*" in head(judged(given))
+
+
+def test_no_arrow_of_the_tree_looks_like_a_yes_that_was_none(judged):
+    nodes = {holds: tables.first_nodes(judged(parts("none", holds=holds))["path"]) for holds in (True, False)}
+    assert figures.held_text(nodes[True]) == "1 holds"
+    assert figures.held_text(nodes[False]) == "none holds: patched all the same"
+    assert figures.held_text(tables.first_nodes(judged(parts("clear"))["path"])) == "one that holds"
+    assert set(figures.ENDS) == {case.partition(",")[0] for case in EVERY}  # the boxes are the verdicts' names
