@@ -86,7 +86,7 @@ def arrival(phase3: dict) -> dict | None:
 def without_offset(phase2: dict) -> dict:
     """The primary Z's contrast with the language means removed, beside its nulls."""
     primary = phase2["primary"]
-    found = select(primary["centred"], ("contrast", "low", "high", "haar", "matched", "p")) | drawn(primary["centred"])
+    found = select(primary["centred"], ("contrast", "low", "high", "p")) | drawn(primary["centred"])
     return found | measured_as(primary) | {"matched_share": primary["centred"].get("matched_share")}
 
 

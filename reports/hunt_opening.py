@@ -300,16 +300,17 @@ def missed_text(node: dict) -> str:
 def needed_by(row: dict) -> dict[str, str]:
     """What phase 3's tests measure of a Z, and what they need, by the names that they have there."""
     rules, gates, alike = verdicts.dissociation, row.get("gates") or {}, row.get("full_iia_same")
+    level = f"{verdicts.LEVEL:g}".removeprefix("0")
     half, keeps, surely = (page.needed(share) for share in (rules.MOVES, rules.KEEPS, rules.KEEPS_SURELY))
     found = {
-        "beats random subspaces": (f"Holm's p {page.p_pair(row)[1]}", f"below {verdicts.LEVEL:g}".replace("0.", ".")),
+        "beats random subspaces": (f"Holm's p {page.p_pair(row)[1]}", f"below {level}"),
         "moves the answer": (span(row["coverage"]), f"surely {half}"),
         "leaves the language": (span(row["leak"]), f"surely below {half}"),
         "its complement leaves the answer": (span(row["complement_transfer"]), f"surely below {half}"),
         "its complement keeps the language": (span(row["complement_language"]), f"{keeps} and surely {surely}"),
     }
     if alike:
-        wins = f"{percent(rules.MOVES * alike['value'])}, half of the whole stream's with donors asked alike, and p below .05"
+        wins = f"{percent(rules.MOVES * alike['value'])}, half of the whole stream's with donors asked alike, and p below {level}"
         found["wins with the donor's answer"] = (f"{percent(row['iia_cross']['value'])} across languages", wins)
     if gates.get("word"):
         kept = f"Z keeps {span(gates['word']['z'])} outside of it, the whole stream {span(gates['word']['full'])}"
