@@ -15,6 +15,9 @@ REMOVALS = (
 )  # rows of the ablation, by the role that they play
 PROFILE = ("coverage", "leak", "complement_transfer", "complement_language")
 SHOWN = (*"method layer site k place d iia_cross full_iia_cross nulls p p_holm".split(), *PROFILE)
+SHOWN += tuple("drawn gates within_share full_iia_same".split())
+RIVALS = ("pca", "z")  # swapped for the same few donors, beside the Z that decided
+DRAWN = ("haar", "matched", "missing", "pairing")  # nulls of a contrast, as far as a row has them
 ARRIVES = ("site", "t_same_share", "g_share")  # of the curve along depth: shares of what the full swap moves at most
 # in place of a phase 3 that was left out
 UNPATCHED = {"verdict": "untestable", "decided_by": None, "pairs": 0, "rung": None, "tested": {}, "tests": {}}
@@ -82,12 +85,25 @@ def arrival(phase3: dict) -> dict | None:
 
 def without_offset(phase2: dict) -> dict:
     """The primary Z's contrast with the language means removed, beside its nulls."""
-    return select(phase2["primary"]["centred"], ("contrast", "low", "high", "haar", "matched", "p"))
+    primary = phase2["primary"]
+    found = select(primary["centred"], ("contrast", "low", "high", "p")) | drawn(primary["centred"])
+    return found | measured_as(primary) | {"matched_share": primary["centred"].get("matched_share")}
+
+
+def drawn(row: dict) -> dict:
+    """The nulls of a contrast, of which its p is the largest."""
+    return {name: row[name] for name in DRAWN if name in row}
+
+
+def measured_as(row: dict) -> dict:
+    """Size and pooling that a contrast is of: neither of two such is to be taken for the other."""
+    return {key: row.get(key) for key in ("k", "pooling")}
 
 
 def rival(row: dict) -> dict:
     """A subspace's contrast with the offset, and without it, with its interval."""
-    return {"contrast": row["contrast"], "centred": select(row["centred"], ("contrast", "low", "high"))}
+    centred = select(row["centred"], ("contrast", "low", "high"))
+    return {"contrast": row["contrast"], "centred": centred, **measured_as(row)}
 
 
 def beyond_text(text: dict) -> dict:
@@ -116,8 +132,17 @@ def tested_rows(phase3: dict) -> list[dict]:
     for name in TESTED:
         if row := phase3["tested"].get(name):
             shown = {key: row.get(key) for key in SHOWN} | {"verdict": row.get("verdict", "untestable")}
+            shown["rivals"] = rivals(phase3.get("beside"), name, row)
             rows.append({"name": name, "found_by": found_by(row, phase3["tested"]["weights"]), **shared, **shown})
     return rows
+
+
+def rivals(beside: dict | None, name: str, row: dict) -> dict:
+    """What else of a Z's size was swapped at its place, and the Z itself for the same donors; nothing where it was not."""
+    if not beside or (beside["of"], beside["site"]) != (name, row.get("site")):
+        return {}
+    found = {key: beside["rivals"][key] for key in RIVALS if key in beside["rivals"]}
+    return {key: {"coverage": rival["coverage"]} for key, rival in found.items() if rival["k"] == row["k"]}
 
 
 def named(phase3: dict, name: str | None) -> list[dict]:
@@ -151,12 +176,9 @@ def path(parts: dict, left_out: dict) -> list[dict]:
     behaviour = {"node": "behaviour", "languages": phase0["settings"]["languages"], **select(phase0, keys)}
     behaviour |= {who: phase0["names"][language] for who, language in phase0["compared"].items()}
     separation = {"node": "separation", **select(phase2, ("verdict", "beyond_text"))}
-    raw = {row["id"]: row["holds"] for row in phase2["claims"]}["primary"]
-    separation |= (
-        {"with_offset": raw}
-        | select(phase2["tests"], ("centred", "primary_k"))
-        | select(phase2["primary"], ("ratio_z", "ratio_z_perp", "p"))
-    )
+    separation["with_offset"] = {row["id"]: row["holds"] for row in phase2["claims"]}["primary"]
+    separation |= select(phase2["tests"], ("centred", "primary_k")) | drawn(phase2["primary"])
+    separation |= select(phase2["primary"], ("ratio_z", "ratio_z_perp", "p"))
     nodes = [behaviour, separation]
     if found := candidates(phase2):
         nodes.append({"node": "contingencies", "candidates": found})
@@ -170,7 +192,10 @@ def candidates(phase2: dict) -> list[dict]:
     found = phase2.get("contingencies", {}).get("candidates", {})
     keys = ("layer", "k", "contrast", "p_holm", "holds")
     rows = [(name, found[name]) for name in CANDIDATES if name in found]
-    return [{"z": name, **select(row, keys), "centred": row["centred"]["contrast"]} for name, row in rows]
+    return [
+        {"z": name, **select(row, keys), **drawn(row), **measured_as(row), "centred": row["centred"]["contrast"]}
+        for name, row in rows
+    ]
 
 
 def patching(parts: dict, prefix: str, left_out: dict) -> dict:
@@ -178,9 +203,7 @@ def patching(parts: dict, prefix: str, left_out: dict) -> dict:
     z, phase3 = parts[f"{prefix}phase2"]["z"], parts.get(f"{prefix}phase3", UNPATCHED)
     row = next(iter(named(phase3, "handed" if prefix else phase3["decided_by"])), None)
     node = {"node": "patching", "z": z["method"], **select(z, ("layer", "holds", "beyond_text")), "row": row}
-    made = list(phase3["tests"].values())
-    node |= {"tests": len(made), "failed": made.count(False)}
-    node |= select(phase3, ("verdict", "rung", "pairs")) | reason(phase3, left_out.get(f"{prefix}phase3"))
+    node |= select(phase3, ("tests", "verdict", "rung", "pairs")) | reason(phase3, left_out.get(f"{prefix}phase3"))
     return node | ({"verdict": row["verdict"] if row else "untestable"} if prefix else {})
 
 
@@ -196,6 +219,7 @@ def task_row(parts: dict, prefix: str, left_out: dict) -> dict:
     held_out = phase2.get("contingencies", {}).get("candidates", {}).get(phase2["z"]["method"])
     scored = phase2.get("given") or held_out or phase2["primary"]
     row = {"problems": phase2["problems"], **select(scored, ("contrast", "p")), "centred": rival(scored)["centred"]}
+    row |= drawn(scored) | measured_as(scored)
     row |= {"patching": phase3["verdict"], "tested": tested_rows(phase3), **select(phase3, ("rung", "pairs"))}
     return row | reason(phase3, left_out.get(f"{prefix}phase3"))
 

@@ -246,7 +246,10 @@ def claim_text(results: dict) -> str:
     holds = next(claim["holds"] for claim in results["claims"] if claim["id"] == "z_perp")
     effect = results["effects"]["z_perp"]
     drawn = "" if effect["beyond_rise"] else ", as with Haar-random subspaces of Z's size"
-    return f"{text} **For the recipe**: {Z_MEANS[holds].format(drawn=drawn)} {judged_text(results)}{mean_text(results)}"
+    said = Z_MEANS[holds].format(drawn=drawn)
+    if holds is None and effect["intact"] and not effect["beyond_rise"]:
+        said = "All but Z can go, but so can all but Haar-random subspaces of its size: nothing about that is special to Z."
+    return f"{text} **For the recipe**: {said} {judged_text(results)}{mean_text(results)}"
 
 
 def judged_text(results: dict) -> str:

@@ -4,7 +4,7 @@ import verdicts
 from reports import page
 from reports.hunt_figures import figure_depth
 from reports.hunt_opening import passes
-from reports.hunt_tables import CARRIES, nearest, own
+from reports.hunt_tables import CARRIES, nearest, null_p, of_size, own
 from reports.page import listing, p_value, percent, place, show, span
 
 COMPARED = {  # what a comparison says of the recipe's list
@@ -132,7 +132,7 @@ def activations_table(rows) -> str:
             told = f"{percent(text['z']['rate'])}; {percent(text['haar']['low'])} to {percent(text['haar']['high'])}"
             ahead = nearest(text).removeprefix("ahead of ")
         haar = f"{show(part['haar']['low'], 3)} to {show(part['haar']['high'], 3)}"
-        cells.append([row["model"]["name"], told, ahead, own(part), haar, p_value(part["p"])])
+        cells.append([row["model"]["name"], told, ahead, f"{own(part)} ({of_size(part)})", haar, null_p(part)])
     headers = [
         "model",
         "texts told from foils; Haar",

@@ -15,11 +15,9 @@ QUESTIONS = {
     "behaviour": "{candidate} ≫\n{reference}?", "separation": "ratio_Z <\nratio_Z⊥?",
     "contingencies": "(a) centroids,\n(b) other layers,\n(c) ARD-MMD?", "patching": "patching: is it\ncausal?",
 }  # fmt: skip
-ENDS = {
-    "causal_z": "causal Z", "learned_only": "only a\nlearned one", "partial_z": "part of\nthe answer",
-    "answer_word": "output\nword's code", "illusion": "an illusion", "inconclusive": "left open",
-    "correlational_z": "correlational,\nnot causal", "no_z": "none of\nthose tried", "untestable": "untestable",
-}  # fmt: skip
+ENDS = tuple(  # the hunt's verdicts
+    "causal_z learned_only partial_z answer_word illusion inconclusive correlational_z no_z untestable".split()
+)
 PLACES = {"behaviour": (0.9, 5.1), "separation": (0.9, 4.1), "contingencies": (3.7, 3.35), "patching": (0.9, 2.15)}
 ACROSS, BUS = 5, 1.2  # ends in a row, the second one below the gaps of the first; height of the way to all of them
 PLACES |= {
@@ -38,9 +36,11 @@ SHARES = {  # of a Z's profile: what is drawn, and what it is by the hypothesis
     "coverage": ("Z moves\nthe answer", 1), "leak": ("Z moves\nthe language", 0),
     "complement_transfer": ("the rest moves\nthe answer", 0), "complement_language": ("the rest moves\nthe language", 1),
 }  # fmt: skip
-ON_ARROW = {
+ON_ARROW = {  # which way out of a node an arrow is, and where that stands beside its middle; a way that is none says so
+    ("behaviour", "separation"): ("in any case", 0.06, 0.02),
     ("separation", "patching"): ("yes, or in part", 0.06, 0.05),
     ("separation", "contingencies"): ("no", 0.1, 0.1),
+    ("contingencies", "patching"): ("{held}", 0.16, -0.13),
 }
 CURVES = {"t_same_share": ("answer", BLUE, "o", -0.06), "g_share": ("language", RED, "^", 0.06)}
 OUTERMOST = (-60, 160)  # % that a profile's axis shows: intervals beyond end in an arrow
@@ -88,24 +88,17 @@ def depth_panel(panel: Axes, results: dict) -> None:
         x = sites - 1 + aside
         panel.vlines(x, low, high, color=colour, linewidth=1.5)
         panel.plot(x, value, color=colour, marker=marker, markersize=5, label=f"{label} moved by the whole stream")
-    lines = [(layers["predicted"], "lowest inner layer, of the weights' Z", "--")]
+    lines = [(layers["predicted"], "layer that the weights point at", "--")]
     lines += [(layers["lowest"], "lowest of all layers", ":")] if layers["lowest"] != layers["predicted"] else []
     for layer, label, style in lines:
         panel.axvline(layer, color="black", linestyle=style, linewidth=1.5, label=f"{label}: L{layer}")
     if z.get("site") is not None:
-        name = page.SUBSPACES[z["name"]]
-        panel.plot(
-            [z["site"] - 1],
-            [115],
-            marker="*",
-            color=PINK,
-            markersize=15,
-            linestyle="",
-            label=f"best Z: {name}, k {z['k']}",
-        )
+        label = f"place of the best Z: {page.SUBSPACES[z['name']]}, k {z['k']}"
+        above = {"transform": panel.get_xaxis_transform(), "clip_on": False, "zorder": 5}  # a place, and no value
+        panel.plot([z["site"] - 1], [1.0], marker="*", color=PINK, markersize=15, linestyle="", label=label, **above)
     lowest = min(point[key]["low"] or 0 for point in found["curve"] for key in CURVES)
     panel.set(
-        ylim=(max(OUTERMOST[0], min(-8, 100 * lowest - 5)), 125), ylabel="% of the most that it moves\n(95 % intervals)"
+        ylim=(max(OUTERMOST[0], min(-8, 100 * lowest - 5)), 112), ylabel="% of the most that it moves\n(95 % intervals)"
     )
     label_layers(panel, layers["layers"])
 
@@ -115,7 +108,7 @@ def label_layers(panel: Axes, layers: int) -> None:
     ticks = [-1, *range(step - 1, layers, step)]
     panel.set_xticks(ticks, ["emb." if tick < 0 else f"L{tick}" for tick in ticks])
     panel.set_xlim(-1.6, layers - 0.4)
-    panel.set_xlabel("output of layer (emb.: embeddings)")
+    panel.set_xlabel("output of layer (emb.: embeddings; lines join the places measured)")
 
 
 def profile_panel(panel: Axes, z: dict) -> None:
@@ -135,7 +128,8 @@ def profile_panel(panel: Axes, z: dict) -> None:
     for height in np.flatnonzero(np.isnan(value)):
         panel.text(50, height, "not measurable", ha="center", va="center", fontsize=SMALL)
     for edge, beyond, arrow in ((first, low < first, "<"), (last, high > last, ">")):
-        panel.plot(np.full(beyond.sum(), edge), y[beyond], arrow, **CUT)
+        if beyond.any():  # an empty line that is not clipped would stretch the picture
+            panel.plot(np.full(beyond.sum(), edge), y[beyond], arrow, **CUT)
     panel.set(xlim=(first, last), ylim=(len(y) - 0.5, -0.5), xlabel="% of what the whole stream moves there")
     panel.set_yticks(y, [label for label, _ in SHARES.values()])
     name = f"{page.SUBSPACES[z['name']]}, {place(z['site'])}, k {z['k']}"
@@ -149,15 +143,24 @@ def figure_tree(results: dict) -> bytes:
     visited = [*(name for name in QUESTIONS if name in nodes), end]
     with page.figure(7.6, 7.0) as (figure, panel):
         for start, stop in [*pairwise(QUESTIONS), ("separation", "patching")]:
-            draw_arrow(panel, start, stop, (start, stop) in pairwise(visited))
+            draw_arrow(panel, start, stop, (start, stop) in pairwise(visited), held_text(nodes))
         draw_way(panel, end)
         for name in PLACES:
-            label = ENDS.get(name) or QUESTIONS[name].format(**nodes["behaviour"])
+            label = name if name in ENDS else QUESTIONS[name].format(**nodes["behaviour"])
             draw_node(panel, name, label, told(results, nodes[name]) if name in nodes else "", name in visited)
         panel.set(xlim=(-0.15, 7.2), ylim=(-0.25, 5.45))
         panel.set_title(f"{results['model']['name']}: the recipe's tree, the path taken in blue", fontsize=12)
         panel.axis("off")
     return page.png(figure)
+
+
+def held_text(nodes: dict) -> str:
+    """Why the tree goes on from the contingencies: one holds, or none, and what was swapped is then no way out."""
+    node = nodes.get("contingencies")
+    if node is None:
+        return "one that holds"
+    count = sum(row["holds"] for row in node["candidates"])
+    return f"{count} hold{'s' * (count == 1)}" if count else "none holds: patched all the same"
 
 
 def told(results: dict, node: dict) -> str:
@@ -166,9 +169,10 @@ def told(results: dict, node: dict) -> str:
     lines = [branch(node), *found.split("; ")]
     if node["node"] == "patching" and node["row"] and "untested" not in node:
         lines[1] = f"best of the Zs tested: {lines[1]}"
-        haar = node["row"]["nulls"].get("haar") if node["row"]["nulls"] else None
-        if haar:
-            lines[2] += f"; random {page.percent(haar['coverage'])}"
+        nulls = node["row"]["nulls"] or {}
+        if "haar" in nulls:
+            drawn = {page.NULLS[name]: page.percent(nulls[name]["coverage"]) for name in page.RANKED if name in nulls}
+            lines[2] += "".join(f"; {name} {share}" for name, share in drawn.items())
             lines[3] += f"; {page.p_text(node['row'])}"
         lines += [f"{CANDIDATES[node['z']]}: {row['verdict']}" for row in handed_on(results)]
     elif node["node"] == "contingencies":
@@ -178,7 +182,7 @@ def told(results: dict, node: dict) -> str:
     return "\n".join(filter(None, lines))
 
 
-def draw_arrow(panel: Axes, start: str, end: str, used: bool) -> None:
+def draw_arrow(panel: Axes, start: str, end: str, used: bool, held: str) -> None:
     (x, y), (to_x, to_y) = PLACES[start], PLACES[end]
     places = (x, y - 0.3), (to_x, to_y + 0.3)
     if end == "contingencies":
@@ -194,7 +198,7 @@ def draw_arrow(panel: Axes, start: str, end: str, used: bool) -> None:
         panel.text(
             middle[0] + right,
             middle[1] + up,
-            label,
+            label.format(held=held),
             fontsize=SMALL,
             color=colour,
             fontweight="bold" if used else "normal",

@@ -4,7 +4,18 @@ from itertools import groupby
 
 import verdicts
 from reports import page
-from reports.hunt_tables import CARRIES, REASONS, SOURCES, drawn, first_nodes, own
+from reports.hunt_tables import (
+    CARRIES,
+    REASONS,
+    SOURCES,
+    beside_draws,
+    drawn,
+    first_nodes,
+    matched_text,
+    null_p,
+    of_size,
+    own,
+)
 from reports.page import decimal, listing, p_value, percent, place, show, span
 
 SWAP = "replacing {k} of the {width} directions of one prompt's inner state {where} by another prompt's"
@@ -13,9 +24,9 @@ VERDICTS = {  # one sentence that a stranger understands
     "({leak}); {found}",
     "learned_only": f"In {{model}}, {SWAP} brings over its answer ({{coverage}} of what all directions do) and not its language "
     "({leak}), but they were learned for this effect; no others found do it",
-    "answer_word": f"In {{model}}, {SWAP} moves {{coverage}} of its answer, but as the code of the word to be written, not of what it "
-    "is computed from",
-    "illusion": f"In {{model}}, {SWAP} moves {{coverage}} of its answer, but along directions that the model's own states hardly use",
+    "answer_word": f"In {{model}}, {SWAP} moves {{coverage}} of its answer and {{leak}} of its language, {{word}}",
+    "illusion": f"In {{model}}, {SWAP} moves {{coverage}} of its answer and {{leak}} of its language, but along directions that the "
+    "model's own states hardly use",
     "inconclusive": "Whether directions of {model}'s inner state carry the answer without the language is left open: the best found, "
     "{k} of {width} {where}, bring over {range} of it",
     "partial_z": f"In {{model}}, {SWAP} brings over {{coverage}} of its answer (random directions {{haar}}) and {{leak}} of its "
@@ -42,10 +53,10 @@ FOLLOWS = {  # what becomes of it, by the verdict or by what told where a causal
     "weights, another layer": "holds in part: weights give the directions, and the layer had to be found by swapping",
     "activations": "is not shown: such directions are there, and it is activations that give them",
     "learned_only": "is not shown: directions that were sought for their effect confirm no prediction",
-    "answer_word": "is not shown: what moves the answer is the code of the word to be written",
+    "answer_word": "is not shown: the code of the word to be written is enough to explain what moves the answer",
     "illusion": "is not shown: the swap works through a path that the model leaves idle (Makelov et al. 2023)",
     "inconclusive": "is left open: more solved problems would narrow the intervals",
-    "partial_z": "is not shown: the best directions miss {failed} of {tests} tests ([phase 3](phase3_output.md) says which)",
+    "partial_z": "is not shown: {missed}",
     "correlational_z": "is not shown: directions part problem from language, and no swap shows that the model uses them",
     "no_z": "is not shown for any of the directions tried",
 }
@@ -57,7 +68,8 @@ CANNOT = "*cannot be tested with this model and these problems*"
 PARTS = {  # what the weights' Z does in activations
     "clear": "parts problem from language", "partial": "parts problem from language in some configurations only",
     "none": "does not part problem from language better than controls do",
-    "offset": "parts problem from language only once the languages' constant offset is removed",
+    "offset": "does not part problem from language by the recipe's own measure, which keeps the languages' constant offset; with "
+    "that removed it is ahead of random subspaces",
     "main": "parts problem from language no better than the stream's own main directions do",
 }  # fmt: skip
 STANDS = {  # what the predicted layer stands on
@@ -69,6 +81,7 @@ WARNINGS = {
     "offset_only": "The separation vanishes once the constant offset between the languages is removed.",
     "text_only": "Numerals, a bag of words or untrained twins tell the problems apart as well as this Z does.",
 }
+ENOUGH = 100  # draws: with fewer a p cannot pass a correction for several subspaces
 OWN = ("weights", "weights_at_carrier", "best_layer")  # Zs that weights alone give
 
 
@@ -111,7 +124,22 @@ def words(results: dict) -> dict[str, str]:
         said |= {key: percent(z[key]["value"]) for key in ("coverage", "leak", "complement_transfer")}
         said["range"] = " to ".join(dict.fromkeys(percent(z["coverage"][end]) for end in ("low", "high")))
         said["haar"] = percent(z["nulls"]["haar"]["coverage"])
+        said["word"] = word_text(z)
     return said
+
+
+def word_text(z: dict) -> str:
+    """How much of what a Z moves the code of the output word explains, by what is left outside of that code."""
+    rules, word = verdicts.dissociation, (z.get("gates") or {}).get("word")
+    by = "explained by the code of the word to be written"
+    if not word or word["full"]["value"] is None:
+        return by
+    if word["full"]["value"] < rules.ONLY_WORD:
+        return f"{by}: outside of it even all directions move {span(word['full'])} of the answer"
+    limit = percent(rules.BESIDE_WORD * min(1.0, z["coverage"]["value"]))
+    return (
+        f"mostly {by}: outside of it they move {percent(word['z']['value'])} of what all directions do (limit {limit})"
+    )
 
 
 def predicts(results: dict) -> str | None:
@@ -159,9 +187,23 @@ def moved_text(results: dict) -> str:
     if not scored(z):
         return f"{text}; where it carries both, what a part of it moves could not be measured."
     made = SOURCES[z["method"]] + ("" if z["layer"] is None else f", L{z['layer']}")
-    return f"""{text}. The best part of it that was tried is {page.SUBSPACES[z["name"]]} ({made}; k {z["k"]}), {place(z["site"])}:
-        coverage of the answer {span(z["coverage"])}, leak of the language {span(z["leak"])}, D {span(z["d"], decimal)}, by the
-        hypothesis 100 %, 0 % and 2; {page.random_text(z)} (`{z["verdict"]}`, {z["pairs"]} pairs of `{z["rung"]}`)."""
+    nulls = "; ".join([page.random_text(z), *beside_draws(z)])
+    return f"""{text}. {best_of(results)} is {page.SUBSPACES[z["name"]]} ({made}; k {z["k"]}), {place(z["site"])}: coverage of the
+        answer {span(z["coverage"])}, leak of the language {span(z["leak"])}, D {span(z["d"], decimal)}, by the hypothesis 100 %,
+        0 % and 2 (shares of what the whole stream moves there: of the log-odds of the donor's answer, and of its language);
+        {nulls} (`{z["verdict"]}`, {z["pairs"]} pairs of `{z["rung"]}`)."""
+
+
+def best_of(results: dict) -> str:
+    """Of how many subspaces the best is the best: of those that could be measured, the contingencies' own among them."""
+    _, *others = [node for node in results["path"] if node["node"] == "patching"]
+    rows = [row for row in results["tasks"]["math"]["tested"] if scored(row)]
+    count = len(rows) + sum(scored(node["row"] or {}) for node in others)
+    return (
+        f"The best of the {count} subspaces tested where it carries both"
+        if count > 1
+        else "The one subspace tested there"
+    )
 
 
 def passes(found: dict, kind: str) -> str:
@@ -194,9 +236,8 @@ def weights_text(results: dict) -> str:
     return f"""**Where the weights point.** Of the inner layers L{layers["predicted"]} has attention's lowest effective rank,
         {show(layers["effective_rank"], 3)} ({percent(layers["support"])} of resamples agree; {edge}
         {STANDS[layers["predicted_verdict"]]}). The subspace that its weights read{own_place_text(results)}. In activations it
-        {PARTS[in_activations(results)]}{told}: without the constant offset between languages, contrast {own(part)}, random
-        subspaces {drawn(part["haar"])}, the stream's main directions {drawn(part["matched"])}, p against the hardest null
-        {p_value(part["p"])}.{warnings}"""
+        {PARTS[in_activations(results)]}{told}: without the constant offset between languages ({of_size(part)}) contrast
+        {own(part)}, random subspaces (Haar) {drawn(part["haar"])}, p {null_p(part)}; {matched_text(part)}.{warnings}"""
 
 
 def in_activations(results: dict) -> str:
@@ -240,10 +281,46 @@ def recipe_text(results: dict) -> str:
     if verdict == "untestable" or (verdict == "correlational_z" and why):
         text = f"{CANNOT} as far as the answer goes"
         return f"{RECIPE} {text}, since {REASONS[why]}. {kinds_text(results)}".rstrip()
-    follows = FOLLOWS[found_by if verdict == "causal_z" else verdict].format(**first_nodes(results["path"])["patching"])
+    missed = missed_text(first_nodes(results["path"])["patching"]) if verdict == "partial_z" else ""
+    follows = FOLLOWS[found_by if verdict == "causal_z" else verdict].format(missed=missed)
     if found_by == "weights" and verdict == "causal_z":
         return f"{RECIPE} {follows}{CONFIRMS[results['layers']['predicted_verdict']]}."
     return f"{RECIPE} {follows}. {kinds_text(results)}".rstrip()
+
+
+def missed_text(node: dict) -> str:
+    """The tests that the best Z misses, each with what was measured and what it needs."""
+    tests, numbers = node["tests"], needed_by(node["row"])
+    failed = [f"*{test}*{numbers.get(test, '')}" for test, passed in tests.items() if passed is False]
+    if not failed:
+        return f"of {len(tests)} tests of the best directions {list(tests.values()).count(None)} could not be run"
+    return f"the best directions miss {len(failed)} of {len(tests)} tests: {', '.join(failed)}"
+
+
+def needed_by(row: dict) -> dict[str, str]:
+    """What phase 3's tests measure of a Z, and what they need, by the names that they have there."""
+    rules, gates, alike = verdicts.dissociation, row.get("gates") or {}, row.get("full_iia_same")
+    level = f"{verdicts.LEVEL:g}".removeprefix("0")
+    half, keeps, surely = (page.needed(share) for share in (rules.MOVES, rules.KEEPS, rules.KEEPS_SURELY))
+    found = {
+        "beats random subspaces": (f"Holm's p {page.p_pair(row)[1]}", f"below {level}"),
+        "moves the answer": (span(row["coverage"]), f"surely {half}"),
+        "leaves the language": (span(row["leak"]), f"surely below {half}"),
+        "its complement leaves the answer": (span(row["complement_transfer"]), f"surely below {half}"),
+        "its complement keeps the language": (span(row["complement_language"]), f"{keeps} and surely {surely}"),
+    }
+    if alike:
+        wins = f"{percent(rules.MOVES * alike['value'])}, half of the whole stream's with donors asked alike, and p below {level}"
+        found["wins with the donor's answer"] = (f"{percent(row['iia_cross']['value'])} across languages", wins)
+    if gates.get("word"):
+        kept = f"Z keeps {span(gates['word']['z'])} outside of it, the whole stream {span(gates['word']['full'])}"
+        needs = f"{page.needed(rules.BESIDE_WORD)} and {page.needed(rules.ONLY_WORD)}"
+        found["is not the output word's code"] = (kept, needs)
+    if gates.get("manifold"):
+        found["acts among the model's own states"] = (
+            f"h {span(gates['manifold']['h'], decimal)}", f"h {decimal(rules.HONEST)}",
+        )  # fmt: skip
+    return {test: f" ({measured}; needed {needs})" for test, (measured, needs) in found.items()}
 
 
 def kinds_text(results: dict) -> str:
@@ -262,6 +339,22 @@ def kinds_text(results: dict) -> str:
     sites = sorted({other["site"] for other in others} - {row["site"]})
     if sites and all(other["verdict"] == "none" for other in others):
         at_places = listing(list(map(place, sites)))
-        parts.append(f"""Where both pass, at {at_places}, the weights' subspaces do no more than random ones: *not there*, as
-            far as these go.""")
+        parts.append(f"""Where both pass, at {at_places}, the weights' subspaces move {
+            shares([row["coverage"]["value"] for row in others])
+        } of the answer where random ones of that size move
+            {shares([row["nulls"]["haar"]["coverage"] for row in others])}{
+            few_draws(others)
+        }: *not there*, as far as these go.""")
     return " ".join(parts)
+
+
+def shares(values: list[float]) -> str:
+    """Shares from the lowest to the highest."""
+    ends = list(dict.fromkeys(percent(value) for value in (min(values), max(values))))
+    return f"{ends[0].removesuffix(' %')} to {ends[-1]}" if len(ends) > 1 else ends[0]
+
+
+def few_draws(rows: list[dict]) -> str:
+    """How little p can say of so few draws; nothing where they are as many as phase 3 makes where there is hope."""
+    draws = max(row["nulls"]["haar"]["draws"] for row in rows)
+    return f" ({draws} draws, which can show no p below {p_value(1 / (1 + draws))})" if draws < ENOUGH else ""

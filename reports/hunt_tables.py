@@ -4,7 +4,7 @@ import math
 
 import verdicts
 from reports import page
-from reports.page import decimal, listing, p_value, place, show, span
+from reports.page import decimal, listing, p_value, percent, place, show, span
 
 CANDIDATES = {
     "centroid": "(a) language centroids", "previous_layer": "(b) previous layer",
@@ -30,6 +30,10 @@ BASELINES = {  # what knows only the text
     "numerals": "the numerals", "embeddings": "a bag of words", "embeddings_in_z": "a bag of words inside Z",
     "reinitialised": "an untrained twin", "permuted": "a twin with its layers shuffled",
 }  # fmt: skip
+NULLS = {  # of a contrast, as phase 2 calls them
+    "haar": "Haar", "matched": "matched draws", "missing": "Haar that miss the offset", "pairing": "shuffled problems",
+}  # fmt: skip
+POOLED = {"mean": "mean over tokens", "last": "last position"}
 NOT_RUN = "Not run; section 9 says why."
 REMOVED = {
     "language": "language subspace",
@@ -64,7 +68,79 @@ def swapped(row: dict) -> tuple[str, str]:
     """What swapping a Z does, and what its nulls and the full swap do: the numbers of phase 3's page, written as there."""
     wins, full = (span(row[key]) for key in ("iia_cross", "full_iia_cross"))
     found = f"coverage {span(row['coverage'])}; D {span(row['d'], decimal)}; wins across languages {wins}"
-    return found, f"{page.random_text(row)}; full swap's wins across languages {full}"
+    nulls = "; ".join([page.random_text(row), *beside_draws(row)])
+    taken = row["full_iia_cross"]["value"], row["iia_cross"]["value"]
+    along = " (it brings its own language along)" if None not in taken and taken[0] <= taken[1] else ""
+    return found, f"{nulls}; full swap's wins across languages {full}{along}"
+
+
+def beside_draws(row: dict) -> list[str]:
+    """What draws matched to the stream, and its main directions, move of the answer, and whether a Z has to beat them."""
+    matched, rivals, parts = (row["nulls"] or {}).get("matched"), row.get("rivals") or {}, []
+    if matched:
+        held = f": Z holds {percent(row['within_share'])} of the variance" if row.get("within_share") else ""
+        why = "a null" if matched["gates"] else f"beside, no null{held}"
+        p = p_value(matched["p"], matched["draws"])
+        parts.append(f"matched draws: coverage {percent(matched['coverage'])}, p {p} ({why})")
+    if "pca" in rivals:
+        own = f" where Z's is {percent(rivals['z']['coverage']['value'])} with the same donors" if "z" in rivals else ""
+        parts.append(f"PCA of that size: coverage {percent(rivals['pca']['coverage']['value'])}{own} (beside, no null)")
+    return parts
+
+
+def reached(null: dict) -> bool:
+    """Whether any draw of a null reached what was measured."""
+    return null["p"] * (1 + null["draws"]) >= 1.5
+
+
+def null_p(part: dict) -> str:
+    """A contrast's p, the largest of its nulls' that decide, and which null that is."""
+    nulls = [name for name in NULLS if name in part and part[name].get("gates", True)]
+    if not nulls:
+        return p_value(part["p"])
+    name = max(nulls, key=lambda null: part[null]["p"])
+    text = p_value(part[name]["p"], part[name]["draws"]).partition(" (")[0]
+    return f"{text} ({NULLS[name]})" if reached(part[name]) else f"{text} (every null)"
+
+
+def null_holm(part: dict) -> str:
+    """Holm's p of a contrast, "<" where no draw of the null that decides reached it."""
+    nulls = [part[name] for name in NULLS if name in part and part[name].get("gates", True)]
+    return p_value(part["p_holm"], bound=bool(nulls) and not reached(max(nulls, key=lambda null: null["p"])))
+
+
+def matched_text(part: dict) -> str:
+    """The stream's main directions beside a contrast; where they are no null, how they do and why they are not counted."""
+    matched, name = part["matched"], "the stream's main directions (matched draws)"
+    if matched.get("gates", True):
+        return f"{name} {drawn(matched)}"
+    does = (
+        "better"
+        if part["contrast"] > matched["high"]
+        else "less well"
+        if part["contrast"] < matched["low"]
+        else "as well"
+    )
+    held = (
+        f": they hold {percent(part['matched_share'])} of the distance between problems"
+        if part["matched_share"]
+        else ""
+    )
+    p = p_value(matched["p"], matched["draws"]).partition(" (")[0]
+    return f"{name} do {does} ({drawn(matched)}, p {p}), which is not counted{held}"
+
+
+def of_size(row: dict) -> str:
+    """Size and pooling that a contrast is of."""
+    return ", ".join(filter(None, [f"k {row['k']}" if row["k"] else "", POOLED.get(row["pooling"])])) or "as handed on"
+
+
+def predicted_text(results: dict) -> str:
+    """1.py's verdict at the layer that the weights point at, and what that layer is where the verdict singles out none."""
+    verdict, layer = results["reports"]["one"], results["layers"]["predicted"]
+    return f"`{verdict}` " + (
+        f"(lowest inner layer L{layer}, exploratory)" if verdict == "no_bottleneck" else f"at L{layer}"
+    )
 
 
 def drawn(null: dict) -> str:
@@ -107,21 +183,22 @@ def evidence(results: dict) -> dict[str, tuple[str, str]]:
     first, later, problem, chance, shuffled = (page.percent(plane[key]) for key in PLANE)
     ratios, largest = measured(nodes["separation"])
     return {
-        "structure": (f"`{reports['one']}` at L{found['predicted']}, `{reports['two']}`: {alignment}", "1 × chance"),
+        "structure": (f"{predicted_text(results)}, `{reports['two']}`: {alignment}", "1 × chance"),
         "separation": (
-            f"{ratios}; without the offset contrast {own(without)}; {beyond_text(results['text'])}",
-            f"{largest}; without the offset Haar {drawn(without['haar'])}, largest p {p_value(without['p'])}"
+            f"{ratios}; without the offset ({of_size(without)}) contrast {own(without)}; {beyond_text(results['text'])}",
+            f"{largest}; without the offset Haar {drawn(without['haar'])}, p {null_p(without)}, {matched_text(without)}"
             f"{foils_haar(results['text'])}",
         ),
         "comparison": (
-            f"contrast on held-out problems, without the offset: weight-based {own(rivals['weight']['centred'])}",
+            f"contrast on held-out problems, without the offset ({of_size(rivals['weight'])}): weight-based "
+            f"{own(rivals['weight']['centred'])}",
             f"centroid {own(rivals['centroid']['centred'])}, one random subspace {own(rivals['random']['centred'])}",
         ),
         "causal": swapped(results["z"]) if results["verdict"] == "causal_z" else measured(nodes["patching"]),
         "second_model": ("one model in this hunt", "use --models"),
         "information": (
             f"language read inside Z: {first} at the embeddings, {later} at Z's place; problem {problem} there",
-            f"language by chance {chance}; problem shuffled {shuffled}",
+            f"language by chance {chance}; problem shuffled {shuffled}; not judged: what can be decoded is no mutual information",
         ),
         "universal": (
             f"predicted L{found['predicted']} ({found['support']:.0%} of resamples), {causal_text(found)}",
@@ -147,8 +224,13 @@ def causal_text(found: dict) -> str:
     causal = found["causal"]
     if causal is None or causal["verdict"] == "untestable":
         return "no layer's own Z tested"
-    best = f"L{causal['layer']}: D {span(causal['d'], decimal)}, {page.p_text(causal)}"
+    best = f"L{causal['layer']}: D {span(causal['d'], decimal)}{drawn_d(causal)}, {page.p_text(causal)}"
     return f"causal {best}" if found["causal_found"] else f"no causal layer (best {best}, `{causal['verdict']}`)"
+
+
+def drawn_d(row: dict) -> str:
+    """D of the pairs that a Z's draws were swapped for, which is what its p is of."""
+    return f", of the draws' pairs {decimal(row['drawn']['d'])}" if row.get("drawn") else ""
 
 
 def measured(node: dict) -> tuple[str, str]:
@@ -158,11 +240,11 @@ def measured(node: dict) -> tuple[str, str]:
         return ", ".join(right), f"exact McNemar p {p_value(node['mcnemar_p'])}"
     if node["node"] == "separation":
         ratios = f"ratio_Z {show(node['ratio_z'], 3)}, ratio_Z⊥ {show(node['ratio_z_perp'], 3)}"
-        return ratios, f"largest p of its nulls {p_value(node['p'])}"
+        return ratios, f"largest p of its nulls {null_p(node)}"
     if node["node"] == "contingencies":
         rows = node["candidates"]
         contrasts = [f"{CANDIDATES[row['z']]}: contrast {show(row['contrast'], 3)}" for row in rows]
-        return "; ".join(contrasts), "; ".join(f"Holm p {p_value(row['p_holm'])}" for row in rows)
+        return "; ".join(contrasts), "; ".join(f"Holm p {null_holm(row)}" for row in rows)
     if "untested" in node:
         return f"no cause tested: {REASONS[node['untested']]}", "–"
     if node["node"] == "patching" and node["row"]:
@@ -204,9 +286,9 @@ def versus_table(results: dict) -> str:
     before, later, problem, _, shuffled = (page.percent(plane[key]) for key in PLANE)
     cells = [
         ["how Z is made", "language centroids, then SVD, on activations", "SVD of the attention kernels at the bottleneck",
-         f"contrast without the offset, held out: {'; '.join(contrasts)}; swapped: {swaps_text(rows)}"],
+         f"contrast without the offset, held out ({of_size(rivals['weight'])}): {'; '.join(contrasts)}; swapped: {swaps_text(rows)}"],
         ["why this layer", "a sweep over all layers", "lowest effective rank, known beforehand",
-         f"`{found['predicted_verdict']}` at L{found['predicted']}; {causal_text(found)}"],
+         f"{predicted_text(results)}; {causal_text(found)}"],
         ["why Z is clean", "not addressed", "the FFN avoids Z (0.57 × chance)",
          f"{show(results['ffn_over_chance'], 3)} × chance, `{results['reports']['two']}`"],
         ["data needed", "a parallel corpus", "none: weights alone",
@@ -242,7 +324,7 @@ def layer_text(found: dict) -> str:
     if causal is None or causal["verdict"] == "untestable":
         return page.prose(f"{text} By patching: no layer's own Z could be tested at its output, nothing to agree with.")
     text += f""" By patching each layer's own Z at its output the best on development answers is L{causal["layer"]}; on the
-        others `{causal["verdict"]}`, D {span(causal["d"], decimal)}; {page.random_text(causal)}"""
+        others `{causal["verdict"]}`, D {span(causal["d"], decimal)}{drawn_d(causal)}; {page.random_text(causal)}"""
     if not found["causal_found"]:
         return page.prose(f"{text}: no causal layer, nothing to agree with.")
     agree = f"{'agree' if found['agree'] else 'do not agree'} (distance {found['distance']}"
@@ -256,9 +338,23 @@ def contingency_table(path: list[dict]) -> str:
         return "No contingency was needed."
     rows = []
     for row in node["candidates"]:
-        line = [CANDIDATES[row["z"]], f"L{row['layer']}", row["k"], show(row["contrast"], 3), show(row["centred"], 3)]
-        rows.append([*line, p_value(row["p_holm"]), page.HOLDS[row["holds"]]])
-    headers = ["contingency", "layer", "k", "contrast, held out", "without the offset", "Holm p with it", "holds"]
+        line = [
+            CANDIDATES[row["z"]],
+            f"L{row['layer']}",
+            of_size(row),
+            show(row["contrast"], 3),
+            show(row["centred"], 3),
+        ]
+        rows.append([*line, null_holm(row), page.HOLDS[row["holds"]]])
+    headers = [
+        "contingency",
+        "layer",
+        "size, read at",
+        "contrast, held out",
+        "without the offset",
+        "Holm p with it",
+        "holds",
+    ]
     return page.table(headers, rows)
 
 
@@ -274,8 +370,9 @@ def task_cells(row: dict) -> dict:
     why = f": {REASONS[row['untested']]}" if "untested" in row else ""
     return {
         "problems in phase 2": row["problems"],
-        "contrast of Z (largest p of its nulls)": f"{show(row['contrast'], 3)} ({p_value(row['p'])})",
-        "without the offset": own(row["centred"]),
+        "contrast of Z, with size and pooling": f"{show(row['contrast'], 3)} ({of_size(row)})",
+        "largest p of its nulls": null_p(row),
+        "contrast without the offset": own(row["centred"]),
         "kind of problem swapped": f"`{row['rung']}`" if row["rung"] else "–",
         "pairs per swap": row["pairs"] or "–",
         "patching": f"`{row['patching']}`{why}",
@@ -284,11 +381,12 @@ def task_cells(row: dict) -> dict:
 
 def tested_table(tasks: dict[str, dict]) -> str:
     """Every Z that was swapped, a table for each kind of problem, beside its null."""
-    headers = ["swapped, k", "place", "carried there", "coverage", "D", "Haar's D, 5 to 95 %", "p; Holm's", "verdict"]
-    parts = []
+    headers = ["swapped, k", "place", "carried there", "coverage", "D", "D of the draws' pairs", "Haar's D, 5 to 95 %"]
+    headers, parts = [*headers, "p; Holm's", "verdict"], []
     for task, rows in ((task, [tested_cells(row) for row in found["tested"]]) for task, found in tasks.items()):
         if rows:
             parts += [f"Swapped on {task}, with 95 % intervals:", page.table(headers, rows)]
+    parts += ["p, like Haar's D, is of the draws' pairs, fewer swaps than D is of."] if parts else []
     return "\n\n".join(parts) or "Nothing was swapped."
 
 
@@ -298,6 +396,7 @@ def tested_cells(row: dict) -> list[str]:
     method = f" ({SOURCES[row['method']]}{layer})" if row["name"] == "handed" else layer
     line = [f"{page.SUBSPACES[row['name']]}{method}, {row['k'] or '–'}", place(row["site"])]
     line += [CARRIES.get(row["place"], "–"), span(row["coverage"]), span(row["d"], decimal)]
+    line += [decimal(row["drawn"]["d"]) if null and row.get("drawn") else "–"]
     line += [f"{decimal(null['low'])} to {decimal(null['high'])}" if null else "–"]
     return [*line, "; ".join(page.p_pair(row)) if null else "–", f"`{row['verdict']}`"]
 

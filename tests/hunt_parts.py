@@ -25,12 +25,16 @@ def swapped(verdict: str = "none", method: str = "weight", layer: int | None = 1
     row |= {"leak": record(0.05), "complement_transfer": record(0.1), "complement_language": record(0.95)}
     haar = null(0.02, coverage=0.05, gates=True) | {"low": -0.1, "high": 0.1}
     row |= {"nulls": {"haar": haar}, "p": 0.0083, "p_holm": 0.02}
+    word, states = {"full": record(0.05), "z": record(None)}, {"full": record(1.0), "h": record(1.0)}
+    row |= {"drawn": {"d": 1.5}, "full_iia_same": record(0.9), "within_share": 0.7}
+    row |= {"gates": {"word": word, "manifold": states}}
     return row | {"verdict": verdict} | changes
 
 
 def unmeasured(row: dict, place: str) -> dict:
     """The same where a place carries not both: nothing can be said of a share, and no null was drawn."""
     nothing = dict.fromkeys(("coverage", "leak", "complement_transfer", "complement_language", "d"), record(None))
+    nothing |= {"drawn": None, "gates": None}
     return row | nothing | {"place": place, "nulls": {}, "p": None, "p_holm": None}
 
 
@@ -79,8 +83,12 @@ def phase3_of(
 
 def contrast(value: float = 1.0, spread: float = 0.1, **more) -> dict:
     """A contrast of phase 2 with its interval and its nulls."""
-    nulls = {"haar": null(1.0, 0.001), "matched": null(0.8, 0.001), "p": 0.001}
-    return {"contrast": value, "low": value - spread, "high": value + spread} | nulls | more
+    return {"contrast": value, "low": value - spread, "high": value + spread} | drawn() | {"matched_share": 0.4} | more
+
+
+def drawn(p: float = 0.001, draws: int = 999) -> dict:
+    """A contrast's nulls and their largest p."""
+    return {"haar": null(1.0, p) | {"draws": draws}, "matched": null(0.8, 0.001) | {"draws": draws}, "p": p}
 
 
 def text_of(ahead: float = 0.3) -> dict:
@@ -93,7 +101,7 @@ def text_of(ahead: float = 0.3) -> dict:
 def phase2_of(separates: str, method: str, holds: bool, beyond_text: bool | None) -> dict:
     """Phase 2's results: with a verdict of none it has contingencies."""
     candidate = {"contrast": 0.5, "p": 0.01, "p_holm": 0.01, "holds": holds, "layer": 1, "k": 3}
-    candidate |= {"centred": contrast(0.6)}
+    candidate |= {"centred": contrast(0.6), "pooling": "last"} | drawn(0.01, 99)
     z = {"method": method, "holds": separates != "none" or holds, "layer": 1, "site": 2, "beyond_text": beyond_text}
     depth = {key: {"z": [0.5, 0.5, 0.5]} for key in ("language", "problem", "problem_shuffled")}
     found = {
@@ -104,8 +112,10 @@ def phase2_of(separates: str, method: str, holds: bool, beyond_text: bool | None
         "width": 64,
         "problems": 10,
     }
-    found |= {"primary": {"ratio_z": 1.0, "ratio_z_perp": 1.0, "p": 0.5, "contrast": 1.0, "centred": contrast()}}
-    found |= {"rivals": {name: {"contrast": 1.0, "centred": contrast()} for name in ("weight", "centroid", "random")}}
+    found |= {"primary": drawn(0.5) | {"ratio_z": 1.0, "ratio_z_perp": 1.0, "contrast": 1.0, "centred": contrast()}}
+    rival = {"contrast": 1.0, "centred": contrast(), "k": 2, "pooling": "mean"}
+    found["primary"] |= {"k": 3, "pooling": "mean"}
+    found |= {"rivals": dict.fromkeys(("weight", "centroid", "random"), rival)}
     found |= {"beyond_text": beyond_text, "depth": depth, "chance": {"language": 0.5}, "z": z, "text": text_of()}
     return found | ({"contingencies": {"candidates": {"centroid": candidate}}} if separates == "none" else {})
 

@@ -502,6 +502,9 @@ def test_damage_to_plain_text_and_the_null_are_told_apart():
     effect = verdicts.ablation(results_with(**falls, text=0.02, p_fall=0.5))["effects"]["primary"]
     assert not effect["text"] and not effect["beyond_fall"]
     results = results_with(**falls)
+    primary = next(row for row in results["rows"] if "primary" in row["roles"])
+    assert verdicts.ablation(results)["holds"]["reinjected"] is None  # removal alone changes no language
+    primary["kept_difference_interval"] = [-0.4, -0.2]
     for name, low, expected in (("z_perp", -0.3, True), ("z_perp", -0.6, None), ("reinjected", 0.0, True)):
         row = next(row for row in results["rows"] if name in row["roles"])
         row["odds"] = {"value": 0.0, "low": low, "high": 0.1}
@@ -510,7 +513,11 @@ def test_damage_to_plain_text_and_the_null_are_told_apart():
     assert verdicts.ablation(results)["holds"]["reinjected"] is False
     results["nulls"][-1]["odds"]["p"] = 0.5  # a random subspace does as well
     results["rows"][4]["odds"]["low"] = 0.0
-    assert verdicts.ablation(results)["holds"]["z_perp"] is False
+    assert verdicts.ablation(results)["holds"]["z_perp"] is None  # the answer stays, as without random subspaces
+    row["kept_difference_interval"] = [0, 0]
+    assert verdicts.ablation(results | {"problems": results["problems"] | {"test": 48}})["holds"]["reinjected"] is True
+    few = results | {"problems": results["problems"] | {"test": 24}}  # none lost of 24: up to 14 % may be
+    assert verdicts.ablation(few)["holds"]["reinjected"] is None
 
 
 def test_the_nulls_can_reach_the_level(ablation):

@@ -127,17 +127,31 @@ def test_a_no_says_of_which_kind_it_is(judged, given, kinds):
 
 def test_a_partial_z_says_how_many_tests_it_misses(judged):
     results = judged(parts("clear", found="partial"))
-    assert "the best directions miss 1 of 3 tests ([phase 3](phase3_output.md) says which)" in opening.recipe_text(
-        results
+    assert (
+        "the best directions miss 1 of 3 tests: *moves the answer* (80.0 % (70.0 to 90.0); needed surely 50 %)"
+        in opening.recipe_text(results)
     )
+    (node,) = (node for node in results["path"] if node["node"] == "patching")
+    every = opening.missed_text(node | {"tests": dict.fromkeys([*opening.needed_by(node["row"]), "another"], False)})
+    assert every.count("; needed ") == every.count("*") / 2 - 1 > 6 and every.endswith(", *another*")
+    assert "could not be run" in opening.missed_text(node | {"tests": {"moves the answer": None}})
 
 
 def test_the_opening_names_the_control_that_does_as_well(judged):
     given = parts("none")
-    given["phase2"]["primary"]["centred"] = contrast(0.6, p=1.0, matched={"low": 0.4, "high": 0.7, "p": 1.0})
+    given["phase2"]["primary"]["centred"] = contrast(
+        0.6, p=1.0, matched={"low": 0.4, "high": 0.5, "p": 1.0, "draws": 999}
+    )
     assert "no better than the stream's own main directions do" in head(judged(given))
     given["phase2"]["primary"]["centred"] = contrast(0.6)
-    assert "only once the languages' constant offset is removed" in head(judged(given))
+    text = head(judged(given))
+    assert "does not part problem from language by the recipe's own measure, which keeps the languages'" in text
+    assert "p < .002 (every null); the stream's main directions (matched draws) 0.7 to 0.9." in text
+    for low, high, does in ((0.4, 0.55, "better"), (0.55, 0.7, "as well"), (0.65, 0.7, "less well")):
+        matched = {"low": low, "high": high, "p": 1.0, "draws": 999, "gates": False}
+        given["phase2"]["primary"]["centred"] = contrast(0.6, matched=matched, matched_share=0.69)
+        text = head(judged(given))
+        assert f"do {does} ({low} to {high}, p 1), which is not counted: they hold 69.0 % of the distance" in text
     given["phase2"]["primary"]["centred"] = contrast(1.2, p=1.0)
     assert "does not part problem from language better than controls do" in head(judged(given))
 
@@ -185,7 +199,8 @@ def test_a_causal_z_says_what_told_where_it_is(judged, given, found_by, name):
     assert opening.FOUND["weights, no layer" if found_by == "weights" else found_by] in sentence_of(results)
     assert "80.0 % of what all directions do" in sentence_of(results) and "language (5.0 %)" in sentence_of(results)
     text = head(results)
-    assert f"was tried is {common.SUBSPACES[name]} (" in text and "1280 pairs of `words`)" in text
+    assert f"subspaces tested where it carries both is {common.SUBSPACES[name]} (" in text
+    assert "1280 pairs of `words`)" in text
     assert (
         "coverage of the answer 80.0 % (70.0 to 90.0), leak of the language 5.0 % (-5.0 to 15.0), D 1.60 (1.50 to 1.70)"
         in text
@@ -261,14 +276,14 @@ def test_every_z_that_was_swapped_stands_beside_its_null(judged):
     blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
     rows = blocks[0]
     assert [len(block) for block in blocks] == [2 + 5, 2 + 5]
-    assert all(row.replace("\\|", "").count("|") == 9 for block in blocks for row in block)
+    assert all(row.replace("\\|", "").count("|") == 10 for block in blocks for row in block)
     assert rows[2].startswith("| weights' Z, own place, L1, 3 | L1.out | both |")
     assert rows[2].endswith(
-        "| 80.0 % (70.0 to 90.0) | 1.60 (1.50 to 1.70) | -0.10 to 0.10 | < .009 (120 draws); < .021 | `none` |"
+        "| 80.0 % (70.0 to 90.0) | 1.60 (1.50 to 1.70) | 1.50 | -0.10 to 0.10 | < .009 (120 draws); < .021 | `none` |"
     )
     assert "| L2.out | the answer only |" in rows[4]
     unmeasured = tables.tested_table(judged(parts("clear", joint=()))["tasks"]).splitlines()[4]
-    assert unmeasured.endswith("| – | – | – | – | `untestable` |")
+    assert unmeasured.endswith("| – | – | – | – | – | `untestable` |")
     assert tables.tested_table({"math": {"tested": []}}) == "Nothing was swapped."
 
 
@@ -307,9 +322,9 @@ def test_one_fact_has_one_number(judged, name):
             place, size = shares[label][0].split(", ")
             assert line[0].endswith(f", {size}") and line[1] == place
             assert line[3] == shares[label][1] and line[4] == ds[label][0]
-            assert line[5] == ds[label][2]
-            assert line[6] == "; ".join(ds[label][4:6]) or line[6] == ds[label][4] == "–"
-            assert line[7] == ds[label][6]
+            assert line[5:7] == ds[label][1:3]
+            assert line[7] == "; ".join(ds[label][4:6]) or line[7] == ds[label][4] == "–"
+            assert line[8] == ds[label][6]
             assert (line[2] == "both") == (row["site"] in phase3["carriers"]["joint"] and row["place"] == "joint")
             compared += 1
     assert compared == len(shares) > 0
@@ -392,7 +407,8 @@ def test_no_sentence_travels(script):
         waiting += (
             list(value.values()) + list(value) if isinstance(value, dict) else value if isinstance(value, list) else []
         )
-        assert not isinstance(value, str) or " " not in value or value in opening.FOUND, value
+        names = (*opening.FOUND, *given["phase3"]["tests"])  # of what told where Z is, and of phase 3's tests
+        assert not isinstance(value, str) or " " not in value or value in names, value
 
 
 def test_the_ablation_is_shown_by_the_roles_that_its_rows_play(judged):
@@ -549,3 +565,63 @@ def test_the_papers_six_aspects_are_filled_with_measurements(judged):
     assert rows[7].endswith("1-33-2 layers | 1-5-2 layers |")
     given, left_out = unpatched(parts("none"))
     assert "removal: not run (the problems have no answers in words)" in tables.versus_table(judged(given, left_out))
+
+
+def test_what_stands_beside_haar_is_said(judged):
+    """Matched draws and main directions, that they are no nulls where they are none, and of which pairs a p is."""
+    given = parts("clear", found="answer_word")
+    row, matched = given["phase3"]["tested"]["weights"], {"coverage": 0.56, "draws": 120, "p": 0.1074, "gates": False}
+    row["nulls"]["matched"] = matched
+    shares = {"pca": {"k": 3, "coverage": record(0.97)}, "z": {"k": 3, "coverage": record(0.55)}}
+    given["phase3"]["beside"] = {"of": "weights", "site": row["site"], "rivals": shares}
+    results = judged(given)
+    draws, mains = tables.beside_draws(results["z"])
+    assert (
+        draws == "matched draws: coverage 56.0 %, p .11 (120 draws) (beside, no null: Z holds 70.0 % of the variance)"
+    )
+    assert mains == "PCA of that size: coverage 97.0 % where Z's is 55.0 % with the same donors (beside, no null)"
+    assert all(said in head(results) and said in rendered(results).partition("## Claims")[2] for said in (draws, mains))
+    matched["gates"] = True
+    assert tables.beside_draws(judged(given)["z"])[0].endswith("p .11 (120 draws) (a null)")
+    shares["pca"]["k"] = 4
+    assert len(tables.beside_draws(judged(given)["z"])) == 1
+    given["phase3"]["beside"]["of"] = "answer_means"
+    assert len(tables.beside_draws(judged(given)["z"])) == 1
+
+
+def test_the_code_of_the_output_word_has_its_number_in_the_verdict(judged):
+    given = parts("clear", found="answer_word")
+    said = "moves 80.0 % of its answer and 5.0 % of its language, "
+    assert said + "explained by the code of the word to be written: outside of it even all directions move 5.0 %" in (
+        sentence_of(judged(given))
+    )
+    word = given["phase3"]["tested"]["weights"]["gates"]["word"]
+    word |= {"full": record(0.6), "z": record(0.3)}
+    assert said + "mostly explained by the code of the word to be written: outside of it they move 30.0 % of what" in (
+        sentence_of(judged(given))
+    )
+
+
+def test_a_p_names_its_null_and_what_few_draws_can_show(judged):
+    part = {
+        "haar": {"p": 0.01, "draws": 99},
+        "matched": {"p": 0.5, "draws": 99, "gates": False},
+        "p": 0.01,
+        "p_holm": 0.01,
+    }
+    assert tables.null_p(part) == "< .011 (every null)" and tables.null_holm(part) == "< .011"
+    part["missing"] = {"p": 0.3, "draws": 99}
+    assert tables.null_p(part) == ".30 (Haar that miss the offset)" and tables.null_holm(part) == ".010"
+    given = parts("none")
+    assert "move 80.0 % of the answer where random ones of that size move 5.0 %: *not there*" in head(judged(given))
+    for name in opening.OWN:
+        given["phase3"]["tested"][name]["nulls"]["haar"]["draws"] = 20
+    assert "5.0 % (20 draws, which can show no p below .048): *not there*" in head(judged(given))
+
+
+def test_no_arrow_of_the_tree_looks_like_a_yes_that_was_none(judged):
+    nodes = {holds: tables.first_nodes(judged(parts("none", holds=holds))["path"]) for holds in (True, False)}
+    assert figures.held_text(nodes[True]) == "1 holds"
+    assert figures.held_text(nodes[False]) == "none holds: patched all the same"
+    assert figures.held_text(tables.first_nodes(judged(parts("clear"))["path"])) == "one that holds"
+    assert set(figures.ENDS) == {case.partition(",")[0] for case in EVERY}  # the boxes are the verdicts' names
