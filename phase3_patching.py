@@ -362,13 +362,15 @@ def described(measured: dissociation.Measured, rung: ladder.Rung) -> dict:
 
 
 def prompts(study: Study, rung: ladder.Rung) -> list[dict]:
-    """Every prompt of the rung, for phase 3b."""
-    return [
-        {"language": language, "problem": place, "id": problem.id, "answer": str(problem.answer),
-         "prompt": rung.prompt(study, language, place)}
-        for language in study.names
-        for place, problem in enumerate(rung.problems)
-    ]  # fmt: skip
+    """Every prompt of the rung, for phase 3b; `begins`: the first token of its answer in that language, None without one."""
+    known, lines = rung.known, []
+    for number, language in enumerate(study.names):
+        for place, problem in enumerate(rung.problems):
+            line = {"language": language, "problem": place, "id": problem.id, "category": problem.category}
+            column = known.place(problem) * len(study.names) + number
+            line |= {"answer": str(problem.answer), "begins": known.tokens[column][0] if column >= 0 else None}
+            lines.append(line | {"prompt": rung.prompt(study, language, place)})
+    return lines
 
 
 if __name__ == "__main__":

@@ -10,9 +10,12 @@ Outputs    output/phase3b_output.md with figures, phase3b_results.json, phase3b_
            each map, phase3b_transfer.npy (conditions, pairs, answers x languages): log-probabilities within the answer set
 Run        python phase3b_bridge.py --model Qwen/Qwen2.5-3B          after phase3_patching.py
 
-All problems with one answer are left out together; where Z itself was fitted on some answers, their problems train the maps and
-are never scored. Two comparisons cross spaces of another scale. Words predict the *same* target, z_target, from all that the bag
-of the source's token embeddings holds: a map from bag to bag would have an easier target (templates recur). Twins and other
+All problems with one answer are left out together, and so are answers that begin with the same token in either language: at the
+last prompt position a model holds the word that comes next. Where Z itself was fitted on some answers, problems whose answers
+begin alike train the maps and are never scored. A vector that holds only what kind a problem is would be predicted as well; so
+partners are also shuffled within a kind. Two comparisons cross spaces of another scale. Words predict the *same* target,
+z_target, from all that the bag of the source's token embeddings holds: a map from bag to bag would have an easier target
+(templates recur). Twins and other
 subspaces do the whole task in their own space, since only so is an untrained model a fair draw of its twins, and a random Z of
 the random subspaces; what is compared there is the *gain*, the share that the map saves of the error which the best of mean,
 shift and scaled shift leaves in that space.
@@ -59,12 +62,8 @@ SHUFFLES = 200
 RANDOM_SUBSPACES = 120  # of each kind
 CONDITIONS = ("none", *MAPS, "shuffled", "own_language")  # of the transfer: what is put into Z
 CONTROLS = ("identity", "shuffled")  # of the transfer: no map, and a map of nothing
-OUTCOMES = (
-    "recipient_recipient",
-    "recipient_donor",
-    "donor_recipient",
-    "donor_donor",
-)  # whose answer, in whose language
+# whose answer, in whose language
+OUTCOMES = ("recipient_recipient", "recipient_donor", "donor_recipient", "donor_donor")
 SUCCESS = "donor_recipient"
 
 
@@ -145,7 +144,9 @@ def direction(languages: list[str]) -> tuple[str, str]:
 
 
 def asked_prompts(out: Path) -> list[dict]:
-    """Phase 3's prompts: {"language", "problem": its place in the rung, "id", "answer", "prompt"}, none without a rung."""
+    """Phase 3's prompts, none without a rung: {"language", "problem": its place in the rung, "category", "answer", "begins": the
+    answer's first token, "prompt"}.
+    """
     lines = runs.load_array(out, "phase3_prompts.jsonl").decode().split("\n")
     return [json.loads(line) for line in lines if line]
 
@@ -155,10 +156,11 @@ class Problems:
     """Problems that phase 3 found solved in every language, and their streams where it swaps Z."""
 
     places: np.ndarray  # (n,) in the rung
-    answers: np.ndarray  # (n,) numbers that tell answers apart
-    scored: np.ndarray  # (n,) bool: not an answer that Z was fitted on; the others only train maps
+    answers: np.ndarray  # (n,) numbers that tell answers apart; those that begin alike have one
+    scored: np.ndarray  # (n,) bool: its answer begins as none does on which Z was fitted; the others only train maps
     streams: np.ndarray  # (2, n, d) float64: source and target language, last prompt position, Z's own site
     prompts: tuple[list[str], list[str]]  # in both
+    kinds: np.ndarray | None = None  # (n,) numbers that tell kinds of problem apart; None where there is one kind
 
     def inside(self, basis: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Coordinates of both languages in a subspace (k, d): (n, k) twice"""
@@ -180,14 +182,27 @@ def known_problems(out, folder, z: subspaces.HandedZ, phase3: dict, prompts: lis
     shape = (len(asked), len({line["problem"] for line in prompts}), folder.layers + 1, folder.width)
     streams = runs.load_array(out, "phase3_streams.npy", shape)[:, :, z.site]
     texts = {(line["language"], line["problem"]): line["prompt"] for line in prompts}
-    given = [answer_of[place] for place in places]
+    begins, category = beginnings_of(prompts), {line["problem"]: line.get("category", "") for line in prompts}
+    fitted = {place for place, answer in answer_of.items() if answer in z.fitted_answers}
+    begun = set().union(*(begins.get(place, set()) for place in fitted))
+    kinds = np.unique([category[place] for place in places], return_inverse=True)[1] if len(places) else places
     return Problems(
         places,
-        np.unique(given, return_inverse=True)[1],
-        np.array([answer not in z.fitted_answers for answer in given], bool),
+        maps.alike([begins.get(place, set()) | {f"answer {answer_of[place]}"} for place in places]),
+        np.array([place not in fitted and not begins.get(place, set()) & begun for place in places], bool),
         np.stack([streams[asked.index(name), places] for name in order]).astype(float),
         tuple([texts[name, place] for place in places] for name in order),
+        kinds if len(set(kinds)) > 1 else None,
     )
+
+
+def beginnings_of(prompts: list[dict]) -> dict[int, set[int]]:
+    """The first tokens of a problem's answer, in all languages: {its place in the rung: them}."""
+    found = {}
+    for line in prompts:
+        if line.get("begins") is not None:
+            found.setdefault(line["problem"], set()).add(line["begins"])
+    return found
 
 
 def contents(out: Path, phase3: dict) -> dict:
@@ -264,7 +279,24 @@ def shuffled_null(problems: Problems, inside: tuple, held_out: dict, seed: int) 
     found = {name: statistics.null_record(drawn[name], held_out[name]) for name in MAPS}
     exploratory = [name for name in MAPS if name != PRIMARY]
     adjusted = statistics.holm([found[name]["p"] for name in exploratory])
-    return {"shuffled": found, "p_holm": dict(zip(exploratory, adjusted)), "kept_partners": kept}
+    record = {"shuffled": found, "p_holm": dict(zip(exploratory, adjusted)), "kept_partners": kept}
+    return record | {"kinds": shuffled_within_kinds(problems, inside, held_out[PRIMARY], seed)}
+
+
+def shuffled_within_kinds(problems: Problems, inside: tuple, held_out: float, seed: int) -> dict | None:
+    """The primary map's R² with partners of the same kind and another answer; `kept`: problems that have no such partner.
+
+    None where there is one kind of problem: the shuffles of all are then the same.
+    """
+    if problems.kinds is None:
+        return None
+    draw = statistics.seeded(seed, "phase3b: shuffles within kinds")
+    orders, scored = maps.shuffled(problems.answers, draw, SHUFFLES, problems.kinds), problems.scored
+    targets = inside[1][orders]
+    predicted = maps.predict(("mean", PRIMARY), inside[0], targets, problems.answers)
+    error = {name: maps.squared_errors(own, targets)[:, scored] for name, own in predicted.items()}
+    record = statistics.null_record(maps.r_squared(error[PRIMARY], error["mean"]), held_out)
+    return record | {"kept": float((problems.answers[orders] == problems.answers).mean())}
 
 
 def gain_inside(problems: Problems, bases: torch.Tensor) -> np.ndarray:

@@ -21,6 +21,15 @@ AT_ONCE = 4_000_000  # numbers in an array
 REFERENCES = ("mean", "mean_shift", "scaled_shift")  # what needs no matrix
 
 
+def alike(marks: list[set]) -> np.ndarray:
+    """Numbers of groups: who shares a mark is in one group, and so is who shares one with them. -> (n,)"""
+    groups = np.arange(len(marks))
+    for mark in sorted(set().union(*marks), key=str):
+        own = groups[[mark in held for held in marks]]
+        groups[np.isin(groups, own)] = own.min()
+    return np.unique(groups, return_inverse=True)[1]
+
+
 def blocks_of(answers: np.ndarray) -> list[np.ndarray]:
     """Places of every answer's problems. ValueError below three answers: one is left out, of the rest another."""
     distinct = np.unique(answers)
@@ -206,9 +215,16 @@ def fitted(name: str, source: np.ndarray, target: np.ndarray, answers: np.ndarra
     return matrix, y_mean - matrix @ x_mean
 
 
-def shuffled(answers: np.ndarray, generator: torch.Generator, draws: int) -> np.ndarray:
-    """Random pairings in which no problem gets a partner with its own answer, as far as that can be. -> (draws, n) places"""
-    same = answers[:, None] == answers
+def shuffled(
+    answers: np.ndarray, generator: torch.Generator, draws: int, kinds: np.ndarray | None = None
+) -> np.ndarray:
+    """Random pairings in which no problem gets a partner with its own answer, as far as that can be. -> (draws, n) places
+
+    kinds (n,): partners are of a problem's own kind, which comes before that they have another answer.
+    """
+    same = (answers[:, None] == answers).astype(float)
+    if kinds is not None:
+        same += len(answers) * (kinds[:, None] != kinds)
     costs = torch.rand(draws, len(answers), len(answers), generator=generator, dtype=torch.float64).numpy()
     return np.array([optimize.linear_sum_assignment(cost + len(answers) * same)[1] for cost in costs])
 

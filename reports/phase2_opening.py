@@ -80,7 +80,7 @@ def verdict_text(results: dict) -> str:
         least = best["centred"]
         return page.prose(f"""In {model}, {subject} do not part problem from language as named (without the offset, contrast
             {own(part)}, random ones {ends(part["haar"])}), but in {count} of {len(results["grid"])} configurations, best
-            {own(least)}, random ones {ends(least["haar"])}; {beyond}.""")
+            {own(least)}, random ones {ends(least["haar"])}, the stream's main ones {ends(least["matched"])}; {beyond}.""")
     said = {"clear": "keep the problem and drop its language"}
     said["partial"] = "keep the problem and drop its language, but not at every k"
     said = said.get(results["verdict"]) or KINDS[kind_of_no(primary)]

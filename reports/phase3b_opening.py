@@ -121,6 +121,9 @@ def not_beaten(results: dict) -> list[str]:
         parts += [f"Z leaves no room for {name}" for name, null in nulls.items() if null is None]
         follows = "it is not special to Z" if kinds else "whether it is special to Z is not known"
         found.append(f"{listing(parts)}: {follows}")
+    if tests.get("beyond_kinds") is False:
+        kinds = results["null"]["kinds"]
+        found.append(f"partners of the same kind of problem do as well (R² {ends(kinds)}): it may be the kind alone")
     return found
 
 
@@ -146,8 +149,8 @@ def meaning_text(results: dict) -> str:
         )
     if results["verdict"] == "linear_but_unspecific":
         places = {"beyond_words": "the source's words", "beyond_twins": "untrained twins"}
-        places["beyond_subspaces"] = "other subspaces"
-        same = [name for test, name in places.items() if tests[test] is False]
+        places |= {"beyond_subspaces": "other subspaces", "beyond_kinds": "the kind of problem"}
+        same = [name for test, name in places.items() if tests.get(test) is False]
         why = f"it is not shown to be better than what {listing(same)} give" if same else "twins could not be made"
     return f"""**The hypothesis tested** (the recipe's: inside Z the languages differ by a linear map, which can be learned from few
         problems and then carries the answer of any other) {MEANS[results["verdict"]].format(why=why)}. {carried(results)}"""
@@ -221,8 +224,11 @@ def numbers_text(results: dict) -> str:
             if results["subspaces"][kind]
         ],
     ]
+    if kinds := results["null"]["kinds"]:
+        lines.append(f"""Partners of the same kind of problem and another answer: R² {ends(kinds)}, p {p_of(kinds)}
+            ({percent(kinds["kept"])} have none)""")
     failed = [TESTS[test] for test in results["because"]]
-    lines.append(f"Tests failed, {len(failed)} of {len(TESTS)}: {'; '.join(failed) or 'none'}")
+    lines.append(f"Tests failed, {len(failed)} of {len(results['tests'])}: {'; '.join(failed) or 'none'}")
     items = "\n".join(f"- {' '.join(line.split())}." for line in lines)
     return f"Deciding numbers, with 95 % intervals over answers in brackets, and 5 to 95 % of random draws:\n\n{items}"
 

@@ -30,6 +30,7 @@ TESTS = {  # of the verdict, in the order in which they are made
     "beyond_words": "beyond the source's words",
     "beyond_twins": "beyond untrained twins",
     "beyond_subspaces": "beyond other subspaces",
+    "beyond_kinds": "beyond partners of the same kind of problem",
 }
 
 

@@ -20,13 +20,14 @@ def phase3b(script):
     return script("phase3b_bridge.py")
 
 
-WIDTH, K, PROBLEMS, ANSWERS = 48, 6, 36, 18
+WIDTH, K, PROBLEMS, ANSWERS, KINDS = 48, 6, 36, 18, 5
 
 
 def world(kind: str, seed: int) -> tuple:
     """Streams (2, n, d) source first, bags alike, Z (k, d), and streams of six twins.
 
-    `special`: target = A source + noise in Z, and nothing to do with each other elsewhere; `everywhere`: a few latent numbers of
+    `special`: target = A source + noise in Z, and nothing to do with each other elsewhere; `kind`: Z holds the kind of a problem
+    alone, in each language by another code; `everywhere`: a few latent numbers of
     a problem fill the whole stream, linearly and otherwise in every language; `shared`: the same, alike in both languages;
     `unrelated`; `untrained`: random features of the words, in the model as in its twins; `wording`: the words alone, in a model
     that lays them out better than its twins.
@@ -39,6 +40,9 @@ def world(kind: str, seed: int) -> tuple:
         source = draw.standard_normal((PROBLEMS, K))
         inside = np.stack([source, source @ draw.standard_normal((K, K)) / 2 + draw.standard_normal((PROBLEMS, K)) / 4])
         streams += (inside - streams @ basis.T) @ basis
+    elif kind == "kind":
+        codes = draw.standard_normal((2, KINDS, K))[:, np.arange(PROBLEMS) % KINDS]
+        streams += (codes + 0.2 * draw.standard_normal(codes.shape) - streams @ basis.T) @ basis
     elif kind in ("everywhere", "shared"):
         latent, layout = draw.standard_normal((PROBLEMS, 4)), draw.standard_normal((2, 4, WIDTH))
         streams = latent @ (layout[:1] if kind == "shared" else layout) + noise(0.2)
@@ -80,7 +84,8 @@ def judged(phase3b, monkeypatch):
     def judge(kind: str, seed: int, fitted: int = 0) -> dict:
         streams, bags, basis, others = world(kind, seed)
         own = np.arange(PROBLEMS) % ANSWERS
-        problems = phase3b.Problems(np.arange(PROBLEMS), own, own >= fitted, streams, ([], []))
+        kinds = np.arange(PROBLEMS) % KINDS
+        problems = phase3b.Problems(np.arange(PROBLEMS), own, own >= fitted, streams, ([], []), kinds)
         inside = problems.inside(basis)
         predicted = maps.predict((*phase3b.MAPS, *maps.REFERENCES), *inside, own)
         results = {"unmeasured": None, "settings": {"primary": phase3b.PRIMARY}}
@@ -102,6 +107,14 @@ def test_a_map_planted_in_z_alone_is_a_bridge(judged):
         assert results["verdict"] == "bridge", (seed, results["because"])
         assert results["holds"]["specific"] is True and results["holds"]["transfer"] is None
         assert results["held_out_r2"]["ridge"] > 0.5 > results["subspaces"]["haar"]["high"]
+
+
+def test_what_holds_only_the_kind_of_a_problem_is_no_bridge(judged):
+    """It predicts unseen answers, in Z alone, and from no words; but any problem of the kind would have been predicted as well."""
+    for seed in range(3):
+        results = judged("kind", seed)
+        assert results["verdict"] == "linear_but_unspecific" and results["because"] == ["beyond_kinds"]
+        assert results["null"]["kinds"]["kept"] < 0.1
 
 
 def test_a_map_that_every_subspace_has_is_unspecific(judged):
@@ -191,11 +204,12 @@ def test_answers_that_z_was_fitted_on_train_maps_and_are_not_scored(judged, phas
 def test_the_rule_test_by_test(judged):
     results = judged("special", 0)
     worse = {
-        "held_out": {"null": {"shuffled": {"ridge": {"p": 0.2}}}},
+        "held_out": {"null": results["null"] | {"shuffled": {"ridge": {"p": 0.2}}}},
         "beyond_shift": {"p_above": {"ridge": {"mean_shift": 0.01, "scaled_shift": 0.2}}},
         "beyond_words": {"words": results["words"] | {"p": 0.2}},
         "beyond_twins": {"twins": {"unmeasured": "why", "kinds": {}}},
         "beyond_subspaces": {"subspaces": results["subspaces"] | {"matched": None}},
+        "beyond_kinds": {"null": results["null"] | {"kinds": results["null"]["kinds"] | {"p": 0.2}}},
     }
     for test, change in worse.items():
         judgement = verdicts.phase3b(results | change)
@@ -204,6 +218,10 @@ def test_the_rule_test_by_test(judged):
             "no_bridge" if test in ("held_out", "beyond_shift") else "linear_but_unspecific"
         )
     assert verdicts.phase3b(results | worse["beyond_twins"])["holds"]["specific"] is None
+    few = {"null": results["null"] | {"kinds": results["null"]["kinds"] | {"p": 0.2, "kept": 0.6}}}
+    for untold in (few, {"null": results["null"] | {"kinds": None}}):  # too few of each kind, or one kind
+        judgement = verdicts.phase3b(results | untold)
+        assert judgement["verdict"] == "bridge" and "beyond_kinds" not in judgement["tests"]
     nothing = verdicts.phase3b({"unmeasured": "no_rung"})
     assert nothing["verdict"] == "untestable" and set(nothing["holds"].values()) == {None}
 
@@ -638,7 +656,18 @@ def test_streams_are_those_of_the_languages_site_and_problems(phase3b, tmp_path)
     assert list(found.prompts[0]) == [f"zh {place}" for place in found.places]
     assert (found.scored == (found.places % 50 != 7)).all()
     assert ((found.answers[:, None] == found.answers) == (found.places[:, None] % 50 == found.places % 50)).all()
-    older = [{key: line[key] for key in line if key != "answer"} for line in lines]
+    assert found.kinds is None
+    for line in lines:  # 7 and 8 begin alike in Chinese; 17 is 7's neighbour in English, 18 no one's
+        line["category"] = "even" if line["problem"] % 2 else "odd"
+        line["begins"] = {"en": {7: 1, 17: 1}, "zh": {7: 2, 8: 2}}[line["language"]].get(line["problem"] % 50)
+        line["begins"] = line["begins"] or 100 + line["problem"] % 50
+    some = phase3b.known_problems(tmp_path, folder, z, phase3, lines, ("zh", "en"))
+    same = {7, 8, 17}
+    assert (some.scored == ~np.isin(some.places % 50, list(same))).all()
+    assert len(set(some.answers[np.isin(some.places % 50, list(same))])) == 1
+    assert len(set(some.answers)) == len(set(found.answers)) - len(same & set(some.places % 50)) + 1
+    assert (some.kinds == 1 - some.places % 2).all() or (some.kinds == some.places % 2).all()
+    older = [{key: line[key] for key in line if key not in ("answer", "begins")} for line in lines]
     few = phase3b.known_problems(tmp_path, folder, z, phase3, older, ("zh", "en"))
     assert few.places.tolist() == [1, 7, 99]  # of which phase 3's results name the answer
     none = phase3b.known_problems(tmp_path, folder, z, {"rung": None}, [], ("zh", "en"))

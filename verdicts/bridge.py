@@ -5,6 +5,7 @@ import verdicts
 OVERFIT = 0.1  # an in-sample R² this far above the held-out one is overfitting, whatever it is called
 REACHED = 0.5  # what the target language's own vector must bring over before a map that brings nothing says anything
 SUBSPACES = ("haar", "matched")
+KEPT = 0.5  # of the problems, that have no partner of their kind: of more, shuffles within kinds say nothing
 
 
 def phase3b(results: dict) -> dict:
@@ -12,7 +13,8 @@ def phase3b(results: dict) -> dict:
 
     A map is there where it predicts answers that it has not seen beyond shuffled problems, and beyond a shift, scaled or not (by
     shrinking alone ridge beats a plain one). It is a bridge where it does so better than the words of the source, untrained
-    twins of the model and other subspaces. `because`: the tests that it failed.
+    twins of the model and other subspaces, and where partners of the same kind of problem do not do as well. `because`: the
+    tests that it failed.
     """
     if results["unmeasured"]:
         holds = dict.fromkeys(("held_out", "beyond_shift", "specific", "overfitting", "transfer"))
@@ -28,6 +30,8 @@ def phase3b(results: dict) -> dict:
         "beyond_twins": beats_twins(results["twins"]),
         "beyond_subspaces": all(beats(results["subspaces"][kind]) for kind in SUBSPACES),
     }
+    kinds = beyond_kinds(results["null"]["kinds"])
+    special |= {} if kinds is None else {"beyond_kinds": kinds}
     found = "bridge" if all(special.values()) else "linear_but_unspecific"
     move = results["transfer"]
     against = {control: p[name] for control, p in move["p_against"].items()}
@@ -50,6 +54,11 @@ def phase3b(results: dict) -> dict:
 def beats(null: dict | None) -> bool | None:
     """Whether the gain is beyond random draws; None where there is no room for any."""
     return None if null is None else null["p"] < verdicts.LEVEL
+
+
+def beyond_kinds(null: dict | None) -> bool | None:
+    """Whether the map predicts more than what kind a problem is; None with one kind, or too few problems of each."""
+    return None if null is None or null["kept"] > KEPT else null["p"] < verdicts.LEVEL
 
 
 def beats_twins(found: dict) -> bool | None:
