@@ -78,9 +78,9 @@ def verdict_text(results: dict) -> str:
     if results["verdict"] == "partial" and not results["tests"]["primary_k"]:
         best, count = min(results["grid"], key=worst), passing(results["grid"])
         least = best["centred"]
-        return page.prose(f"""In {model}, {subject} do not part problem from language as named (without the offset, contrast
-            {own(part)}, random ones {ends(part["haar"])}), but in {count} of {len(results["grid"])} configurations, best
-            {own(least)}, random ones {ends(least["haar"])}, the stream's main ones {ends(least["matched"])}; {beyond}.""")
+        return page.prose(f"""In {model}, {subject} do not part problem from language as named, but in {count} of
+            {len(results["grid"])} configurations: best contrast without the offset {own(least)}, random ones
+            {ends(least["haar"])}, the stream's main ones {ends(least["matched"])}; {beyond}.""")
     said = {"clear": "keep the problem and drop its language"}
     said["partial"] = "keep the problem and drop its language, but not at every k"
     said = said.get(results["verdict"]) or KINDS[kind_of_no(primary)]
