@@ -345,6 +345,8 @@ def test_one_fact_has_one_number(name):
         "10": section(text, 10),
         "summary": page.summary(found),
     }
+    if found["verdict"] == "partial" and not found["tests"]["primary_k"]:
+        del rows["verdict"]  # which is then about another configuration
     assert [place for place, words in rows.items() if own not in words] == []
     haar = tables.ends(part["haar"])
     assert [place for place, words in rows.items() if haar not in words and place != "10"] == []
