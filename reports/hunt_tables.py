@@ -69,6 +69,8 @@ def swapped(row: dict) -> tuple[str, str]:
     wins, full = (span(row[key]) for key in ("iia_cross", "full_iia_cross"))
     found = f"coverage {span(row['coverage'])}; D {span(row['d'], decimal)}; wins across languages {wins}"
     nulls = "; ".join([page.random_text(row), *beside_draws(row)])
+    if not row["full_iia_cross"]:  # swapped where the whole stream carries nothing
+        return "nothing could be measured there", "–"
     taken = row["full_iia_cross"]["value"], row["iia_cross"]["value"]
     along = " (it brings its own language along)" if None not in taken and taken[0] <= taken[1] else ""
     return found, f"{nulls}; full swap's wins across languages {full}{along}"

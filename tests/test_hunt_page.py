@@ -625,3 +625,14 @@ def test_no_arrow_of_the_tree_looks_like_a_yes_that_was_none(judged):
     assert figures.held_text(nodes[False]) == "none holds: patched all the same"
     assert figures.held_text(tables.first_nodes(judged(parts("clear"))["path"])) == "one that holds"
     assert set(figures.ENDS) == {case.partition(",")[0] for case in EVERY}  # the boxes are the verdicts' names
+
+
+def test_a_z_at_a_place_that_carries_nothing_has_no_numbers_on_the_second_kind(judged):
+    given = parts("clear", found="double_dissociation")
+    row = given["reasoning/phase3"]["tested"]["weights"]
+    kept = {key: row[key] for key in ("method", "layer", "site", "k")}
+    given["reasoning/phase3"]["tested"]["weights"] = kept | {"place": "none", "unmeasured": "nothing here"}
+    results = judged(given)
+    (row,) = (row for row in results["claims"] if row["id"] == "not_just_math")
+    assert "nothing could be measured there" in row["measured"]
+    page.render(results | {"model": {"name": "m"}}, {})
