@@ -3,7 +3,7 @@
 Question   arXiv 2505.15257 subtracts the part of the residual stream inside a language subspace M_s, h <- h - λ M_sᵀ M_s h,
            in middle layers, and adds it again (negative λ) in upper layers, and reports better reasoning. Does it here, on
            held-out answers, beside random directions that change the stream as much, and beside what it does to plain text?
-           And is the answer still right when all but Z is removed?
+           And is the answer still right when all but Z is taken away at the last position, its language's mean put there?
 Inputs     a model; parallel problems with answers in words: the kind of data/ with most room on both sides (or the model
            folder's problems.jsonl, or --problems); output/phase2_results.json, phase2_z_basis.npy; of phase3_results.json,
            where it is there, what was solved
@@ -50,7 +50,7 @@ NULLS = {  # what stands beside a role, and how many draws: 20 are the fewest wi
     "primary": ("random", 20),
     "complete": ("random", 8),
     "z_perp": ("random_perp", 6),
-    "z_perp_mean": ("random_perp", 6),
+    "z_perp_mean": ("random_perp", 20),
 }
 SOLVED, GUESSES = (
     6,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from lab import answers, engine, questions, runs
+from lab import answers, engine, progress, questions, runs
 
 MOST_FITTED = 2 / 3  # of a rung's answers, that a Z may be fitted on and still leave enough to be judged by
 
@@ -47,6 +47,11 @@ class Rung:
     left_out: int = 0  # problems of the file that are not asked
     fitted: frozenset = frozenset()  # answers of problems that Z was fitted on: where there are any, they are one half
     found: dict = field(default_factory=dict)  # (language, problem) -> most probable column, mass of the set, streams
+
+    @property
+    def name(self) -> str:
+        """The names of its files."""
+        return "+".join(file.stem for file in self.asked.files)
 
     @property
     def places(self) -> list[int]:
@@ -121,7 +126,7 @@ def came_of(rung: Rung, needed: Needed) -> dict:
     names = rung.known.languages
     right = rung.right.sum(1).tolist() if rung.found else [0] * len(names)
     row = {
-        "rung": "+".join(file.stem for file in rung.asked.files),
+        "rung": rung.name,
         "exemplars": len(rung.asked.exemplars),
         "problems": len(rung.problems),
         "left_out_as_fitted": rung.left_out,
@@ -156,7 +161,8 @@ def ask(asker: Asker, rung: Rung, some: Sequence[int]) -> None:
         return
     texts = [rung.prompt(asker, asker.names[language], problem) for language, problem in prompts]
     found = {}
-    for chosen, patcher in engine.patched_prompts(asker.model, asker.tokenizer, texts, rung.known.tokens, asker.batch):
+    engines = engine.patched_prompts(asker.model, asker.tokenizer, texts, rung.known.tokens, asker.batch)
+    for chosen, patcher in progress.steps(engines, f"asking {rung.name}, {len(texts)} prompts", "batch"):
         best = patcher.scores(len(patcher.layers), patcher.streams[:, -1:])[:, 0].argmax(-1)
         found |= dict(zip(chosen, zip(best.tolist(), patcher.masses().tolist(), patcher.streams.float().cpu())))
     rung.found |= {prompts[index]: row for index, row in runs.gathered(found).items()}

@@ -2,7 +2,9 @@
 
 Rows are problems. sources (c, n, q), targets (c, s, n, k), answers (n,): c spaces at once, in each of them s pairings of the same
 sources. Everything is float64. Predictions have the targets' shape: of every problem by the map that was fitted on all problems
-with other answers. Ridge chooses its penalty inside these, leaving out one answer after the other once more.
+with other answers. Ridge chooses inside these, leaving out one answer after the other once more: its penalty, and whether that is on
+the map or on the map's distance to the identity (both in one space). What two languages share in many dimensions is then not lost
+to the penalty: there a ridge toward zero predicts worse than a plain shift.
 
 A residual maker M = I - H (H the hat matrix of a fit with intercept) gives that without refitting: residuals of a block A of rows,
 left out of the fit, are M_AA⁻¹ (M y)_A, and the fit without A has the residual maker M - M_·A M_AA⁻¹ M_A· (Cook & Weisberg 1982).
@@ -96,8 +98,8 @@ def ols(sources: np.ndarray, targets: np.ndarray, answers: np.ndarray) -> np.nda
 
 
 def ridge(sources: np.ndarray, targets: np.ndarray, answers: np.ndarray) -> np.ndarray:
-    """Ridge regression with free intercept, its penalty chosen by leaving out answers among those of the fit."""
-    pairings, size = targets.shape[1], len(PENALTIES) * len(answers)
+    """Ridge regression with free intercept, toward zero or the identity: chosen by leaving out answers among those of the fit."""
+    pairings, size = targets.shape[1], 2 * len(PENALTIES) * len(answers)
     spaces = max(1, AT_ONCE // (size * max(len(answers), min(pairings, 8) * targets.shape[-1])))
     some = max(1, AT_ONCE // (size * targets.shape[-1]))
     predicted = np.empty(targets.shape)
@@ -106,7 +108,7 @@ def ridge(sources: np.ndarray, targets: np.ndarray, answers: np.ndarray) -> np.n
         _, makers = residual_makers(sources[part])
         for start in range(0, pairings, some):
             own = slice(start, start + some)
-            predicted[part, own] = ridge_by(makers, targets[part, own], answers)
+            predicted[part, own] = ridge_by(makers, sources[part], targets[part, own], answers)
     return predicted
 
 
@@ -149,11 +151,24 @@ def residual_makers(sources: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return tried, (vectors[:, None] * left[:, :, None]) @ vectors.mT[:, None]
 
 
-def ridge_by(makers: np.ndarray, targets: np.ndarray, answers: np.ndarray) -> np.ndarray:
-    """Ridge's predictions. makers (c, p, n, n), targets (c, s, n, k) -> (c, s, n, k)"""
+def ridge_residuals(makers: np.ndarray, sources: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """In-sample residuals (c, p or 2 p, n, s k) and makers of all maps tried: of every penalty toward zero, then the identity.
+
+    makers (c, p, n, n), sources (c, n, q), targets (c, s, n, k). A map toward the identity is one of target - source toward zero.
+    """
     spaces, pairings, count, width = targets.shape
-    flat = targets.transpose(0, 2, 1, 3).reshape(spaces, 1, count, pairings * width)
-    residuals, blocks, predicted = makers @ flat, blocks_of(answers), targets.copy()
+    residuals = makers @ targets.transpose(0, 2, 1, 3).reshape(spaces, 1, count, pairings * width)
+    if sources.shape[-1] != width:
+        return residuals, makers
+    of_sources = np.tile(makers @ sources[:, None], pairings)
+    return np.concatenate([residuals, residuals - of_sources], 1), np.concatenate([makers, makers], 1)
+
+
+def ridge_by(makers: np.ndarray, sources: np.ndarray, targets: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """Ridge's predictions. makers (c, p, n, n), sources (c, n, q), targets (c, s, n, k) -> (c, s, n, k)"""
+    spaces, pairings, _, width = targets.shape
+    residuals, makers = ridge_residuals(makers, sources, targets)
+    blocks, predicted = blocks_of(answers), targets.copy()
     for number, own in enumerate(blocks):
         across = makers[..., own]  # (c, p, n, a)
         inverse = np.linalg.inv(across[:, :, own])
@@ -209,9 +224,12 @@ def fitted(name: str, source: np.ndarray, target: np.ndarray, answers: np.ndarra
         matrix = (np.linalg.pinv(x, rcond=1e-9) @ y).T
     else:
         tried, makers = residual_makers(source[None])
-        losses = left_out_losses(makers, makers @ target[None, None], blocks_of(answers), 1)
-        penalty = tried[0, losses[0, :, 0].argmin()]
-        matrix = np.linalg.solve(x.T @ x + penalty * np.eye(len(x_mean)), x.T @ y).T
+        residuals, makers = ridge_residuals(makers, source[None], target[None, None])
+        toward, best = divmod(
+            left_out_losses(makers, residuals, blocks_of(answers), 1)[0, :, 0].argmin(), tried.shape[1]
+        )
+        start = toward * np.eye(y.shape[1], x.shape[1])
+        matrix = start + np.linalg.solve(x.T @ x + tried[0, best] * np.eye(len(x_mean)), x.T @ (y - x @ start.T)).T
     return matrix, y_mean - matrix @ x_mean
 
 

@@ -23,5 +23,6 @@ def steps(things: Iterable, what: str, unit: str = "step", total: int | None = N
         now = time.monotonic()
         if now - _said[0] >= EVERY and runs.processes()[0] == 0:
             _said[0] = now
-            print(f"{what}: {done} of {total} after {now - start:.0f} s", file=sys.stderr, flush=True)
+            of = f" of {total}" if total is not None else f" {unit}(s)"
+            print(f"{what}: {done}{of} after {now - start:.0f} s", file=sys.stderr, flush=True)
         yield thing

@@ -69,7 +69,7 @@ def choose_rung(
         rung = Rung(asked, problems, known, len(asked.problems) - len(problems), fitted, number=number)
         draw.set_state(state)
         rung.development = np.array(by_answer(problems, fitted, draw), bool)
-        row = {"rung": "+".join(file.stem for file in asked.files), "by": None, "share": None, "away": None}
+        row = {"rung": rung.name, "by": None, "share": None, "away": None}
         found.append(rung)
         rows.append(row | {"right": None, "prompts": 0})
         if min(len(rung.half(one, wanted.most)) for one in (True, False)) < max(wanted.least, len(asker.names)):

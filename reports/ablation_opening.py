@@ -36,9 +36,9 @@ MEANS = {
     "untestable": "*cannot be tested* with this model and these problems: {why}",
 }
 Z_MEANS = {
-    True: "All but Z can go: the answer stays, as with no Haar-random subspace of Z's size.",
-    False: "Without all but Z, the rest of the stream at Z's place, the answer is lost{drawn}.",
-    None: "Whether the answer stays without all but Z is neither shown nor excluded.",
+    True: "All but Z can go at the last position: the answer stays, as with no Haar-random subspace of Z's size.",
+    False: "Without all but Z at the last position the answer is lost{drawn}.",
+    None: "Whether the answer stays without all but Z at the last position is neither shown nor excluded.",
 }
 
 
@@ -219,7 +219,7 @@ def z_line(results: dict) -> str:
         prompt: {nats(rows["z_perp"]["odds"])}, right {percent(rows["z_perp"]["accuracy"])}, plain text
         {times(rows["z_perp"]["text"]["value"])}; all but Haar-random subspaces {ends(null["odds"])}; at the last position only
         {nats(rows["z_perp_last"]["odds"])}, right {percent(rows["z_perp_last"]["accuracy"])}; set to its language's mean there
-        instead {nats(rows["z_perp_mean"]["odds"])}, right {percent(rows["z_perp_mean"]["accuracy"])}."""
+        instead (judged) {nats(rows["z_perp_mean"]["odds"])}, right {percent(rows["z_perp_mean"]["accuracy"])}."""
 
 
 def free_line(results: dict) -> str:
@@ -244,24 +244,21 @@ def claim_text(results: dict) -> str:
         return f"""{text} To try: a larger or another model (`--model`), easier problems (`--problems`), more exemplars
             (`--exemplars`)."""
     holds = next(claim["holds"] for claim in results["claims"] if claim["id"] == "z_perp")
-    effect = results["effects"]["z_perp"]
+    effect = results["effects"]["z_perp_mean"]
     drawn = "" if effect["beyond_rise"] else ", as with Haar-random subspaces of Z's size"
     said = Z_MEANS[holds].format(drawn=drawn)
     if holds is None and effect["intact"] and not effect["beyond_rise"]:
-        said = "All but Z can go, but so can all but Haar-random subspaces of its size: nothing about that is special to Z."
-    return f"{text} **For the recipe**: {said} {judged_text(results)}{mean_text(results)}"
+        said = """All but Z can go at the last position, but so can all but Haar-random subspaces of its size: nothing about that is
+            special to Z."""
+    return f"{text} **For the recipe**: {said} {mean_text(results)} {removed_text(results)}"
 
 
-def judged_text(results: dict) -> str:
-    """Which of the two edits of all but Z is judged, and why."""
+def removed_text(results: dict) -> str:
+    """What removing all but Z from the whole prompt does, which is not judged, and why."""
     row, damaged = by_role(results)["z_perp"], results["effects"]["z_perp"]["text"]
-    far = (
-        f""", though it takes the stream where it never is (plain text {times(row["text"]["value"])}), so that what is lost says little
-        of what Z holds"""
-        if damaged
-        else ""
-    )
-    return f"Judged is this removal, since the claim says so{far}."
+    far = f" (plain text's perplexity {times(row['text']['value'])})" if damaged else ""
+    return f"""Removed from the whole prompt: {nats(row["odds"])} nats. That is not judged: it takes the stream where it never
+        is{far}, so that what is lost says little of what Z holds."""
 
 
 def mean_text(results: dict) -> str:
@@ -272,17 +269,9 @@ def mean_text(results: dict) -> str:
         kept = "so Z alone carries the answer there"
         says = kept if effect["intact"] else "Z keeps more of the answer than these, and not all of it"
         says += "; these are not matched to how much of the stream's variance Z holds"
-    return f""" Set to its language's mean instead of removed, at the last position: {nats(row["odds"])} nats (Haar-random subspaces
-        of its size {ends(null["odds"])}, p that one keeps as much {null_p(null)}{least_p(null)}), {percent(none["accuracy"])} →
+    return f"""Set to its language's mean: {nats(row["odds"])} nats (Haar-random subspaces
+        of its size {ends(null["odds"])}, p that one keeps as much {null_p(null)}), {percent(none["accuracy"])} →
         {percent(row["accuracy"])} right; {says}."""
-
-
-def least_p(null: dict) -> str:
-    """What so few draws cannot show."""
-    draws = null["odds"]["draws"]
-    return (
-        f"; {draws} draws can show no p below {p_value(1 / (1 + draws))}" if 1 / (1 + draws) >= verdicts.LEVEL else ""
-    )
 
 
 def run_text(results: dict) -> list[str]:

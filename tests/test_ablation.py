@@ -462,9 +462,11 @@ def results_with(odds: tuple, difference: float = 0.0, p: float = 1.0, text: flo
     rows = [row("primary", odds=record, text=damage, difference=difference, p=p)]
     rows += [row(role) for role in ("complete", "nothing", "reinjected", "z_perp", "z_perp_last", "z_perp_mean")]
     null = {"draws": 20, "low": -0.1, "middle": 0.0, "high": 0.1, "p": changes.pop("p_rise", 1 / 21)}
-    few = {"draws": 6, "low": -0.1, "middle": 0.0, "high": 0.1, "p": 1 / 7}
+    draws = {"draws": 20, "low": -0.1, "middle": 0.0, "high": 0.1, "p": 1 / 21}
+    few = draws | {"draws": 6, "p": 1 / 7}
     nulls = [{"role": "primary", "odds": null, "p_fall": changes.pop("p_fall", 1 / 21), "text": null}]
     nulls += [{"role": role, "odds": few, "p_fall": 1 / 7, "text": few} for role in ("complete", "z_perp")]
+    nulls.append({"role": "z_perp_mean", "odds": draws, "p_fall": 1 / 21, "text": draws})
     problems = {"room": changes.pop("room", 10), "solved": changes.pop("solved", 10), "test": changes.pop("test", 48)}
     guess = {"p": changes.pop("guess", 0.001)}
     return {"rows": rows, "nulls": nulls, "problems": problems, "guessing": guess, "measured": True} | changes
@@ -505,14 +507,14 @@ def test_damage_to_plain_text_and_the_null_are_told_apart():
     primary = next(row for row in results["rows"] if "primary" in row["roles"])
     assert verdicts.ablation(results)["holds"]["reinjected"] is None  # removal alone changes no language
     primary["kept_difference_interval"] = [-0.4, -0.2]
-    for name, low, expected in (("z_perp", -0.3, True), ("z_perp", -0.6, None), ("reinjected", 0.0, True)):
-        row = next(row for row in results["rows"] if name in row["roles"])
+    for role, low, expected in (("z_perp_mean", -0.3, True), ("z_perp_mean", -0.6, None), ("reinjected", 0.0, True)):
+        row = next(row for row in results["rows"] if role in row["roles"])
         row["odds"] = {"value": 0.0, "low": low, "high": 0.1}
-        assert verdicts.ablation(results)["holds"][name] is expected
+        assert verdicts.ablation(results)["holds"][role.removesuffix("_mean")] is expected
     row["kept_difference_interval"] = [-0.4, -0.2]
     assert verdicts.ablation(results)["holds"]["reinjected"] is False
-    results["nulls"][-1]["odds"]["p"] = 0.5  # a random subspace does as well
-    results["rows"][4]["odds"]["low"] = 0.0
+    results["nulls"][-1]["odds"]["p"] = 2 / 21  # a random subspace does as well
+    results["rows"][-1]["odds"]["low"] = 0.0
     assert verdicts.ablation(results)["holds"]["z_perp"] is None  # the answer stays, as without random subspaces
     row["kept_difference_interval"] = [0, 0]
     assert verdicts.ablation(results | {"problems": results["problems"] | {"test": 48}})["holds"]["reinjected"] is True

@@ -52,31 +52,52 @@ def test_unrelated_pairs_are_predicted_by_no_map(n, k):
         assert max(held_out(*pairs("none", n, k, seed=seed)).values()) < 0.1
 
 
-def ridge_by_hand(x: np.ndarray, y: np.ndarray, new: np.ndarray, penalty: float) -> np.ndarray:
-    centred = x - x.mean(0)
-    matrix = np.linalg.solve(centred.T @ centred + penalty * np.eye(x.shape[1]), centred.T @ (y - y.mean(0)))
+def ridge_by_hand(x: np.ndarray, y: np.ndarray, new: np.ndarray, toward: int, penalty: float) -> np.ndarray:
+    """The map with the least squared error and penalty on its distance to `toward` times the identity."""
+    centred, start = x - x.mean(0), toward * np.eye(x.shape[1], y.shape[1])
+    away = centred.T @ (y - y.mean(0) - centred @ start)
+    matrix = start + np.linalg.solve(centred.T @ centred + penalty * np.eye(x.shape[1]), away)
     return y.mean(0) + (new - x.mean(0)) @ matrix
 
 
-@pytest.mark.parametrize("k, width", [(4, 5), (12, 3)])  # fewer and more dimensions than the fit has problems
+def tried(penalties: np.ndarray, x: np.ndarray, y: np.ndarray) -> list[tuple[int, float]]:
+    return [(toward, penalty) for toward in range(1 + (x.shape[-1] == y.shape[-1])) for penalty in penalties]
+
+
+@pytest.mark.parametrize(
+    "k, width", [(4, 5), (12, 3), (3, 3), (14, 14)]
+)  # fewer and more dimensions than the fit has problems
 def test_ridge_is_refitted_for_every_answer_with_a_penalty_from_the_others(k, width):
     """Answers with one, two and three problems; three pairings of two spaces at once, by solving every fit by hand."""
     draw, answers, chosen = np.random.default_rng(0), np.array([0, 1, 1, 2, 2, 2, 3, 4, 4, 5, 6, 7]), set()
     sources, n = draw.standard_normal((2, 12, k)), len(answers)
     targets = sources[:, None, :, :1] * draw.standard_normal(width) + draw.standard_normal((2, 3, n, width)) / 2
+    targets += 2 * sources[:, None] if k == width else 0
     predicted = maps.ridge(sources, targets, answers)
     for space, pairing in np.ndindex(2, 3):
-        x, y, penalties = sources[space], targets[space, pairing], maps.penalties_of(sources)[space]
+        x, y = sources[space], targets[space, pairing]
+        ways = tried(maps.penalties_of(sources)[space], x, y)
         for answer in range(8):
             rest, losses = answers != answer, []
-            for penalty in penalties:
+            for way in ways:
                 inner = [(rest & (answers != other), answers == other) for other in set(answers[rest])]
-                each = [np.square(ridge_by_hand(x[fit], y[fit], x[out], penalty) - y[out]).sum() for fit, out in inner]
+                each = [np.square(ridge_by_hand(x[fit], y[fit], x[out], *way) - y[out]).sum() for fit, out in inner]
                 losses.append(sum(each))
             chosen.add(int(np.argmin(losses)))
-            by_hand = ridge_by_hand(x[rest], y[rest], x[~rest], penalties[np.argmin(losses)])
+            by_hand = ridge_by_hand(x[rest], y[rest], x[~rest], *ways[np.argmin(losses)])
             np.testing.assert_allclose(predicted[space, pairing, ~rest], by_hand, rtol=1e-7, atol=1e-9)
     assert len(chosen) > 2
+
+
+def test_what_is_nearly_shared_in_many_dimensions_is_not_lost_to_the_penalty():
+    """40 problems in 60 dimensions, a target that is the source and a little more: no worse than a shift, beyond it for the rest."""
+    draw = np.random.default_rng(0)
+    source, answers = draw.standard_normal((40, 60)), np.arange(40)
+    turned = source + 0.5 * source[:, :1] * draw.standard_normal(60) + 3
+    r2 = held_out(source, turned + 0.1 * draw.standard_normal((40, 60)), answers)
+    assert r2["ridge"] > r2["mean_shift"] + 0.05 and r2["ols"] < 0.7 < r2["mean_shift"], r2
+    r2 = held_out(source, source + 3 + 0.1 * draw.standard_normal((40, 60)), answers)
+    assert r2["ridge"] > r2["mean_shift"] - 0.01, r2
 
 
 def test_ridge_in_pieces_is_ridge_at_once(monkeypatch):
@@ -134,15 +155,15 @@ def test_what_is_fitted_on_everything_is_the_map_itself():
     for name in NAMES:
         matrix, intercept = maps.fitted(name, source, target, answers)
         if name == "ridge":
-            losses = []
-            for penalty in maps.penalties_of(source[None])[0]:
+            losses, ways = [], tried(maps.penalties_of(source[None])[0], source, target)
+            for way in ways:
                 folds = maps.folds(answers)
                 each = [
-                    np.square(ridge_by_hand(source[rest], target[rest], source[out], penalty) - target[out]).sum()
+                    np.square(ridge_by_hand(source[rest], target[rest], source[out], *way) - target[out]).sum()
                     for out, rest in folds
                 ]
                 losses.append(sum(each))
-            expected = ridge_by_hand(source, target, source, maps.penalties_of(source[None])[0][np.argmin(losses)])
+            expected = ridge_by_hand(source, target, source, *ways[np.argmin(losses)])
         else:
             expected = by_hand(name, source, target, source)
         np.testing.assert_allclose(source @ matrix.T + intercept, expected, rtol=1e-6, atol=1e-8)

@@ -73,23 +73,30 @@ def effect(row: dict, null: dict | None) -> dict[str, bool]:
 
 
 def beyond(null: dict, p: float) -> bool:
-    """p below the level; where draws are too few for that, none of them reaches."""
+    """p below the level; where draws are too few for that, none of them reaches: a sentence says so, nothing is judged by it."""
     draws = null["odds"]["draws"]
     return p < verdicts.LEVEL or (1 / (1 + draws) >= verdicts.LEVEL and p * (1 + draws) < 1.5)
 
 
 def held(rows: dict, beside: dict, verdict: str, judgement: dict) -> dict:
-    """The paper's two claims and ours about Z⊥; None where it is neither shown nor excluded, or cannot show."""
+    """The paper's two claims and ours about Z⊥; None where it is neither shown nor excluded, or cannot show.
+
+    Ours is judged where Z⊥ is set to its language's mean at the last position: to remove it from the whole prompt takes the stream
+    where it never is, and then the answer is lost whatever Z holds.
+    """
     language = None if verdict in ("untestable", "inconclusive") else verdict == "ablation_helps"
     if verdict == "no_effect" and not judgement["can_rise"]:
         language = None
     kept = above(exact(rows["reinjected"]["kept_difference_interval"], judgement["asked"]), -INTACT_MARGIN)
     if rows["primary"]["kept_difference_interval"][1] >= 0:  # removal alone changes no language: nothing to bring back
         kept = None
-    odds, size = rows["z_perp"]["odds"], math.log(FACTOR)
-    parts = (above((odds["low"], odds["high"]), -size), above(rows["z_perp"]["difference_interval"], -INTACT_MARGIN))
+    mean, size = rows["z_perp_mean"], math.log(FACTOR)
+    parts = (
+        above((mean["odds"]["low"], mean["odds"]["high"]), -size),
+        above(mean["difference_interval"], -INTACT_MARGIN),
+    )
     intact = False if False in parts else None if None in parts else True
-    if intact and not beyond(beside["z_perp"], beside["z_perp"]["odds"]["p"]):
+    if intact and not beyond(beside["z_perp_mean"], beside["z_perp_mean"]["odds"]["p"]):
         intact = None  # the answer stays, as without random subspaces
     return {"language": language, "reinjected": kept, "z_perp": intact}
 
