@@ -1,7 +1,8 @@
 """Edits of the stream behind many layers and at many positions: what becomes of the answer, of its language and of the text.
 
 Prompts of one language are packed into one sequence: what they begin with once, then each one's own tokens, and below these the
-beginnings of answers. The unedited pass is kept where edits begin, so that an edit costs only the layers above its first site.
+beginnings of answers. The unedited pass is kept where edits begin, so that an edit costs only the layers above its first site; and
+an edit of last positions only these and what hangs below them, beside the keys and values of all others.
 """
 
 from collections.abc import Iterator, Sequence
@@ -128,31 +129,60 @@ class Pack:
             for row, path, start in zip(rows, self.paths, starts)
         ]
         self.text = pairs  # of each prompt: where a token of its question is told, and which it is
+        self.passed = {"last": self.nodes.flatten(), "prefill": torch.arange(len(self.tokens), device=model.device)}
+        self.own_texts = None  # what the unedited pass gives for them, once it was read
 
     @torch.no_grad()
     def run_unedited(self, sites: Sequence[int]) -> dict[int, torch.Tensor]:
         """The model's own pass: notes how it calls its layers, and keeps the stream at `sites` and at the last one. {site: (N, d)}"""
         windows, masks, self.calls = engine.windows(self.model.config), self.masks(), []
+        decoder, self.cache = self.model.get_decoder(), NotedCache()
 
         def note(_, args: tuple, kwargs: dict):
             if len(args) != 1 or "attention_mask" not in kwargs:
                 raise runs.UserError(engine.cannot_be_patched(self.model))
-            mask = masks[windows[len(self.calls)]]
-            kwargs = kwargs | {"attention_mask": mask}
-            self.calls.append(kwargs)
-            return args, kwargs
+            window = windows[len(self.calls)]
+            self.calls.append((window, {name: value for name, value in kwargs.items() if name != "attention_mask"}))
+            return args, kwargs | {"attention_mask": masks[window]}
 
         hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in self.layers]
         ids, depths = (torch.tensor([part], device=self.model.device) for part in (self.tokens, self.depths))
         try:
             with models.captured_sites(self.model, sorted({*sites, len(self.layers)})) as streams:
-                mask = next(iter(masks.values()))
-                self.model.get_decoder()(input_ids=ids, attention_mask=mask, position_ids=depths, use_cache=False)
+                mask, cache = next(iter(masks.values())), {beginnings.cache_argument(decoder): self.cache}
+                decoder(input_ids=ids, attention_mask=mask, position_ids=depths, use_cache=True, **cache)
         finally:
             for hook in hooks:
                 hook.remove()
         self.streams = {site: stream[0] for site, stream in streams.items()}
+        self.seen = {"prefill": masks, "last": {window: self.beside_noted(mask) for window, mask in masks.items()}}
         return self.streams
+
+    def beside_noted(self, mask: torch.Tensor) -> torch.Tensor:
+        """What last positions and the nodes below them see: of what was noted all others, and themselves. -> (1, 1, S, N + S)"""
+        rows = mask[:, :, self.passed["last"]]
+        own, others = rows[..., self.passed["last"]], rows.clone()
+        others[..., self.passed["last"]] = torch.finfo(mask.dtype).min
+        return torch.cat([others, own], -1)
+
+    def through(self, number: int, hidden: torch.Tensor, scope: str) -> torch.Tensor:
+        """A layer on all tokens of a scope's pass, (1, n, d)."""
+        window, call = self.calls[number]
+        cache = engine.PrefixCache({number: self.cache.noted[number]} if scope == "last" else {})
+
+        def handed(value):
+            """What the layer was handed for all tokens, now for those passed."""
+            if value is self.cache:
+                return cache
+            if isinstance(value, tuple):
+                return tuple(map(handed, value))
+            if isinstance(value, torch.Tensor) and value.shape[:2] == (1, len(self.tokens)):
+                return value[:, self.passed[scope].to(value.device)]
+            return value
+
+        kwargs = {name: handed(value) for name, value in call.items()}
+        hidden = self.layers[number](hidden, attention_mask=self.seen[scope][window], **kwargs)
+        return hidden[0] if isinstance(hidden, tuple) else hidden
 
     def masks(self) -> dict[int | None, torch.Tensor]:
         """What every token sees, by the layer's window: (1, 1, N, N) to add to attention."""
@@ -172,9 +202,11 @@ class Pack:
 
     @torch.no_grad()
     def run(self, edits: dict, scope: str, mass: bool = True) -> tuple[list[tuple], dict]:
-        """(scores (columns,), text, mass) of every prompt under edits {site: edit}, and the lengths of their changes by site."""
-        start, places, lengths = min(edits, default=len(self.layers)), self.places[scope], {}
-        hidden = self.streams[start][None].clone()
+        """(scores (columns,), mass, text) of every prompt under edits {site: edit}, and the lengths of their changes by site."""
+        start, lengths = min(edits, default=len(self.layers)), {}
+        passed = self.passed[scope]
+        places = (passed[:, None] == self.places[scope]).any(1).nonzero()[:, 0]  # edited, among those passed
+        hidden = self.streams[start][None, passed.to(self.streams[start].device)]
         for site in range(start, len(self.layers) + 1):
             if site in edits:
                 states = hidden[0, places.to(hidden.device)].float()
@@ -182,36 +214,60 @@ class Pack:
                 lengths[self.number, site] = change.norm(dim=-1)
                 hidden[0, places.to(hidden.device)] = (states - change).to(hidden)
             if site < len(self.layers):
-                hidden = self.layers[site](hidden, **self.calls[site])
-                hidden = hidden[0] if isinstance(hidden, tuple) else hidden
-        return self.read(self.norm(hidden.to(self.model.device))[0], mass), lengths
+                hidden = self.through(site, hidden, scope)
+        whole = self.streams[len(self.layers)].to(self.model.device, copy=True)
+        whole[passed] = hidden[0].to(whole)
+        states = self.norm(whole[None])[0]
+        if scope == "last":  # an edit behind the text leaves that as it is
+            self.own_texts = self.own_texts or self.read_text(states)
+        texts = self.own_texts if scope == "last" else self.read_text(states)
+        return list(zip(*self.read_answers(states[self.nodes], mass), texts)), lengths
 
-    def read(self, states: torch.Tensor, mass: bool) -> list[tuple]:
-        """(scores (columns,), nats per token of the question, mass of the set) of every prompt, from normed final states (N, d).
+    def read_answers(self, states: torch.Tensor, mass: bool) -> tuple[np.ndarray, list]:
+        """Of every prompt scores (columns,) and the mass of the set, None unless asked for, as it takes the whole vocabulary.
 
-        The text of a question that is not read is None, and so is the mass unless asked for: they take the whole vocabulary.
+        states (prompts, m, d): normed final ones of all nodes.
         """
-        tree, nodes = self.tree, self.nodes.flatten().tolist()
-        logits = models.logits(self.model, states[self.nodes], tree.vocabulary).to(states.device)  # (prompts, m, v)
-        scores = tree.along(logits.masked_fill(~tree.goes_on, -torch.inf).log_softmax(-1)).cpu().numpy()
-        told = sorted({*(place for pairs in self.text for place, _ in pairs), *(nodes if mass else [])})
+        tree, masses = self.tree, [None] * len(self.paths)
+        logits = models.logits(self.model, states, tree.vocabulary).to(states.device)  # (prompts, m, v)
+        if mass:
+            normaliser, _ = self.over_vocabulary(states.flatten(0, 1), [])
+            masses = tree.along(logits - normaliser.view(*states.shape[:2], 1).to(logits)).exp().sum(-1).tolist()
+        return tree.along(logits.masked_fill(~tree.goes_on, -torch.inf).log_softmax(-1)).cpu().numpy(), masses
+
+    def read_text(self, states: torch.Tensor) -> list[float | None]:
+        """Nats per token of every prompt's question, None where that is not read; from normed final states (N, d)."""
+        told = sorted({place for pairs in self.text for place, _ in pairs})
         wanted = sorted({token for pairs in self.text for _, token in pairs})
         row, column = ({value: place for place, value in enumerate(values)} for values in (told, wanted))
-        chosen, found, normaliser = torch.tensor(wanted, dtype=torch.long, device=states.device), [], []
-        for part in states[told].split(engine.HEAD_ROWS):
-            whole = models.logits(self.model, part)
-            normaliser.append(whole.logsumexp(-1).cpu())
-            found.append(whole[:, chosen.to(whole.device)].cpu())
-        normaliser, masses = torch.cat(normaliser), [None] * len(self.paths)
-        table = (torch.cat(found) - normaliser[:, None]).numpy().astype(float)  # (told, wanted) log-probabilities
-        if mass:
-            at = torch.tensor([row[node] for node in nodes]).view(self.nodes.shape)
-            masses = tree.along(logits - normaliser[at].to(logits)[..., None]).exp().sum(-1).tolist()
-        texts = [
+        normaliser, found = self.over_vocabulary(states[told], wanted)
+        table = (found - normaliser[:, None]).numpy().astype(float)  # (told, wanted) log-probabilities
+        return [
             -float(np.mean([table[row[place], column[token]] for place, token in pairs])) if pairs else None
             for pairs in self.text
         ]
-        return list(zip(scores, texts, masses))
+
+    def over_vocabulary(self, states: torch.Tensor, wanted: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logarithm of what all logits' exponentials add up to (n,), and logits of some tokens (n, wanted); on the CPU."""
+        chosen, found, normaliser = torch.tensor(wanted, dtype=torch.long, device=states.device), [], []
+        for part in states.split(engine.HEAD_ROWS):
+            whole = models.logits(self.model, part)
+            normaliser.append(whole.logsumexp(-1).cpu())
+            found.append(whole[:, chosen.to(whole.device)].cpu())
+        return torch.cat(normaliser), torch.cat(found)
+
+
+class NotedCache(engine.PrefixCache):
+    """Keys and values of a pass, by layer, as they come."""
+
+    def __init__(self):
+        super().__init__({})
+        self.noted = {}
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_, **__) -> tuple:
+        """The same, and noted."""
+        self.noted[layer] = keys, values
+        return keys, values
 
 
 class Packed:
@@ -252,7 +308,7 @@ class Packed:
             found, own = pack.run(edits, scope, mass)
             parts |= dict(zip(pack.prompts, found))
             lengths |= own
-        scores, text, masses = zip(*runs.gathered(parts).values())
+        scores, masses, text = zip(*runs.gathered(parts).values())
         shape = (self.languages, len(self.places))
         scores = np.array(scores).reshape(*shape, -1, self.languages)
         told = np.array([value for value in text if value is not None]).reshape(self.languages, -1)

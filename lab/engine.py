@@ -235,8 +235,8 @@ class AnswerTree:
 class PrefixCache:
     """Keys and values of the prompts as layers read them; the tokens of a pass leave no trace in it."""
 
-    def __init__(self, layers: list[tuple[torch.Tensor, torch.Tensor]]):
-        self.layers = layers
+    def __init__(self, layers: Sequence[tuple[torch.Tensor, torch.Tensor]] | dict[int, tuple]):
+        self.layers = layers  # by their number
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_, **__) -> tuple:
         """The prompt's keys and values of a layer, then those of this pass."""

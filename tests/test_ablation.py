@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
@@ -277,7 +278,7 @@ def test_a_pack_equals_every_prompt_alone_by_hand(loaded, scope, complement):
     pack = packed_texts(model, tokenizer, TEXTS)
     assert len(pack.tokens) < sum(len(path) for path in pack.paths) + 2 * 3  # a beginning once
     found, _ = pack.run(chosen, scope)
-    for text, (scores, nats, mass) in zip(TEXTS, found):
+    for text, (scores, mass, nats) in zip(TEXTS, found):
         ids = tokenizer(text)["input_ids"]
 
         def logits_of(tokens: torch.Tensor, length: int = len(ids)) -> torch.Tensor:
@@ -323,13 +324,14 @@ def branching(model, ids: list[int], logits_of) -> float:
 @torch.inference_mode()
 def test_packs_of_every_family_equal_the_models_own_pass(loaded):
     """Windows, norms and parallel blocks included; edited as `edited_stream` edits a prompt alone."""
-    for name in ("qwen3", "llama", "gemma2", "gemma3_text", "phi3", "olmo2", "gpt_neox", "qwen2_moe"):
+    families = ("qwen3", "llama", "gemma2", "gemma3_text", "phi3", "olmo2", "gpt_neox", "qwen2_moe")
+    for name, scope in product(families, edits.SCOPES):
         model, tokenizer = loaded[name]
         chosen = edits_of(model.config.hidden_size)
-        found, _ = packed_texts(model, tokenizer, TEXTS).run(chosen, "prefill")
+        found, _ = packed_texts(model, tokenizer, TEXTS).run(chosen, scope)
         for text, (scores, *_) in zip(TEXTS, found):
             ids = torch.tensor(tokenizer(text)["input_ids"])[None]
-            with edited(model, chosen, "prefill"):
+            with edited(model, chosen, scope):
                 logits = model(ids).logits[0, -1].float()
             first = logits[[5, 77, 130, 400]].log_softmax(-1)
             np.testing.assert_allclose(np.exp(scores[:2]), first[:2].exp(), atol=1e-4, err_msg=name)
