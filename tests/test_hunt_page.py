@@ -433,6 +433,8 @@ def test_a_bridge_carries_answers_if_it_beats_every_control(judged, pairs, ident
     move = given["phase3b"]["transfer"]
     move["pairs"], move["success"]["identity"], move["p_against"]["identity"]["ridge"] = pairs, identity, p
     assert {row["id"]: row["holds"] for row in judged(given)["claims"]}["bridge"] is (False if holds else holds)
+    given["phase3b"]["verdict"] = "inconclusive"
+    assert {row["id"]: row["holds"] for row in judged(given)["claims"]}["bridge"] is None
     given["phase3b"]["verdict"] = "bridge"
     move = given["phase3b"]["transfer"]
     move["pairs"], move["success"]["identity"], move["p_against"]["identity"]["ridge"] = pairs, identity, p

@@ -157,8 +157,8 @@ def hunt_claims(results: dict, layers: dict, tests: dict, swapped: list[str]) ->
 
 
 def bridged(bridge: dict) -> bool | None:
-    """Whether mapped vectors carry the answer, by a map that is a bridge; None where it could not be told, or needs no map."""
-    if bridge["verdict"] == "untestable":
+    """Whether mapped vectors carry the answer, by a map that is a bridge; None where either is open, or no map is needed."""
+    if bridge["verdict"] in ("untestable", "inconclusive"):
         return None
     carried = verdicts.carries(bridge)
     return carried if bridge["verdict"] == "bridge" or carried is None else False
