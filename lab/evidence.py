@@ -15,7 +15,7 @@ REMOVALS = (
 )  # rows of the ablation, by the role that they play
 PROFILE = ("coverage", "leak", "complement_transfer", "complement_language")
 SHOWN = (*"method layer site k place d iia_cross full_iia_cross nulls p p_holm".split(), *PROFILE)
-SHOWN += tuple("drawn gates within_share full_iia_same".split())
+SHOWN += tuple("drawn gates within_share full_iia_same failed open_tests".split())
 RIVALS = ("pca", "z")  # swapped for the same few donors, beside the Z that decided
 DRAWN = ("haar", "matched", "missing", "pairing")  # nulls of a contrast, as far as a row has them
 ARRIVES = ("site", "t_same_share", "g_share")  # of the curve along depth: shares of what the full swap moves at most

@@ -28,7 +28,7 @@ def swapped(verdict: str = "none", method: str = "weight", layer: int | None = 1
     word, states = {"full": record(0.05), "z": record(None)}, {"full": record(1.0), "h": record(1.0)}
     row |= {"drawn": {"d": 1.5}, "full_iia_same": record(0.9), "within_share": 0.7}
     row |= {"gates": {"word": word, "manifold": states}}
-    return row | {"verdict": verdict} | changes
+    return row | {"verdict": verdict, "failed": ["moves the answer"], "open_tests": []} | changes
 
 
 def unmeasured(row: dict, place: str) -> dict:

@@ -248,6 +248,19 @@ def test_a_second_kind_of_problem_that_cannot_be_patched_is_no_evidence(judged):
     assert claim(judged(given), "not_just_math") is None
 
 
+def test_a_z_that_surely_fails_no_test_is_not_said_to_be_none(judged):
+    """It is partial because intervals hold what the tests ask for: neither shown, nor excluded."""
+    unsure = {"verdict": "partial", "failed": [], "open_tests": ["moves the answer"]}
+    results = judged(parts("clear", weights=unsure))
+    assert results["verdict"] == "partial_z" and claim(results, "causal") is None
+    assert claim(judged(parts("clear", found="partial")), "causal") is False
+    beside = judged(parts("clear", found="partial", weights_at_carrier=unsure))  # one excludes nothing of another
+    assert claim(beside, "causal") is None
+    given = parts("clear", found="double_dissociation")
+    given["reasoning/phase3"] = phase3_of(rung="reasoning", weights_at_carrier=unsure)
+    assert claim(judged(given), "not_just_math") is None
+
+
 def claim(results: dict, name: str) -> bool | None:
     return next(row["holds"] for row in results["claims"] if row["id"] == name)
 

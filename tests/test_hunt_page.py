@@ -63,6 +63,7 @@ EVERY = {  # a hunt for each verdict, and for each way to a causal Z
     "illusion": {"separates": "none", "found": "illusion"},
     "inconclusive": {"separates": "clear", "found": "inconclusive"},
     "partial_z": {"separates": "clear", "found": "partial"},
+    "partial_z, open": {"separates": "clear", "found": "partial", "weights": {"failed": []}},
     "correlational_z": {"separates": "partial", "found": "none"},
     "correlational_z, untested": {"separates": "none", "holds": True, "rung": None},
     "no_z": {"separates": "none", "found": "none"},
@@ -135,6 +136,13 @@ def test_a_partial_z_says_how_many_tests_it_misses(judged):
     every = opening.missed_text(node | {"tests": dict.fromkeys([*opening.needed_by(node["row"]), "another"], False)})
     assert every.count("; needed ") == every.count("*") / 2 - 1 > 6 and every.endswith(", *another*")
     assert "could not be run" in opening.missed_text(node | {"tests": {"moves the answer": None}})
+    assert "less than the clean split sought" in sentence_of(results)
+    given = parts("clear", found="partial", weights={"failed": [], "open_tests": ["moves the answer"]})
+    results = judged(given)
+    assert "is left open: the best directions surely miss none of 3 tests, and do not surely pass 1: *moves the" in (
+        " ".join(opening.recipe_text(results).split())
+    )
+    assert "whether it is the clean split sought is left open" in sentence_of(results)
 
 
 def test_the_opening_names_the_control_that_does_as_well(judged):

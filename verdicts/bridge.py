@@ -1,6 +1,7 @@
 """Phase 3b's verdict: whether a map between the languages inside Z is there, and whether it is more than a map anywhere."""
 
 import verdicts
+from verdicts.dissociation import all_of
 
 OVERFIT = 0.1  # an in-sample R² this far above the held-out one is overfitting, whatever it is called
 REACHED = 0.5  # what the target language's own vector must bring over before a map that brings nothing says anything
@@ -84,11 +85,6 @@ def surely_failed(test: str, passed: bool | None, results: dict) -> bool:
 def shown(tests: dict[str, bool | None], left_open: list[str]) -> bool | None:
     """Whether all of these tests are passed: True; False where one surely fails, None where neither is so."""
     return all_of([None if test in left_open else passed for test, passed in tests.items()])
-
-
-def all_of(found: list[bool | None]) -> bool | None:
-    """False where one is, else None where one is, else True."""
-    return False if False in found else None if None in found else True
 
 
 def beats(null: dict | None) -> bool | None:

@@ -1,6 +1,7 @@
 """The hunt's verdict, over what all scripts found in one model, and over several models."""
 
 import verdicts
+from verdicts.dissociation import left_open
 
 NEAR = 1  # layers: the recipe speaks of L32 and L33 together, so prediction and cause agree within one
 WAYS = {"clear": "yes", "double_dissociation": "yes", "partial": "partial", "inconclusive": "inconclusive"}
@@ -34,7 +35,8 @@ def hunt(results: dict) -> dict:
     again = [node["row"] for node in others if node["verdict"] == "double_dissociation"]
     again = [row for row in again if (1 + len(others)) * row["p"] < verdicts.LEVEL]  # Bonferroni over those patched
     others = [
-        node if node["row"] in again or node["verdict"] != "double_dissociation" else left_open(node) for node in others
+        node if node["row"] in again or node["verdict"] != "double_dissociation" else uncorrected(node)
+        for node in others
     ]
     ranked = recipes_own(results["tasks"]["math"]["tested"], others)
     best = ranked[0] if ranked else None
@@ -53,7 +55,7 @@ def hunt(results: dict) -> dict:
     verdict = verdict_of(tests, patched)
     layers = results["layers"] | distance_of_layers(results["layers"])
     causal, place = next(iter(own + again + learned), None), results["weight_based"]["place"]
-    holds = hunt_claims(results, layers, tests, [row["verdict"] for row in ranked])
+    holds = hunt_claims(results, layers, tests, ranked)
     *before, end = (node for node in results["path"] if node["node"] != "patching")
     path = [*before, first, *others, end]
     return {
@@ -70,7 +72,7 @@ def hunt(results: dict) -> dict:
     }
 
 
-def left_open(node: dict) -> dict:
+def uncorrected(node: dict) -> dict:
     """A contingency that is a dissociation, but not after the correction for how many were patched."""
     return node | {"verdict": "inconclusive", "row": node["row"] | {"verdict": "inconclusive"}}
 
@@ -136,10 +138,10 @@ def distance_of_layers(found: dict) -> dict:
     }
 
 
-def hunt_claims(results: dict, layers: dict, tests: dict, swapped: list[str]) -> dict:
-    """The recipe's publishability list, ticked by what was measured. swapped: the verdicts of the recipe's kind of Z."""
+def hunt_claims(results: dict, layers: dict, tests: dict, swapped: list[dict]) -> dict:
+    """The recipe's publishability list, ticked by what was measured. swapped: the Zs of the recipe's kind."""
     reports, tasks, bridge = results["reports"], results["tasks"], results["bridge"].get("math")
-    again = [row["verdict"] for row in tasks.get("reasoning", {}).get("tested", []) if row["name"] in SAME_Z]
+    again = [row for row in tasks.get("reasoning", {}).get("tested", []) if row["name"] in SAME_Z]
     separation = tests["beyond_text"] if tests["named_separates"] else False
     if tests["separates"] and not tests["named_separates"]:  # another configuration, which was handed on
         separation = tests["handed_on_beyond_text"] if tests["handed_on_separates"] else False
@@ -171,9 +173,12 @@ def surely_lower(row: dict, other: dict) -> bool | None:
     return False if row["low"] > other["high"] else None
 
 
-def dissociates(*found: str) -> bool | None:
-    """Whether one of a Z's verdicts is a double dissociation; None where none is and one is open, or all are untestable."""
-    ways = {WAYS.get(verdict, "no") for verdict in found}
+def dissociates(*found: dict) -> bool | None:
+    """Whether one of these swapped Zs is a double dissociation; None where none is and one is open, or all are untestable.
+
+    Open is also one that is partial and surely fails no test.
+    """
+    ways = {"inconclusive" if left_open(row) else WAYS.get(row["verdict"], "no") for row in found}
     return True if "yes" in ways else None if "inconclusive" in ways or ways <= {"untestable"} else False
 
 
