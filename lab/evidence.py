@@ -15,7 +15,7 @@ REMOVALS = (
 )  # rows of the ablation, by the role that they play
 PROFILE = ("coverage", "leak", "complement_transfer", "complement_language")
 SHOWN = (*"method layer site k place d iia_cross full_iia_cross nulls p p_holm".split(), *PROFILE)
-SHOWN += tuple("drawn gates within_share full_iia_same failed open_tests".split())
+SHOWN += tuple("drawn gates within_share full_iia_same tests failed open_tests".split())
 RIVALS = ("pca", "z")  # swapped for the same few donors, beside the Z that decided
 DRAWN = ("haar", "matched", "missing", "pairing")  # nulls of a contrast, as far as a row has them
 ARRIVES = ("site", "t_same_share", "g_share")  # of the curve along depth: shares of what the full swap moves at most
@@ -199,7 +199,11 @@ def candidates(phase2: dict) -> list[dict]:
 
 
 def patching(parts: dict, prefix: str, left_out: dict) -> dict:
-    """What phase 3 found in the folder `prefix`: of the Z that decided there; of a contingency's own folder of that one."""
+    """What phase 3 found in the folder `prefix`: of the Z that decided there; of a contingency's own folder of that one.
+
+    A Z that was learned for its effect may have decided; verdicts/ puts the best of the recipe's kind in its place, unless
+    that one alone is causal.
+    """
     z, phase3 = parts[f"{prefix}phase2"]["z"], parts.get(f"{prefix}phase3", UNPATCHED)
     row = next(iter(named(phase3, "handed" if prefix else phase3["decided_by"])), None)
     node = {"node": "patching", "z": z["method"], **select(z, ("layer", "holds", "beyond_text")), "row": row}

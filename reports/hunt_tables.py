@@ -196,7 +196,7 @@ def evidence(results: dict) -> dict[str, tuple[str, str]]:
             f"{own(rivals['weight']['centred'])}",
             f"centroid {own(rivals['centroid']['centred'])}, one random subspace {own(rivals['random']['centred'])}",
         ),
-        "causal": swapped(results["z"]) if results["verdict"] == "causal_z" else measured(nodes["patching"]),
+        "causal": causal_cells(results),
         "second_model": ("one model in this hunt", "use --models"),
         "information": (
             f"language read inside Z: {first} at the embeddings, {later} at Z's place; problem {problem} there",
@@ -209,6 +209,17 @@ def evidence(results: dict) -> dict[str, tuple[str, str]]:
         "bridge": transfer(results["bridge"]["math"]) if "math" in results["bridge"] else ("not run", "–"),
         "not_just_math": carried(results),
     }
+
+
+def causal_cells(results: dict) -> tuple[str, str]:
+    """What swapping the best Z does; of the recipe's kind where only a learned one is causal, since the claim is about that."""
+    if results["verdict"] == "causal_z":
+        return swapped(results["z"])
+    node = first_nodes(results["path"])["patching"]
+    if results["verdict"] == "learned_only":
+        rows = verdicts.finding.recipes_own(results["tasks"]["math"]["tested"], [])
+        node = node | {"row": rows[0] if rows else None}
+    return measured(node)
 
 
 def carried(results: dict) -> tuple[str, str]:

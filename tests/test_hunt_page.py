@@ -309,6 +309,27 @@ def test_a_number_stands_behind_the_z_that_it_is_of(judged):
     assert len([line for line in page.tree_table(judged(parts("clear"))).splitlines() if "patching" in line]) == 1
 
 
+def test_a_learned_z_stands_in_the_tree_where_it_alone_is_causal_and_nowhere_else(judged):
+    """The recipe's claim is about the other ones: theirs are the numbers that it stands beside."""
+    other = {"weights": {"coverage": record(0.31)}}
+    results = judged(parts("none", holds=True, learned=DISSOCIATES | {"coverage": record(0.91)}, **other))
+    node = tables.first_nodes(results["path"])["patching"]
+    assert results["verdict"] == "learned_only" and node["row"]["name"] == "learned"
+    (row,) = (
+        line for line in page.tree_table(results).splitlines() if line.startswith("| patching: the best Z tested")
+    )
+    assert "| only one learned for it | learned Z, L2.out; coverage 91.0 %" in row
+    assert figures.told(results, node).startswith("only one learned for it\nbest of the Zs tested: learned Z, L2.out\n")
+    (claim,) = (row for row in results["claims"] if row["id"] == "causal")
+    assert claim["holds"] is False and claim["measured"].startswith("weights' Z, own place, L1.out; coverage 31.0 %")
+    given = parts("clear", found="partial", learned={"verdict": "answer_word"}, **other)
+    assert given["phase3"]["decided_by"] == "learned"  # a search for an effect finds the output word's code
+    results = judged(given)
+    node = tables.first_nodes(results["path"])["patching"]
+    assert (results["verdict"], node["row"]["name"], node["taken"]) == ("partial_z", "weights", "partial")
+    assert "moves the answer* (31.0 %" in opening.recipe_text(results)
+
+
 @pytest.mark.parametrize("name", ["positive", "partial", "none", "answer word", "answer only"])
 def test_one_fact_has_one_number(judged, name):
     """The hunt's page and phase 3's give the same figure for the same thing."""

@@ -31,10 +31,10 @@ def phase3(results: dict) -> dict:
     ranked = sorted(tested, key=lambda name: (RANKS.index(tested[name]["verdict"]), TESTED.index(name)))
     decided = ranked[0] if results["carriers"]["joint"] else None
     verdict = tested[decided]["verdict"] if decided else "untestable"
-    tests = subspace_tests(tested[decided], results) if decided else {}
+    tests = tested[decided]["tests"] if decided else {}
     holds = dict.fromkeys(("z", "z_perp", "weights"))
     if verdict not in OPEN:
-        holds["z"], holds["z_perp"] = moves_both(tested[decided], results)
+        holds["z"], holds["z_perp"] = moves_both(tested[decided])
     weights = tested.get("weights", {"verdict": "untestable"})
     if weights["verdict"] not in OPEN and not left_open(weights):
         holds["weights"] = weights["verdict"] == "double_dissociation"
@@ -43,12 +43,12 @@ def phase3(results: dict) -> dict:
 
 
 def told_apart(row: dict, results: dict) -> dict:
-    """A tested subspace's verdict, and of the tests that it did not pass those that it surely fails and those that are open."""
+    """A tested subspace's verdict and tests, and of those that it did not pass those that it surely fails, and the open ones."""
     tests = subspace_tests(row, results)
     missed = [test for test, passed in tests.items() if not passed]
     still_open = [test for test in missed if tests[test] is None or may_pass(test, row)]
     failed = [test for test in missed if test not in still_open]
-    return {"verdict": subspace(row, results), "failed": failed, "open_tests": still_open}
+    return {"verdict": subspace(row, results), "tests": tests, "failed": failed, "open_tests": still_open}
 
 
 def left_open(row: dict) -> bool:
@@ -243,14 +243,12 @@ def holds_among_states(row: dict) -> bool | None:
     return True if sought else None if h is None or (h < HONEST and reached < REACHED) else h >= HONEST
 
 
-def moves_both(row: dict, results: dict) -> tuple[bool | None, bool | None]:
+def moves_both(row: dict) -> tuple[bool | None, bool | None]:
     """Whether Z moves the answer and not the language, and Z⊥ the language and not the answer, neither explained otherwise.
 
     None where neither that nor the reverse is sure.
     """
-    tests = {
-        test: None if test in row["open_tests"] else passed for test, passed in subspace_tests(row, results).items()
-    }
+    tests = {test: None if test in row["open_tests"] else passed for test, passed in row["tests"].items()}
     special = [not explained(row), tests["beats random subspaces"], tests["is no larger than the streams' own size"]]
     own = [tests["moves the answer"], tests["leaves the language"]]
     rest = [tests["its complement keeps the language"], tests["its complement leaves the answer"]]

@@ -53,6 +53,7 @@ def hunt(results: dict) -> dict:
         "moves_some": patched == "partial",
     }
     verdict = verdict_of(tests, patched)
+    first = of_the_verdict(first, results["tasks"]["math"]["tested"], verdict)
     layers = results["layers"] | distance_of_layers(results["layers"])
     causal, place = next(iter(own + again + learned), None), results["weight_based"]["place"]
     holds = hunt_claims(results, layers, tests, ranked)
@@ -75,6 +76,14 @@ def hunt(results: dict) -> dict:
 def uncorrected(node: dict) -> dict:
     """A contingency that is a dissociation, but not after the correction for how many were patched."""
     return node | {"verdict": "inconclusive", "row": node["row"] | {"verdict": "inconclusive"}}
+
+
+def of_the_verdict(node: dict, tested: list[dict], verdict: str) -> dict:
+    """The first patching with the Z that the hunt is about there: the best of the recipe's kind, or the learned one alone."""
+    rows = dissociating(tested)[1] if verdict == "learned_only" else recipes_own(tested, [])
+    if not rows or node["row"] is None or node["row"]["name"] == rows[0]["name"]:
+        return node
+    return node | {"row": rows[0], "verdict": rows[0]["verdict"], "tests": rows[0]["tests"]}
 
 
 def recipes_own(tested: list[dict], others: list[dict]) -> list[dict]:
