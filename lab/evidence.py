@@ -253,13 +253,14 @@ def bridge(phase3b: dict) -> dict:
 
 
 def row_of(result: dict, folder: str) -> dict:
-    """One model of a comparison, from its hunt's results."""
+    """One model of a comparison, from its hunt's results; `dissociates`: what became of its claim that a Z is causal."""
     z, carriers = result["z"], (result["arrival"] or UNPATCHED)["carriers"]
     keys = ("name", "site", "k", "verdict", "coverage", "d", "found_by")
     row = {"folder": folder, **result["layers"], **select(result, ("reports", "verdict", "fingerprint", "model"))}
     measured = [point["site"] for point in (result["arrival"] or {"curve": []})["curve"]]
     row |= {"carriers": carriers, "measured": measured, "rung": result["tasks"]["math"]["rung"], "text": result["text"]}
     row |= {"weight_based": result["weight_based"], "without_offset": result["without_offset"]}
+    row |= {"dissociates": next(claim["holds"] for claim in result["claims"] if claim["id"] == "causal")}
     return row | {"z": {key: z.get(key) for key in keys}}
 
 

@@ -474,7 +474,7 @@ def test_a_bridge_carries_answers_if_it_beats_every_control(judged, pairs, ident
 
 def model_of(judged, name: str, given: dict, **changes) -> dict:
     """A row of a comparison, of a model of this name."""
-    result = judged(given) | {"reports": {}, "fingerprint": name, "model": {"name": name}}
+    result = judged(given) | {"reports": {}, "fingerprint": name, "model": {"name": name, "weights_hash": name}}
     return evidence.row_of(result, name.replace("/", "--")) | changes
 
 
@@ -522,6 +522,30 @@ def test_several_models_stand_side_by_side(script, judged):
     assert page.summary(results) == "causal Z in 1 of 3 models; the weights point where both pass in 1 of 2"
     for hole in ("{", "None", "|  |"):
         assert hole not in text
+
+
+def test_the_same_weights_in_two_folders_are_one_model(script, judged):
+    rows = three_models(judged)
+    again = rows["org--a"] | {"folder": "z", "model": {"name": "copy of a", "weights_hash": "org/a"}}
+    alone = compared(script, {"org--a": rows["org--a"], "z": again})
+    assert (alone["repeats"], alone["causal"], alone["tested"]) == ({"z": "org--a"}, ["org--a"], ["org--a"])
+    assert alone["verdict"] == "untestable" and list(alone["models"]) == ["org--a", "z"]
+    text = page.render(alone, {})["hunt_output.md"].decode()
+    said = "Folders with the same weights count as one model, the first of them: copy of a (folder z) those of org/a (org--a)."
+    assert said in text.split("\n\n")[1] and "1 model is too few" in text and "(z/hunt_output.md)" in text
+    assert page.summary(alone).startswith("causal Z in 1 of 1 models")
+    assert compared(script, rows)["repeats"] == {} and "same weights" not in rendered(compared(script, rows))
+
+
+def test_where_a_cause_is_neither_found_nor_excluded_in_a_second_model_the_page_says_so(script, judged):
+    unsure = {"verdict": "partial", "failed": [], "open_tests": ["moves the answer"]}
+    rows = three_models(judged) | {"b": model_of(judged, "b", parts("clear", weights=unsure))}
+    results = compared(script, rows)
+    assert (results["verdict"], results["decided"]) == ("inconclusive", ["org--a"])
+    assert "is left open: in 1 of 3 models are they either found or excluded; found in: org/a (`inconclusive`)." in (
+        page.render(results, {})["hunt_output.md"].decode()
+    )
+    assert {row["id"]: row["holds"] for row in results["claims"]}["second_model"] is None
 
 
 def test_where_nothing_could_be_swapped_in_any_model_the_page_says_so(script, judged):

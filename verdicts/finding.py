@@ -203,15 +203,18 @@ def tiers(holds: dict) -> dict:
 def comparison(results: dict) -> dict:
     """generalises | does_not_generalise | inconclusive | untestable: whether a causal Z is in more than one model.
 
-    untestable: fewer than two models that phase 3 could tell anything about (`tested`); inconclusive: fewer than two of these in
-    which a causal Z is either shown or excluded (`decided`). `where`: what the models say about "the weights predict where",
+    Folders with the same weights are one model, the first of them (`repeats`: {another: the first}). untestable: fewer than two
+    models that phase 3 could tell anything about (`tested`); inconclusive: fewer than two of these in which a causal Z is
+    either shown or excluded (`decided`). `where`: what the models say about "the weights predict where",
     by place: whether the stream carries both answer and language at the predicted layer's output, how often it does at an
     inner layer's that was measured (`chance`), and p, of as many models by chance.
     """
     models = {name: row | distance_of_layers(row) for name, row in results["models"].items()}
-    causal = [name for name, row in models.items() if row["verdict"] == "causal_z"]
-    tested = [name for name, row in models.items() if row["carriers"]["joint"]]
-    decided = [name for name in tested if models[name]["verdict"] not in ("inconclusive", "untestable")]
+    repeats = same_weights(models)
+    once = {name: row for name, row in models.items() if name not in repeats}
+    causal = [name for name, row in once.items() if row["verdict"] == "causal_z"]
+    tested = [name for name, row in once.items() if row["carriers"]["joint"]]
+    decided = [name for name in tested if models[name]["dissociates"] is not None]
     shared = len(causal) > 1
     verdict = "generalises" if shared else "does_not_generalise" if len(decided) > 1 else "inconclusive"
     verdict = "untestable" if len(tested) < 2 else verdict
@@ -219,12 +222,21 @@ def comparison(results: dict) -> dict:
     reached = sum(row["carries_both"] for row in where.values())
     hits = at_least(reached, [row["chance"] for row in where.values()])
     holds = {"second_model": True if shared else False if len(decided) > 1 else None}
-    holds |= {"universal": all_agree([row for row in models.values() if row["agree"] is not None])}
+    holds |= {"universal": all_agree([row for row in once.values() if row["agree"] is not None])}
     sure = True if hits < verdicts.LEVEL else None  # that all do could be luck, that one does not is none
     holds["place"] = (sure if reached == len(where) else False) if where else None
-    found = {"models": models, "causal": causal, "tested": tested, "decided": decided}
+    found = {"models": models, "repeats": repeats, "causal": causal, "tested": tested, "decided": decided}
     found["where"] = {"models": where, "reached": reached, "p": hits}
     return {"verdict": verdict, "tests": {"second_model": shared}, "holds": holds} | found
+
+
+def same_weights(models: dict[str, dict]) -> dict[str, str]:
+    """{the name of a folder whose weights another before it has: that one's name}"""
+    first, repeats = {}, {}
+    for name, row in models.items():
+        owner = first.setdefault(row["model"]["weights_hash"], name)
+        repeats |= {} if owner == name else {name: owner}
+    return repeats
 
 
 def all_agree(rows: list[dict]) -> bool | None:
