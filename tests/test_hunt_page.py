@@ -427,6 +427,25 @@ def test_the_page_has_its_words_of_its_own_and_its_orders_from_the_file(judged):
     assert "| patching: (c) ARD-MMD | no |" in page.tree_table(results)
 
 
+def test_a_p_says_which_correction_it_has(judged):
+    """Holm's within a run of phase 3; Bonferroni over the contingencies, where one was patched in a run of its own."""
+    given = parts("none", holds=True, again={"sweep": "none", "ard_mmd": "double_dissociation"})
+    given["ard_mmd/phase3"]["tested"]["handed"]["p"] = 0.017
+    results = judged(given)
+    rows = [line for line in page.tree_table(results).splitlines() if line.startswith("| patching: (")]
+    assert "; Bonferroni over the 3 contingencies patched .051 |" in rows[-1]  # inconclusive by this alone
+    assert "| inconclusive |" in rows[-1] and "Bonferroni" not in rows[0]
+    given["ard_mmd/phase3"]["tested"]["handed"]["p"] = 0.0083
+    results = judged(given)
+    (claim,) = (row for row in results["claims"] if row["id"] == "causal")
+    assert results["verdict"] == "causal_z" and claim["null"].endswith(
+        "; Bonferroni over the 3 contingencies patched < .025"
+    )
+    assert "Holm's is over the Zs of that table's run." in rendered(results) and "- *Bonferroni*: " in rendered(results)
+    (claim,) = (row for row in judged(parts("clear", found="double_dissociation"))["claims"] if row["id"] == "causal")
+    assert "Bonferroni" not in claim["null"]
+
+
 def test_no_sentence_travels(script):
     """What the hunt reads of the other scripts are numbers and names: their pages may say anything."""
     given = parts(holds=True, found="partial", again={"ard_mmd": "none"})
