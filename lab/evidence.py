@@ -15,7 +15,7 @@ REMOVALS = (
 )  # rows of the ablation, by the role that they play
 PROFILE = ("coverage", "leak", "complement_transfer", "complement_language")
 SHOWN = (*"method layer site k place d iia_cross full_iia_cross nulls p p_holm".split(), *PROFILE)
-SHOWN += tuple("drawn gates within_share full_iia_same".split())
+SHOWN += tuple("drawn gates within_share full_iia_same tests failed open_tests".split())
 RIVALS = ("pca", "z")  # swapped for the same few donors, beside the Z that decided
 DRAWN = ("haar", "matched", "missing", "pairing")  # nulls of a contrast, as far as a row has them
 ARRIVES = ("site", "t_same_share", "g_share")  # of the curve along depth: shares of what the full swap moves at most
@@ -199,7 +199,11 @@ def candidates(phase2: dict) -> list[dict]:
 
 
 def patching(parts: dict, prefix: str, left_out: dict) -> dict:
-    """What phase 3 found in the folder `prefix`: of the Z that decided there; of a contingency's own folder of that one."""
+    """What phase 3 found in the folder `prefix`: of the Z that decided there; of a contingency's own folder of that one.
+
+    A Z that was learned for its effect may have decided; verdicts/ puts the best of the recipe's kind in its place, unless
+    that one alone is causal.
+    """
     z, phase3 = parts[f"{prefix}phase2"]["z"], parts.get(f"{prefix}phase3", UNPATCHED)
     row = next(iter(named(phase3, "handed" if prefix else phase3["decided_by"])), None)
     node = {"node": "patching", "z": z["method"], **select(z, ("layer", "holds", "beyond_text")), "row": row}
@@ -249,13 +253,14 @@ def bridge(phase3b: dict) -> dict:
 
 
 def row_of(result: dict, folder: str) -> dict:
-    """One model of a comparison, from its hunt's results."""
+    """One model of a comparison, from its hunt's results; `dissociates`: what became of its claim that a Z is causal."""
     z, carriers = result["z"], (result["arrival"] or UNPATCHED)["carriers"]
     keys = ("name", "site", "k", "verdict", "coverage", "d", "found_by")
     row = {"folder": folder, **result["layers"], **select(result, ("reports", "verdict", "fingerprint", "model"))}
     measured = [point["site"] for point in (result["arrival"] or {"curve": []})["curve"]]
     row |= {"carriers": carriers, "measured": measured, "rung": result["tasks"]["math"]["rung"], "text": result["text"]}
     row |= {"weight_based": result["weight_based"], "without_offset": result["without_offset"]}
+    row |= {"dissociates": next(claim["holds"] for claim in result["claims"] if claim["id"] == "causal")}
     return row | {"z": {key: z.get(key) for key in keys}}
 
 

@@ -73,6 +73,9 @@ def why_inconclusive(results: dict) -> str:
         return "the odds and the share of right answers move in opposite directions"
     if effect["within"]:
         return "the share of right answers moves, and the odds do not"
+    if row["odds"]["low"] > 0 or row["odds"]["high"] < 0:
+        return f"""the interval, {nats(row["odds"])} nats, leaves out no effect, but the sign-flip test over problems does not: p
+            {p_value(row["odds"]["p"])}"""
     return f"the interval, {nats(row['odds'])} nats, holds both no effect and one of a factor {results['factor']:g}"
 
 
@@ -168,7 +171,8 @@ def asked_line(results: dict) -> str:
 def primary_line(results: dict) -> str:
     row, null = by_role(results)["primary"], null_of(results, "primary")
     return f"""Primary, named before looking: M_s out of the middle third, whole prompt, λ {lambdas(row)} (chosen on the development
-        half): {nats(row["odds"])} nats; random directions {ends(null["odds"])}, p {null_p(null)}; right
+        half): {nats(row["odds"])} nats, p {p_value(row["odds"]["p"])} (sign flips over problems); random directions
+        {ends(null["odds"])}, p {null_p(null)}; right
         {paired(row)} points of {prompts_of(results)} prompts, exact p {p_value(row["p"])} over {results["problems"]["test"]}
         problems ({row["gained"]} gained right answers, {row["lost"]} lost some)."""
 

@@ -11,6 +11,7 @@ from reports.hunt_tables import (
     SOURCES,
     ablation_section,
     beside,
+    bonferroni,
     bridge_cells,
     contingency_table,
     evidence,
@@ -69,7 +70,10 @@ TERMS = {
     "beyond the text": "more than numerals, words, or an untrained twin of the model tell of the same problems.",
     "foil, twin": """a text that differs from another in a word or clause, and so in its answer; the same model with the entries
         of its layers' weights shuffled, or with its untrained ones.""",
-    "Holm": "p corrected for how many subspaces were tested together.",
+    "Holm": """p corrected for how many were tested together within one run of a script: in phase 2 the configurations or
+        contingencies, in phase 3 the subspaces swapped there.""",
+    "Bonferroni": """p of a contingency that was patched in a run of its own, times how many contingencies were patched: only
+        below .05 does it count as causal. Phase 3's Holm does not know of the other runs.""",
 }
 
 
@@ -147,7 +151,8 @@ def tree_table(results: dict) -> str:
     for node in results["path"]:
         name = node["node"] if node["node"] != "patching" or "untested" in node else "patching: the best Z tested"
         again = node["node"] == "patching" and node is not first
-        found = [cell or "–" for cell in measured(node)]
+        number, null = measured(node)
+        found = [number or "–", (null or "–") + bonferroni(results["path"], node)]
         rows.append([f"patching: {CANDIDATES[node['z']]}" if again else name, branch(node), *found])
         if node is first:
             name = f"patching: {CANDIDATES.get(node['z'])}"

@@ -20,9 +20,14 @@ FOUND = {  # what told where a causal Z is, in a table
 FEW = 5  # models: with fewer, the page says that they are no sample
 
 
+def once(results: dict) -> dict[str, dict]:
+    """The models, of folders with the same weights the first one alone."""
+    return {name: row for name, row in results["models"].items() if name not in results["repeats"]}
+
+
 def compared(results: dict) -> dict[str, tuple[str, str]]:
     """What several models say of the parts that ask for more than one, and the nulls."""
-    models, where = results["models"], results["where"]
+    models, where = once(results), results["where"]
     agreeing = [name for name, row in models.items() if row["agree"]]
     judged = [name for name, row in models.items() if row["agree"] is not None]
     chances = "; ".join(f"{row['model']['name']} {row['chance']:.0%}" for row in models.values())
@@ -47,7 +52,7 @@ def comparison_summary(results: dict) -> str:
         if where["models"]
         else ""
     )
-    return f"causal Z in {len(results['causal'])} of {len(results['models'])} models{told}"
+    return f"causal Z in {len(results['causal'])} of {len(once(results))} models{told}"
 
 
 def comparison_pages(results: dict) -> dict[str, bytes]:
@@ -78,17 +83,30 @@ def comparison_pages(results: dict) -> dict[str, bytes]:
 
 def comparison_text(results: dict) -> str:
     """The verdict in one sentence, with its name at the end."""
-    models, tested = results["models"], results["tested"]
+    models, tested, decided = once(results), results["tested"], results["decided"]
     named = listing([models[name]["model"]["name"] for name in results["causal"]]) if results["causal"] else "none"
     count = f"{len(results['causal'])} of {len(models)} models"
     said = {
         "generalises": f"In {count} there are {SOUGHT}: {named}",
         "does_not_generalise": f"""In {len(tested)} of {len(models)} models it could be tested whether there are {SOUGHT}; found
             in: {named}""",
+        "inconclusive": f"""Whether {SOUGHT} are in more than one model is left open: in {len(decided)} of {len(models)} models are
+            they either found or excluded; found in: {named}""",
         "untestable": f"""Whether {SOUGHT} are in more than one model cannot be told: in {len(tested)} of {len(models)} models
             do both pass any place where something could be swapped""",
     }
-    return f"{page.prose(said[results['verdict']])} (`{results['verdict']}`)."
+    return f"{page.prose(said[results['verdict']])} (`{results['verdict']}`).{repeats_text(results)}"
+
+
+def repeats_text(results: dict) -> str:
+    """Which folders hold weights that another holds too; nothing where all differ."""
+    names = {name: row["model"]["name"] for name, row in results["models"].items()}
+    same = [
+        f"{names[name]} (folder {name}) those of {names[first]} ({first})" for name, first in results["repeats"].items()
+    ]
+    if not same:
+        return ""
+    return f" Folders with the same weights count as one model, the first of them: {listing(same)}."
 
 
 def model_table(rows) -> str:
@@ -146,7 +164,7 @@ def activations_table(rows) -> str:
 
 def where_text(results: dict) -> str:
     """What the models say together of "the weights predict where", with its chance and how little that is."""
-    models, where = results["models"], results["where"]
+    models, where = once(results), results["where"]
     count, agree = len(where["models"]), [row for row in models.values() if row["agree"] is not None]
     if not count:
         return "Nothing can be said: in no model do answer and language both pass any place that could be swapped."

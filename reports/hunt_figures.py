@@ -54,6 +54,8 @@ def branch(node: dict) -> str:
         return f"{', '.join(held)} {'holds' if len(held) == 1 else 'hold'}" if held else "none holds"
     if node["node"] == "behaviour" and node["taken"] == "untestable":
         return f"untestable: {node['no_room']}"
+    if node["taken"] == "yes" and (node.get("row") or {}).get("name") == "learned":
+        return "only one learned for it"
     taken = BRANCHES.get((node["node"], node["taken"]), node["taken"])
     return BRANCHES.get((node["node"], node.get("verdict")), taken)
 

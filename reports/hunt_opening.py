@@ -30,7 +30,7 @@ VERDICTS = {  # one sentence that a stranger understands
     "inconclusive": "Whether directions of {model}'s inner state carry the answer without the language is left open: the best found, "
     "{k} of {width} {where}, bring over {range} of it",
     "partial_z": f"In {{model}}, {SWAP} brings over {{coverage}} of its answer (random directions {{haar}}) and {{leak}} of its "
-    "language, the rest {complement_transfer} of the answer: more than chance, less than the clean split sought",
+    "language, the rest {complement_transfer} of the answer: more than chance, {short}",
     "correlational_z": "In {model}, some directions of the inner state keep what a problem is and drop its language ({source}), but "
     "{unused}",
     "no_z": "In {model}, no directions tried are shown to keep what a problem is and drop its language better than controls do "
@@ -57,6 +57,7 @@ FOLLOWS = {  # what becomes of it, by the verdict or by what told where a causal
     "illusion": "is not shown: the swap works through a path that the model leaves idle (Makelov et al. 2023)",
     "inconclusive": "is left open: more solved problems would narrow the intervals",
     "partial_z": "is not shown: {missed}",
+    "partial_z, open": "is left open: {missed}",
     "correlational_z": "is not shown: directions part problem from language, and no swap shows that the model uses them",
     "no_z": "is not shown for any of the directions tried",
 }
@@ -112,6 +113,9 @@ def words(results: dict) -> dict[str, str]:
         "source": SOURCES[separating(results)],
     }
     said["where"] = where(z.get("site"))
+    said["short"] = "less than the clean split sought"
+    if partly_open(results):
+        said["short"] = "and whether it is the clean split sought is left open"
     said["unused"] = "no swap shows that the model computes with them"
     if why:
         said["unused"] = f"whether the model computes with them could not be tested, since {REASONS[why]}"
@@ -126,6 +130,11 @@ def words(results: dict) -> dict[str, str]:
         said["haar"] = percent(z["nulls"]["haar"]["coverage"])
         said["word"] = word_text(z)
     return said
+
+
+def partly_open(results: dict) -> bool:
+    """Whether the best Z is partial only by tests that it does not surely fail."""
+    return results["verdict"] == "partial_z" and verdicts.dissociation.left_open(results["z"])
 
 
 def word_text(z: dict) -> str:
@@ -282,19 +291,24 @@ def recipe_text(results: dict) -> str:
         text = f"{CANNOT} as far as the answer goes"
         return f"{RECIPE} {text}, since {REASONS[why]}. {kinds_text(results)}".rstrip()
     missed = missed_text(first_nodes(results["path"])["patching"]) if verdict == "partial_z" else ""
-    follows = FOLLOWS[found_by if verdict == "causal_z" else verdict].format(missed=missed)
+    key = found_by if verdict == "causal_z" else "partial_z, open" if partly_open(results) else verdict
+    follows = FOLLOWS[key].format(missed=missed)
     if found_by == "weights" and verdict == "causal_z":
         return f"{RECIPE} {follows}{CONFIRMS[results['layers']['predicted_verdict']]}."
     return f"{RECIPE} {follows}. {kinds_text(results)}".rstrip()
 
 
 def missed_text(node: dict) -> str:
-    """The tests that the best Z misses, each with what was measured and what it needs."""
-    tests, numbers = node["tests"], needed_by(node["row"])
-    failed = [f"*{test}*{numbers.get(test, '')}" for test, passed in tests.items() if passed is False]
-    if not failed:
+    """The tests that the best Z misses, surely or not, each with what was measured and what it needs."""
+    tests, numbers, left = node["tests"], needed_by(node["row"]), node["row"]["open_tests"]
+    missed = {test: f"*{test}*{numbers.get(test, '')}" for test, passed in tests.items() if passed is False}
+    failed, unsure = ([text for test, text in missed.items() if (test in left) is is_open] for is_open in (False, True))
+    if not missed:
         return f"of {len(tests)} tests of the best directions {list(tests.values()).count(None)} could not be run"
-    return f"the best directions miss {len(failed)} of {len(tests)} tests: {', '.join(failed)}"
+    text = f"the best directions miss {len(failed)} of {len(tests)} tests: {', '.join(failed)}"
+    if not failed:
+        text = f"the best directions surely miss none of {len(tests)} tests"
+    return f"{text}, and do not surely pass {len(unsure)}: {', '.join(unsure)}" if unsure else text
 
 
 def needed_by(row: dict) -> dict[str, str]:

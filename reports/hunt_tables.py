@@ -49,13 +49,8 @@ NAMES = {  # of the claims, within the tiers
     "second_model": "second model", "information": "information", "universal": "layer predicted", "bridge": "bridge",
     "not_just_math": "not just math",
 }  # fmt: skip
-PLANE = (
-    "language_first",
-    "language",
-    "problem",
-    "language_chance",
-    "problem_shuffled",
-)  # shares of what is read inside Z
+# shares of what is read inside Z
+PLANE = ("language_first", "language", "problem", "language_chance", "problem_shuffled")
 REACHED = {True: "**reached**", False: "failed", None: "open"}
 
 
@@ -196,7 +191,7 @@ def evidence(results: dict) -> dict[str, tuple[str, str]]:
             f"{own(rivals['weight']['centred'])}",
             f"centroid {own(rivals['centroid']['centred'])}, one random subspace {own(rivals['random']['centred'])}",
         ),
-        "causal": swapped(results["z"]) if results["verdict"] == "causal_z" else measured(nodes["patching"]),
+        "causal": causal_cells(results),
         "second_model": ("one model in this hunt", "use --models"),
         "information": (
             f"language read inside Z: {first} at the embeddings, {later} at Z's place; problem {problem} there",
@@ -209,6 +204,20 @@ def evidence(results: dict) -> dict[str, tuple[str, str]]:
         "bridge": transfer(results["bridge"]["math"]) if "math" in results["bridge"] else ("not run", "–"),
         "not_just_math": carried(results),
     }
+
+
+def causal_cells(results: dict) -> tuple[str, str]:
+    """What swapping the best Z does; of the recipe's kind where only a learned one is causal, since the claim is about that."""
+    path = results["path"]
+    if results["verdict"] == "causal_z":
+        found, null = swapped(results["z"])
+        *_, own = [node for node in path if node["node"] == "patching" and node["row"] == results["z"]] or [path[0]]
+        return found, null + bonferroni(path, own)
+    node = first_nodes(results["path"])["patching"]
+    if results["verdict"] == "learned_only":
+        rows = verdicts.finding.recipes_own(results["tasks"]["math"]["tested"], [])
+        node = node | {"row": rows[0] if rows else None}
+    return measured(node)
 
 
 def carried(results: dict) -> tuple[str, str]:
@@ -253,6 +262,16 @@ def measured(node: dict) -> tuple[str, str]:
         found, null = swapped(node["row"])
         return f"{page.SUBSPACES[node['row']['name']]}, {place(node['row']['site'])}; {found}", null
     return "", ""
+
+
+def bonferroni(path: list[dict], node: dict) -> str:
+    """The p of a contingency patched in a folder of its own, corrected for how many were; nothing for what needs none."""
+    first, *others = (other for other in path if other["node"] == "patching")
+    if node not in others or not node["row"] or node["row"]["p"] is None:
+        return ""
+    count, (p, _) = 1 + len(others), page.p_pair(node["row"])
+    corrected = p_value(min(1.0, count * node["row"]["p"]), bound=p.startswith("<"))
+    return f"; Bonferroni over the {count} contingencies patched {corrected}"
 
 
 def handed_on(results: dict) -> list[dict]:
@@ -388,7 +407,10 @@ def tested_table(tasks: dict[str, dict]) -> str:
     for task, rows in ((task, [tested_cells(row) for row in found["tested"]]) for task, found in tasks.items()):
         if rows:
             parts += [f"Swapped on {task}, with 95 % intervals:", page.table(headers, rows)]
-    parts += ["p, like Haar's D, is of the draws' pairs, fewer swaps than D is of."] if parts else []
+    said = (
+        "p, like Haar's D, is of the draws' pairs, fewer swaps than D is of; Holm's is over the Zs of that table's run."
+    )
+    parts += [said] if parts else []
     return "\n\n".join(parts) or "Nothing was swapped."
 
 

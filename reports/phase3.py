@@ -268,7 +268,7 @@ def subspaces_section(results: dict, measured: dict) -> str:
 
         D adds the four up, 2 by the hypothesis and about 0 for what is blind to the difference. p is that of D, one-sided,
         against Haar-random subspaces of that size or, if larger, against matched draws where these decide{least}. Holm's p is
-        over the Zs tested. Draws are swapped for {results["design"]["drawn"]} recipients with {results["design"]["few"]}
+        over the Zs tested in this run. Draws are swapped for {results["design"]["drawn"]} recipients with {results["design"]["few"]}
         donors each, so D is ranked, and κ (coverage above Haar's: 0 chance, 1 everything) is measured, on these pairs alone.
 
         {difference_table(measured)}

@@ -159,11 +159,21 @@ def told_by(name: str, row: dict, results: dict) -> dict[str, str]:
     gates = row.get("gates") or {"word": {"full": {"value": None}, "z": {"value": None}}, "manifold": None}
     said["word"] = word_told(gates["word"], row)
     said["h"] = percent((gates["manifold"] or {"h": {"value": None}})["h"]["value"])
-    made = list(results["tests"].values())
-    said["count"] = f"{made.count(False)} of {len(made)} tests failed"
-    if not made.count(False):
-        said["count"] = f"{made.count(None)} of {len(made)} tests could not be run"
+    said["count"] = count_text(row, results["tests"])
     return said
+
+
+def count_text(row: dict, tests: dict) -> str:
+    """How many tests a Z surely fails, how many it neither surely fails nor passes, or how many could not be run."""
+    unsure = sum(tests[test] is False for test in row["open_tests"])
+    if row["failed"]:
+        return f"{len(row['failed'])} of {len(tests)} tests failed" + (f", {unsure} open" if unsure else "")
+    unmade = list(tests.values()).count(None)
+    return (
+        f"{unsure} of {len(tests)} tests open, none failed"
+        if unsure
+        else f"{unmade} of {len(tests)} tests could not be run"
+    )
 
 
 def word_told(word: dict, row: dict) -> str:
@@ -307,14 +317,18 @@ def at_chance(results: dict) -> str:
 
 
 def failed_lines(row: dict, results: dict) -> list[str]:
-    """The tests that were not passed, with their numbers, and those that could not be run."""
-    made = required(row, results["tests"], results["width"])
-    failed = [(test, found, needed) for test, found, needed, _, passed in made if passed is False]
-    failed = [
-        f"{test} ({found if 'surely' in needed else INTERVAL.sub('', found)}; needed {needed})"
-        for test, found, needed in failed
-    ]
-    lines = [f"Tests failed, {len(failed)} of {len(made)}: {'; '.join(failed)}."] if failed else []
+    """The tests that were not passed, with their numbers: surely failed or not, and those that could not be run."""
+    made, lines = required(row, results["tests"], results["width"]), []
+    for lead, kind in (
+        ("Tests failed", row["failed"]),
+        ("Tests neither surely passed nor surely failed", row["open_tests"]),
+    ):
+        missed = [
+            f"{test} ({found if 'surely' in needed or test in row['open_tests'] else INTERVAL.sub('', found)}; needed {needed})"
+            for test, found, needed, _, passed in made
+            if passed is False and test in kind
+        ]
+        lines += [f"{lead}, {len(missed)} of {len(made)}: {'; '.join(missed)}."] if missed else []
     unmade = [test for test, *_, passed in made if passed is None]
     return lines + (
         [f"Tests that could not be run, {len(unmade)} of {len(made)}: {', '.join(unmade)}."] if unmade else []
@@ -349,6 +363,8 @@ def recipe_text(results: dict) -> str:
     if row is None:
         return f"{RECIPE} {CANNOT}."
     meaning = VERDICTS[row["verdict"]][1] or TESTED[name][2]
+    if verdicts.dissociation.left_open(row):
+        meaning = "is left open: the best subspace surely fails no test, and does not surely pass all"
     if (
         name.startswith("weights")
         and row["verdict"] == "double_dissociation"

@@ -312,7 +312,8 @@ def reading_section(results: dict) -> str:
         - Z: the subspace that phase 2 handed on; z: a stream's coordinates inside it.
         {"" if results["unmeasured"] else measured.strip()}
         - Verdicts: `bridge`, `linear_but_unspecific` (a map is there, as it is for words, for untrained twins or in other
-          subspaces), `no_bridge` (no map beyond shuffled problems and a shift), `untestable`.
+          subspaces), `no_bridge` (no map beyond shuffled problems and a shift, and one that adds {decimal(verdicts.bridge.WORTH)}
+          of R² to what needs no matrix is excluded), `inconclusive` (neither shown nor excluded), `untestable`.
     """
 
 

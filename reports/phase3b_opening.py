@@ -1,5 +1,6 @@
 """What phase 3b's page says first: the verdict in a sentence, what follows from it, and the numbers that decided."""
 
+import verdicts
 from reports import page
 from reports.page import decimal, listing, p_value, percent
 from reports.phase3b_tables import NAMES, SUBSPACES, TESTS, TWINS, ends, p_of
@@ -14,9 +15,16 @@ VERDICTS = {
         {{failed}}""",
 }
 NO_MAP = f"""{INSIDE}, {MAP} does not predict a problem's {{target}} vector from its {{source}} one beyond shuffled problems:
-    held-out R² {{r2}}, {{shuffled}}"""
+    held-out R² {{r2}} ({{ends}}), {{shuffled}}; one that adds {{worth}} to what needs no matrix is
+    excluded"""
+OPEN_MAP = f"""{INSIDE}, whether {MAP} predicts a problem's {{target}} vector from its {{source}} one is left open: held-out R² {{r2}}
+    ({{ends}}), {{shuffled}}; neither is it surely beyond these, nor is one excluded that adds {{worth}} to what needs no matrix"""
 NO_MORE = f"""{INSIDE}, {MAP} predicts a problem's {{target}} vector from its {{source}} one (held-out R² {{r2}}), but {{best}} does so
     as well or nearly (R² {{unlearned}}): there is little that such a map would have to learn"""
+OPEN_MORE = f"""{INSIDE}, {MAP} predicts a problem's {{target}} vector from its {{source}} one (held-out R² {{r2}}, {{ends}}), but
+    whether it adds to {{best}} (R² {{unlearned}}) is left open: it is not surely better, nor is it excluded that it adds {{worth}}"""
+OPEN_SPECIAL = f"""{THERE} (held-out R² {{r2}}; share of the error that it saves, its gain, {{gain}}){{passed}}; whether that is
+    anything special is left open: {{failed}}"""
 UNTESTABLE = {
     "no_rung": "phase 3 found no kind of problem that the model solves often enough",
     "few_problems": "too few problems solved in every language: {problems}, needed {least_problems}",
@@ -28,6 +36,7 @@ MEANS = {
     "bridge": "holds on these problems: the map is a property of what the model has learned, and of Z",
     "linear_but_unspecific": """is not shown: a linear map is there, but {why}, so it is no evidence for Z (*not special*)""",
     "no_bridge": "is not shown: {why}",
+    "inconclusive": "is left open: {why}",
     "untestable": "cannot be tested with this model and these problems; nothing follows for it",
 }
 
@@ -48,17 +57,20 @@ def sentence(results: dict) -> str:
         "r2": decimal(results["held_out_r2"][name]), "shuffled": f"shuffled problems {ends(results['null']['shuffled'][name])}",
         "gain": decimal(results["gain"][name]),
     }  # fmt: skip
-    if results["verdict"] == "no_bridge" and not results["tests"]["held_out"]:
-        return NO_MAP.format(**said)
-    if results["verdict"] == "no_bridge":
-        best = max(("mean_shift", "scaled_shift"), key=lambda other: unlearned(results, other))
-        article = {"mean_shift": "a constant shift", "scaled_shift": "a shift with one fitted scale"}[best]
-        return NO_MORE.format(**said, best=article, unlearned=decimal(unlearned(results, best)))
+    low, high = map(decimal, results["interval"][name])
+    best = max(("mean_shift", "scaled_shift"), key=lambda other: unlearned(results, other))
+    article = {"mean_shift": "a constant shift", "scaled_shift": "a shift with one fitted scale"}[best]
+    said |= {"ends": f"{low} to {high}", "worth": decimal(verdicts.bridge.WORTH)}
+    said |= {"best": article, "unlearned": decimal(unlearned(results, best))}
     if results["verdict"] == "bridge":
         return VERDICTS["bridge"].format(**said, numbers=beaten(results))
-    passed = listing(also_beaten(results))
-    failed = "; ".join(not_beaten(results))
-    return VERDICTS["linear_but_unspecific"].format(**said, passed=passed and f"; {passed}", failed=failed)
+    missing = next((test for test in ("held_out", "beyond_shift") if not results["tests"][test]), None)
+    if missing:
+        kinds = {"held_out": (NO_MAP, OPEN_MAP), "beyond_shift": (NO_MORE, OPEN_MORE)}
+        return kinds[missing][results["verdict"] == "inconclusive"].format(**said)
+    passed = also_beaten(results)
+    said |= {"passed": f"; {listing(passed)}" if passed else "", "failed": "; ".join(not_beaten(results))}
+    return (OPEN_SPECIAL if results["verdict"] == "inconclusive" else VERDICTS["linear_but_unspecific"]).format(**said)
 
 
 def unlearned(results: dict, name: str) -> float:
@@ -140,20 +152,36 @@ def as_good(kinds: dict[str, float], own: float) -> str:
 
 def meaning_text(results: dict) -> str:
     """What the verdict means for the recipe."""
-    why, tests = "", results["tests"]
-    if results["verdict"] == "no_bridge":
-        why = (
-            "inside Z the languages agree up to a constant or a scale already (*nothing to learn*)"
-            if tests["held_out"]
-            else "what one language's vector holds of a problem does not tell the other's (*not there*)"
-        )
-    if results["verdict"] == "linear_but_unspecific":
-        places = {"beyond_words": "the source's words", "beyond_twins": "untrained twins"}
-        places |= {"beyond_subspaces": "other subspaces", "beyond_kinds": "the kind of problem"}
-        same = [name for test, name in places.items() if tests.get(test) is False]
-        why = f"it is not shown to be better than what {listing(same)} give" if same else "twins could not be made"
     return f"""**The hypothesis tested** (the recipe's: inside Z the languages differ by a linear map, which can be learned from few
-        problems and then carries the answer of any other) {MEANS[results["verdict"]].format(why=why)}. {carried(results)}"""
+        problems and then carries the answer of any other) {MEANS[results["verdict"]].format(why=why(results))}. {carried(results)}"""
+
+
+def why(results: dict) -> str:
+    """What the verdict rests on, in words that follow MEANS; nothing where they need none."""
+    tests, verdict, more = results["tests"], results["verdict"], "; more answers would narrow the intervals"
+    if verdict in ("bridge", "untestable"):
+        return ""
+    if verdict == "inconclusive" and not tests["held_out"]:
+        return f"these problems neither show such a map nor exclude one worth having{more}"
+    if verdict == "inconclusive" and not tests["beyond_shift"]:
+        return f"these problems neither show that a map does more than a shift nor exclude it{more}"
+    if verdict == "no_bridge":
+        nothing = not tests["held_out"] and "held_out" not in results["open_tests"]
+        absent = "what one language's vector holds of a problem does not tell the other's (*not there*)"
+        return (
+            absent
+            if nothing
+            else "inside Z the languages agree up to a constant or a scale already (*nothing to learn*)"
+        )
+    places = {"beyond_words": "the source's words", "beyond_twins": "untrained twins"}
+    places |= {"beyond_subspaces": "other subspaces", "beyond_kinds": "the kind of problem"}
+    same = [name for test, name in places.items() if tests.get(test) is False]
+    if verdict == "inconclusive" and same:
+        return f"a linear map is there, and that it is better than what {listing(same)} give is neither shown nor excluded{more}"
+    missed = "there was nothing to compare it with: twins, or other subspaces as large, could not be made"
+    if verdict == "inconclusive":
+        return f"a linear map is there, but {missed}"
+    return f"it is not shown to be better than what {listing(same)} give" if same else missed
 
 
 def place_text(results: dict) -> str:
@@ -164,7 +192,7 @@ def place_text(results: dict) -> str:
     carries = "Nothing could be sent there"
     if move["pairs"]:
         own = f"sending the vector that a perfect map would send brings the answer in {percent(move['success']['own_language'])}"
-        hopeless = transfer_holds(results) is None
+        hopeless = transfer_holds(results) is None and move["success"]["own_language"] < verdicts.bridge.REACHED
         ending = ", so that a transfer could hardly succeed at this place, whatever the map" if hopeless else ""
         carries = (
             f"There {own} of {move['pairs']} swaps{ending} (what the whole stream carries there, phase 3's page says)"
@@ -189,6 +217,9 @@ def carried(results: dict) -> str:
     if holds is None and move["success"]["identity"] >= move["success"][name] > 0:
         return f"""Sent into the model, vectors that were not mapped bring the answer as often as mapped ones, in
             {percent(move["success"]["identity"])} and {rate} of {move["pairs"]} swaps: there is nothing to learn for a map."""
+    if holds is None and verdicts.bridge.too_few(move["pairs"]):
+        return f"""Whether mapped vectors carry the answer cannot be told from {move["pairs"]} swaps, in {rate} of which they bring it:
+            no difference between so few can show."""
     if holds is None:
         return f"""Whether mapped vectors carry the answer cannot be told at this place: the vector that a perfect map would send
             brings it in {own} of {move["pairs"]} swaps (mapped ones in {rate})."""
@@ -227,8 +258,11 @@ def numbers_text(results: dict) -> str:
     if kinds := results["null"]["kinds"]:
         lines.append(f"""Partners of the same kind of problem and another answer: R² {ends(kinds)}, p {p_of(kinds)}
             ({percent(kinds["kept"])} have none)""")
-    failed = [TESTS[test] for test in results["because"]]
+    left_open = [TESTS[test] for test in results["open_tests"]]
+    failed = [TESTS[test] for test in results["because"] if test not in results["open_tests"]]
     lines.append(f"Tests failed, {len(failed)} of {len(results['tests'])}: {'; '.join(failed) or 'none'}")
+    if left_open:
+        lines.append(f"Tests neither passed nor surely failed, {len(left_open)}: {'; '.join(left_open)}")
     items = "\n".join(f"- {' '.join(line.split())}." for line in lines)
     return f"Deciding numbers, with 95 % intervals over answers in brackets, and 5 to 95 % of random draws:\n\n{items}"
 

@@ -5,6 +5,7 @@ from verdicts.dissociation import RANKS
 LAYERS = 8  # of the model that they are said to be of
 DISSOCIATES = {"verdict": "double_dissociation"}
 UNTESTABLE = {"no_rung": {"rung": None}, "no_joint_carrier": {"joint": ()}}
+TESTS = {"moves the answer": False, "leaves the language": True, "its complement keeps the language": None}
 SITES = (0, 1, 2, 3, 5, 8)  # that the full swap was measured at
 
 
@@ -28,7 +29,7 @@ def swapped(verdict: str = "none", method: str = "weight", layer: int | None = 1
     word, states = {"full": record(0.05), "z": record(None)}, {"full": record(1.0), "h": record(1.0)}
     row |= {"drawn": {"d": 1.5}, "full_iia_same": record(0.9), "within_share": 0.7}
     row |= {"gates": {"word": word, "manifold": states}}
-    return row | {"verdict": verdict} | changes
+    return row | {"verdict": verdict, "failed": ["moves the answer"], "open_tests": []} | {"tests": TESTS} | changes
 
 
 def unmeasured(row: dict, place: str) -> dict:
@@ -56,7 +57,7 @@ def patched(rung: str | None = "words", joint: tuple = (2, 3), **tested: dict) -
         "decided_by": decided if joint else None,
         "pairs": 1280,
         "tested": tested,
-        "tests": {"moves the answer": False, "leaves the language": True, "its complement keeps the language": None},
+        "tests": TESTS,
         "curve": curve,
         "carriers": {"answer": [2, 3], "language": list(joint), "joint": list(joint)},
     }

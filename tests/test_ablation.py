@@ -455,11 +455,11 @@ def results_with(odds: tuple, difference: float = 0.0, p: float = 1.0, text: flo
     """What the rule reads, with a primary row of that change of log-odds (value, low, high), of accuracy and of the text."""
 
     def row(role: str, **values) -> dict:
-        plain = {"value": 0.0, "low": 0.0, "high": 0.0}
+        plain = {"value": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}
         own = {"roles": [role], "difference": 0.0, "p": 1.0, "odds": plain, "text": plain, "largest": 0.0}
         return own | {"kept_difference_interval": [0.0, 0.0], "difference_interval": [0.0, 0.0]} | values
 
-    record = dict(zip(("value", "low", "high"), odds))
+    record = dict(zip(("value", "low", "high"), odds)) | {"p": changes.pop("odds_p", 0.001)}
     damage = {"value": text, "low": text - 0.01, "high": text + 0.01}
     rows = [row("primary", odds=record, text=damage, difference=difference, p=p)]
     rows += [row(role) for role in ("complete", "nothing", "reinjected", "z_perp", "z_perp_last", "z_perp_mean")]
@@ -484,6 +484,8 @@ def results_with(odds: tuple, difference: float = 0.0, p: float = 1.0, text: flo
         ({"odds": (-0.6, -1.0, -0.2), "difference": -0.1}, "ablation_hurts", False),
         ({"odds": (-0.6, -1.0, -0.2), "difference": -0.1, "p_fall": 0.8}, "ablation_hurts", False),
         ({"odds": (-0.6, -1.0, -0.2), "difference": -0.1, "room": 0}, "ablation_hurts", False),
+        ({"odds": (-0.6, -1.0, -0.2), "difference": -0.1, "odds_p": 0.06}, "inconclusive", None),  # too few problems
+        ({"odds": (0.6, 0.2, 1.0), "difference": 0.1, "odds_p": 0.06}, "inconclusive", None),
         ({"odds": (0.0, -0.3, 0.3)}, "no_effect", False),  # a factor of 1.5 is excluded on both sides
         ({"odds": (0.0, -0.3, 0.3), "room": 0}, "no_effect", None),
         ({"odds": (0.2, 0.1, 0.3)}, "no_effect", False),  # surely above 0, and surely too small to speak of
@@ -511,7 +513,7 @@ def test_damage_to_plain_text_and_the_null_are_told_apart():
     primary["kept_difference_interval"] = [-0.4, -0.2]
     for role, low, expected in (("z_perp_mean", -0.3, True), ("z_perp_mean", -0.6, None), ("reinjected", 0.0, True)):
         row = next(row for row in results["rows"] if role in row["roles"])
-        row["odds"] = {"value": 0.0, "low": low, "high": 0.1}
+        row["odds"] = {"value": 0.0, "low": low, "high": 0.1, "p": 1.0}
         assert verdicts.ablation(results)["holds"][role.removesuffix("_mean")] is expected
     row["kept_difference_interval"] = [-0.4, -0.2]
     assert verdicts.ablation(results)["holds"]["reinjected"] is False
@@ -704,6 +706,12 @@ def judged_again_from_the_file(ablation, out, results: dict) -> None:
         ({"odds": fall, "difference": -0.2}, {"p_fall": 0.6}, "ablation_hurts", "no more than random directions do"),
         ({"odds": fall, "difference": -0.2, "text": damaged}, {}, "ablation_hurts", "breaks the model rather than"),
         ({"odds": fall, "difference": 0.2}, {}, "inconclusive", "opposite directions"),
+        (
+            {"odds": fall | {"p": 0.06}, "difference": -0.2},
+            {},
+            "inconclusive",
+            "sign-flip test over problems does not: p .06",
+        ),
         (
             {"odds": fall | {"low": -2.0, "high": 2.0}},
             {},

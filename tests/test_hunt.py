@@ -248,6 +248,19 @@ def test_a_second_kind_of_problem_that_cannot_be_patched_is_no_evidence(judged):
     assert claim(judged(given), "not_just_math") is None
 
 
+def test_a_z_that_surely_fails_no_test_is_not_said_to_be_none(judged):
+    """It is partial because intervals hold what the tests ask for: neither shown, nor excluded."""
+    unsure = {"verdict": "partial", "failed": [], "open_tests": ["moves the answer"]}
+    results = judged(parts("clear", weights=unsure))
+    assert results["verdict"] == "partial_z" and claim(results, "causal") is None
+    assert claim(judged(parts("clear", found="partial")), "causal") is False
+    beside = judged(parts("clear", found="partial", weights_at_carrier=unsure))  # one excludes nothing of another
+    assert claim(beside, "causal") is None
+    given = parts("clear", found="double_dissociation")
+    given["reasoning/phase3"] = phase3_of(rung="reasoning", weights_at_carrier=unsure)
+    assert claim(judged(given), "not_just_math") is None
+
+
 def claim(results: dict, name: str) -> bool | None:
     return next(row["holds"] for row in results["claims"] if row["id"] == name)
 
@@ -360,8 +373,11 @@ def at(layers: int = 8, joint: tuple = (4, 5), predicted: int = 3, place: str = 
     """A model of a comparison as far as the place of answer and language goes."""
     carriers = {"answer": list(joint), "language": list(joint), "joint": list(joint)}
     return {"layers": layers, "carriers": carriers, "measured": list(measured), "weight_based": {"place": place}} | {
-        "predicted": predicted, "window": None, "causal": None, "verdict": "no_z",
+        "predicted": predicted, "window": None, "causal": None, "verdict": "no_z", "dissociates": False,
     }  # fmt: skip
+
+
+CAUSAL = {"verdict": "causal_z", "dissociates": True}
 
 
 def test_the_chance_of_pointing_where_both_pass():
@@ -380,18 +396,20 @@ def test_the_chance_of_pointing_where_both_pass():
 @pytest.mark.parametrize(
     "rows, verdict, place",
     [
-        ([at() | {"verdict": "causal_z"}, at() | {"verdict": "causal_z"}], "generalises", None),
+        ([at() | CAUSAL, at() | CAUSAL], "generalises", None),
         ([at(joint=(4,))] * 3, "does_not_generalise", True),  # p 1/216
-        ([at() | {"verdict": "causal_z"}, at(place="answer")], "does_not_generalise", False),
+        ([at() | CAUSAL, at(place="answer")], "does_not_generalise", False),
+        ([at() | CAUSAL, at(place="answer") | {"verdict": "partial_z", "dissociates": None}], "inconclusive", False),
         ([at(), at(joint=(), place="none")], "untestable", None),
         ([at(joint=(), place="none")] * 2, "untestable", None),
     ],
 )
 def test_what_several_models_say(rows, verdict, place):
-    found = verdicts.hunt({"models": {str(index): row for index, row in enumerate(rows)}})
+    models = {str(index): row | {"model": {"weights_hash": str(index)}} for index, row in enumerate(rows)}
+    found = verdicts.hunt({"models": models})
     assert found["verdict"] == verdict
     assert found["holds"]["place"] is place
-    assert found["holds"]["second_model"] is ({"generalises": True, "untestable": None}.get(verdict, False))
+    assert found["holds"]["second_model"] is ({"generalises": True, "does_not_generalise": False}.get(verdict))
     assert len(found["where"]["models"]) == len(found["tested"])
 
 
@@ -489,7 +507,7 @@ def test_a_hunt_is_judged_and_worded_anew_each_time(script, small, tmp_path, mon
 
 def test_several_models_are_compared_and_judged_again(script, small, tmp_path, monkeypatch, capsys, settled):
     monkeypatch.setattr(subprocess, "run", lambda command, **_: Succeeded)
-    names = [str(shutil.copytree(small, tmp_path / name)) for name in ("b", "a")]
+    names = [str(random_model(tmp_path / name, seed=seed)) for seed, name in enumerate("ba")]
     out = tmp_path / "out"
     for name in names:
         given = parts("clear", found="double_dissociation", best_layer=DISSOCIATES)

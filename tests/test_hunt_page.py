@@ -63,6 +63,7 @@ EVERY = {  # a hunt for each verdict, and for each way to a causal Z
     "illusion": {"separates": "none", "found": "illusion"},
     "inconclusive": {"separates": "clear", "found": "inconclusive"},
     "partial_z": {"separates": "clear", "found": "partial"},
+    "partial_z, open": {"separates": "clear", "found": "partial", "weights": {"failed": []}},
     "correlational_z": {"separates": "partial", "found": "none"},
     "correlational_z, untested": {"separates": "none", "holds": True, "rung": None},
     "no_z": {"separates": "none", "found": "none"},
@@ -135,6 +136,13 @@ def test_a_partial_z_says_how_many_tests_it_misses(judged):
     every = opening.missed_text(node | {"tests": dict.fromkeys([*opening.needed_by(node["row"]), "another"], False)})
     assert every.count("; needed ") == every.count("*") / 2 - 1 > 6 and every.endswith(", *another*")
     assert "could not be run" in opening.missed_text(node | {"tests": {"moves the answer": None}})
+    assert "less than the clean split sought" in sentence_of(results)
+    given = parts("clear", found="partial", weights={"failed": [], "open_tests": ["moves the answer"]})
+    results = judged(given)
+    assert "is left open: the best directions surely miss none of 3 tests, and do not surely pass 1: *moves the" in (
+        " ".join(opening.recipe_text(results).split())
+    )
+    assert "whether it is the clean split sought is left open" in sentence_of(results)
 
 
 def test_the_opening_names_the_control_that_does_as_well(judged):
@@ -301,6 +309,27 @@ def test_a_number_stands_behind_the_z_that_it_is_of(judged):
     assert len([line for line in page.tree_table(judged(parts("clear"))).splitlines() if "patching" in line]) == 1
 
 
+def test_a_learned_z_stands_in_the_tree_where_it_alone_is_causal_and_nowhere_else(judged):
+    """The recipe's claim is about the other ones: theirs are the numbers that it stands beside."""
+    other = {"weights": {"coverage": record(0.31)}}
+    results = judged(parts("none", holds=True, learned=DISSOCIATES | {"coverage": record(0.91)}, **other))
+    node = tables.first_nodes(results["path"])["patching"]
+    assert results["verdict"] == "learned_only" and node["row"]["name"] == "learned"
+    (row,) = (
+        line for line in page.tree_table(results).splitlines() if line.startswith("| patching: the best Z tested")
+    )
+    assert "| only one learned for it | learned Z, L2.out; coverage 91.0 %" in row
+    assert figures.told(results, node).startswith("only one learned for it\nbest of the Zs tested: learned Z, L2.out\n")
+    (claim,) = (row for row in results["claims"] if row["id"] == "causal")
+    assert claim["holds"] is False and claim["measured"].startswith("weights' Z, own place, L1.out; coverage 31.0 %")
+    given = parts("clear", found="partial", learned={"verdict": "answer_word"}, **other)
+    assert given["phase3"]["decided_by"] == "learned"  # a search for an effect finds the output word's code
+    results = judged(given)
+    node = tables.first_nodes(results["path"])["patching"]
+    assert (results["verdict"], node["row"]["name"], node["taken"]) == ("partial_z", "weights", "partial")
+    assert "moves the answer* (31.0 %" in opening.recipe_text(results)
+
+
 @pytest.mark.parametrize("name", ["positive", "partial", "none", "answer word", "answer only"])
 def test_one_fact_has_one_number(judged, name):
     """The hunt's page and phase 3's give the same figure for the same thing."""
@@ -398,6 +427,25 @@ def test_the_page_has_its_words_of_its_own_and_its_orders_from_the_file(judged):
     assert "| patching: (c) ARD-MMD | no |" in page.tree_table(results)
 
 
+def test_a_p_says_which_correction_it_has(judged):
+    """Holm's within a run of phase 3; Bonferroni over the contingencies, where one was patched in a run of its own."""
+    given = parts("none", holds=True, again={"sweep": "none", "ard_mmd": "double_dissociation"})
+    given["ard_mmd/phase3"]["tested"]["handed"]["p"] = 0.017
+    results = judged(given)
+    rows = [line for line in page.tree_table(results).splitlines() if line.startswith("| patching: (")]
+    assert "; Bonferroni over the 3 contingencies patched .051 |" in rows[-1]  # inconclusive by this alone
+    assert "| inconclusive |" in rows[-1] and "Bonferroni" not in rows[0]
+    given["ard_mmd/phase3"]["tested"]["handed"]["p"] = 0.0083
+    results = judged(given)
+    (claim,) = (row for row in results["claims"] if row["id"] == "causal")
+    assert results["verdict"] == "causal_z" and claim["null"].endswith(
+        "; Bonferroni over the 3 contingencies patched < .025"
+    )
+    assert "Holm's is over the Zs of that table's run." in rendered(results) and "- *Bonferroni*: " in rendered(results)
+    (claim,) = (row for row in judged(parts("clear", found="double_dissociation"))["claims"] if row["id"] == "causal")
+    assert "Bonferroni" not in claim["null"]
+
+
 def test_no_sentence_travels(script):
     """What the hunt reads of the other scripts are numbers and names: their pages may say anything."""
     given = parts(holds=True, found="partial", again={"ard_mmd": "none"})
@@ -433,6 +481,8 @@ def test_a_bridge_carries_answers_if_it_beats_every_control(judged, pairs, ident
     move = given["phase3b"]["transfer"]
     move["pairs"], move["success"]["identity"], move["p_against"]["identity"]["ridge"] = pairs, identity, p
     assert {row["id"]: row["holds"] for row in judged(given)["claims"]}["bridge"] is (False if holds else holds)
+    given["phase3b"]["verdict"] = "inconclusive"
+    assert {row["id"]: row["holds"] for row in judged(given)["claims"]}["bridge"] is None
     given["phase3b"]["verdict"] = "bridge"
     move = given["phase3b"]["transfer"]
     move["pairs"], move["success"]["identity"], move["p_against"]["identity"]["ridge"] = pairs, identity, p
@@ -443,7 +493,7 @@ def test_a_bridge_carries_answers_if_it_beats_every_control(judged, pairs, ident
 
 def model_of(judged, name: str, given: dict, **changes) -> dict:
     """A row of a comparison, of a model of this name."""
-    result = judged(given) | {"reports": {}, "fingerprint": name, "model": {"name": name}}
+    result = judged(given) | {"reports": {}, "fingerprint": name, "model": {"name": name, "weights_hash": name}}
     return evidence.row_of(result, name.replace("/", "--")) | changes
 
 
@@ -491,6 +541,30 @@ def test_several_models_stand_side_by_side(script, judged):
     assert page.summary(results) == "causal Z in 1 of 3 models; the weights point where both pass in 1 of 2"
     for hole in ("{", "None", "|  |"):
         assert hole not in text
+
+
+def test_the_same_weights_in_two_folders_are_one_model(script, judged):
+    rows = three_models(judged)
+    again = rows["org--a"] | {"folder": "z", "model": {"name": "copy of a", "weights_hash": "org/a"}}
+    alone = compared(script, {"org--a": rows["org--a"], "z": again})
+    assert (alone["repeats"], alone["causal"], alone["tested"]) == ({"z": "org--a"}, ["org--a"], ["org--a"])
+    assert alone["verdict"] == "untestable" and list(alone["models"]) == ["org--a", "z"]
+    text = page.render(alone, {})["hunt_output.md"].decode()
+    said = "Folders with the same weights count as one model, the first of them: copy of a (folder z) those of org/a (org--a)."
+    assert said in text.split("\n\n")[1] and "1 model is too few" in text and "(z/hunt_output.md)" in text
+    assert page.summary(alone).startswith("causal Z in 1 of 1 models")
+    assert compared(script, rows)["repeats"] == {} and "same weights" not in rendered(compared(script, rows))
+
+
+def test_where_a_cause_is_neither_found_nor_excluded_in_a_second_model_the_page_says_so(script, judged):
+    unsure = {"verdict": "partial", "failed": [], "open_tests": ["moves the answer"]}
+    rows = three_models(judged) | {"b": model_of(judged, "b", parts("clear", weights=unsure))}
+    results = compared(script, rows)
+    assert (results["verdict"], results["decided"]) == ("inconclusive", ["org--a"])
+    assert "is left open: in 1 of 3 models are they either found or excluded; found in: org/a (`inconclusive`)." in (
+        page.render(results, {})["hunt_output.md"].decode()
+    )
+    assert {row["id"]: row["holds"] for row in results["claims"]}["second_model"] is None
 
 
 def test_where_nothing_could_be_swapped_in_any_model_the_page_says_so(script, judged):

@@ -712,7 +712,79 @@ def test_the_verdict_of_a_subspace(changes, verdict):
     found = judged(changes)
     assert found["tested"]["weights"]["verdict"] == verdict == found["verdict"]
     open_verdict = verdict in ("inconclusive", "answer_only", "language_only", "untestable")
+    open_verdict = open_verdict or (verdict == "partial" and not found["tested"]["weights"]["failed"])
     assert found["holds"]["weights"] is (None if open_verdict else verdict == "double_dissociation")
+
+
+def with_gates(**own) -> dict:
+    """Gates whose records have intervals: (value, low, high)."""
+    word, states = own.get("word", {}), own.get("states", {})
+    told = {"full": record(1.0), "h": record(1.0)} | {key: record(*ends) for key, ends in states.items()}
+    kept = {"full": record(1.0), "z": record(1.0)} | {key: record(*ends) for key, ends in word.items()}
+    return {"gates": {"word": kept, "manifold": told | {"by_construction": False}}}
+
+
+@pytest.mark.parametrize(
+    "test, fails, is_open",
+    [
+        ("moves the answer", {"coverage": record(0.4, 0.3, 0.49)}, {"coverage": record(0.6, 0.49, 0.7)}),
+        ("wins with the donor's answer", {"iia_cross": record(0.4, 0.3, 0.49)}, {"iia_cross": record(0.4, 0.3, 0.5)}),
+        ("wins with the donor's answer", with_null("haar", 0.01, 0.2) | {"iia_cross": record(0.4, 0.3, 0.5)}, None),
+        ("leaves the language", {"leak": record(0.6, 0.5, 0.7)}, {"leak": record(0.6, 0.49, 0.7)}),
+        (
+            "its complement leaves the answer",
+            {"complement_transfer": record(0.6, 0.5, 0.7)},
+            {"complement_transfer": record(0.4, 0.3, 0.5)},
+        ),
+        (
+            "its complement keeps the language",
+            {"complement_language": record(0.7, 0.65, 0.79)},
+            {"complement_language": record(0.9, 0.59, 1.0)},
+        ),
+        (
+            "is not the output word's code",
+            with_gates(word={"z": (0.46, 0.45, 0.49)}),
+            with_gates(word={"z": (0.46, 0.4, 0.5)}),
+        ),
+        ("is not the output word's code", with_gates(word={"z": (0.46, 0.45, 0.49)}), with_gates(word={"z": (None,)})),
+        (
+            "acts among the model's own states",
+            None,
+            with_gates(states={"h": (0.6, 0.5, 0.7)}),
+        ),  # a copy, or an illusion
+        ("acts among the model's own states", None, with_gates(states={"full": (0.4,)})),  # None: not told
+        (
+            "beats other layers' weights",
+            with_null("layers", 1 / 8, draws=7, outlier_p=0.2),
+            with_null("layers", 1 / 3, draws=2, outlier_p=None),
+        ),
+        ("beats other layers' weights", with_null("layers", 2 / 3, draws=2, outlier_p=None), None),
+    ],
+)
+def test_a_test_that_surely_fails_is_told_from_one_that_is_open(test, fails, is_open):
+    """A Z that is partial by open tests alone is not said to be none; beside one that fails it is."""
+    if fails:
+        found = judged(fails)
+        row = found["tested"]["weights"]
+        assert (row["verdict"], row["failed"], row["open_tests"]) == ("partial", [test], [])
+        assert found["holds"]["weights"] is False
+    if is_open:
+        found = judged(is_open)
+        row = found["tested"]["weights"]
+        assert (row["verdict"], row["failed"], row["open_tests"]) == ("partial", [], [test])
+        assert found["holds"]["weights"] is None and False not in found["holds"].values()
+        both = judged({"leak": record(0.6, 0.5, 0.7), **is_open})
+        assert both["holds"]["weights"] is False or test == "leaves the language"
+    assert judged({})["tested"]["weights"]["failed"] == judged({})["tested"]["weights"]["open_tests"] == []
+
+
+def test_half_a_claim_is_open_where_an_interval_holds_its_bound():
+    holds = judged({"leak": record(0.4, 0.3, 0.5)})["holds"]
+    assert (holds["z"], holds["z_perp"]) == (None, True)
+    holds = judged({"leak": record(0.4, 0.3, 0.5), "coverage": record(0.4)})["holds"]
+    assert (holds["z"], holds["z_perp"]) == (False, True)
+    holds = judged({"complement_language": record(0.79, 0.7, 0.9)})["holds"]
+    assert (holds["z"], holds["z_perp"]) == (True, None)
 
 
 @pytest.mark.parametrize(
@@ -826,7 +898,8 @@ def test_a_z_from_weights_must_stand_out_among_layers(changes, passes):
     """It moves the answer all the same, so what is refuted is that these weights are special."""
     found = judged(changes)
     assert found["verdict"] == ("double_dissociation" if passes else "partial")
-    assert (found["holds"]["z"], found["holds"]["weights"]) == (True, passes)
+    too_few = found["tested"]["weights"]["open_tests"] == ["beats other layers' weights"]
+    assert (found["holds"]["z"], found["holds"]["weights"]) == (True, None if too_few else passes)
     assert found["tests"]["beats other layers' weights"] is passes
     assert "beats other layers' weights" not in judged({})["tests"]
 

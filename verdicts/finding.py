@@ -1,6 +1,7 @@
 """The hunt's verdict, over what all scripts found in one model, and over several models."""
 
 import verdicts
+from verdicts.dissociation import left_open
 
 NEAR = 1  # layers: the recipe speaks of L32 and L33 together, so prediction and cause agree within one
 WAYS = {"clear": "yes", "double_dissociation": "yes", "partial": "partial", "inconclusive": "inconclusive"}
@@ -34,7 +35,8 @@ def hunt(results: dict) -> dict:
     again = [node["row"] for node in others if node["verdict"] == "double_dissociation"]
     again = [row for row in again if (1 + len(others)) * row["p"] < verdicts.LEVEL]  # Bonferroni over those patched
     others = [
-        node if node["row"] in again or node["verdict"] != "double_dissociation" else left_open(node) for node in others
+        node if node["row"] in again or node["verdict"] != "double_dissociation" else uncorrected(node)
+        for node in others
     ]
     ranked = recipes_own(results["tasks"]["math"]["tested"], others)
     best = ranked[0] if ranked else None
@@ -51,9 +53,10 @@ def hunt(results: dict) -> dict:
         "moves_some": patched == "partial",
     }
     verdict = verdict_of(tests, patched)
+    first = of_the_verdict(first, results["tasks"]["math"]["tested"], verdict)
     layers = results["layers"] | distance_of_layers(results["layers"])
     causal, place = next(iter(own + again + learned), None), results["weight_based"]["place"]
-    holds = hunt_claims(results, layers, tests, [row["verdict"] for row in ranked])
+    holds = hunt_claims(results, layers, tests, ranked)
     *before, end = (node for node in results["path"] if node["node"] != "patching")
     path = [*before, first, *others, end]
     return {
@@ -70,9 +73,17 @@ def hunt(results: dict) -> dict:
     }
 
 
-def left_open(node: dict) -> dict:
+def uncorrected(node: dict) -> dict:
     """A contingency that is a dissociation, but not after the correction for how many were patched."""
     return node | {"verdict": "inconclusive", "row": node["row"] | {"verdict": "inconclusive"}}
+
+
+def of_the_verdict(node: dict, tested: list[dict], verdict: str) -> dict:
+    """The first patching with the Z that the hunt is about there: the best of the recipe's kind, or the learned one alone."""
+    rows = dissociating(tested)[1] if verdict == "learned_only" else recipes_own(tested, [])
+    if not rows or node["row"] is None or node["row"]["name"] == rows[0]["name"]:
+        return node
+    return node | {"row": rows[0], "verdict": rows[0]["verdict"], "tests": rows[0]["tests"]}
 
 
 def recipes_own(tested: list[dict], others: list[dict]) -> list[dict]:
@@ -136,10 +147,10 @@ def distance_of_layers(found: dict) -> dict:
     }
 
 
-def hunt_claims(results: dict, layers: dict, tests: dict, swapped: list[str]) -> dict:
-    """The recipe's publishability list, ticked by what was measured. swapped: the verdicts of the recipe's kind of Z."""
+def hunt_claims(results: dict, layers: dict, tests: dict, swapped: list[dict]) -> dict:
+    """The recipe's publishability list, ticked by what was measured. swapped: the Zs of the recipe's kind."""
     reports, tasks, bridge = results["reports"], results["tasks"], results["bridge"].get("math")
-    again = [row["verdict"] for row in tasks.get("reasoning", {}).get("tested", []) if row["name"] in SAME_Z]
+    again = [row for row in tasks.get("reasoning", {}).get("tested", []) if row["name"] in SAME_Z]
     separation = tests["beyond_text"] if tests["named_separates"] else False
     if tests["separates"] and not tests["named_separates"]:  # another configuration, which was handed on
         separation = tests["handed_on_beyond_text"] if tests["handed_on_separates"] else False
@@ -157,8 +168,8 @@ def hunt_claims(results: dict, layers: dict, tests: dict, swapped: list[str]) ->
 
 
 def bridged(bridge: dict) -> bool | None:
-    """Whether mapped vectors carry the answer, by a map that is a bridge; None where it could not be told, or needs no map."""
-    if bridge["verdict"] == "untestable":
+    """Whether mapped vectors carry the answer, by a map that is a bridge; None where either is open, or no map is needed."""
+    if bridge["verdict"] in ("untestable", "inconclusive"):
         return None
     carried = verdicts.carries(bridge)
     return carried if bridge["verdict"] == "bridge" or carried is None else False
@@ -171,9 +182,12 @@ def surely_lower(row: dict, other: dict) -> bool | None:
     return False if row["low"] > other["high"] else None
 
 
-def dissociates(*found: str) -> bool | None:
-    """Whether one of a Z's verdicts is a double dissociation; None where none is and one is open, or all are untestable."""
-    ways = {WAYS.get(verdict, "no") for verdict in found}
+def dissociates(*found: dict) -> bool | None:
+    """Whether one of these swapped Zs is a double dissociation; None where none is and one is open, or all are untestable.
+
+    Open is also one that is partial and surely fails no test.
+    """
+    ways = {"inconclusive" if left_open(row) else WAYS.get(row["verdict"], "no") for row in found}
     return True if "yes" in ways else None if "inconclusive" in ways or ways <= {"untestable"} else False
 
 
@@ -189,15 +203,18 @@ def tiers(holds: dict) -> dict:
 def comparison(results: dict) -> dict:
     """generalises | does_not_generalise | inconclusive | untestable: whether a causal Z is in more than one model.
 
-    untestable: fewer than two models that phase 3 could tell anything about (`tested`); inconclusive: fewer than two of these in
-    which a causal Z is either shown or excluded (`decided`). `where`: what the models say about "the weights predict where",
+    Folders with the same weights are one model, the first of them (`repeats`: {another: the first}). untestable: fewer than two
+    models that phase 3 could tell anything about (`tested`); inconclusive: fewer than two of these in which a causal Z is
+    either shown or excluded (`decided`). `where`: what the models say about "the weights predict where",
     by place: whether the stream carries both answer and language at the predicted layer's output, how often it does at an
     inner layer's that was measured (`chance`), and p, of as many models by chance.
     """
     models = {name: row | distance_of_layers(row) for name, row in results["models"].items()}
-    causal = [name for name, row in models.items() if row["verdict"] == "causal_z"]
-    tested = [name for name, row in models.items() if row["carriers"]["joint"]]
-    decided = [name for name in tested if models[name]["verdict"] not in ("inconclusive", "untestable")]
+    repeats = same_weights(models)
+    once = {name: row for name, row in models.items() if name not in repeats}
+    causal = [name for name, row in once.items() if row["verdict"] == "causal_z"]
+    tested = [name for name, row in once.items() if row["carriers"]["joint"]]
+    decided = [name for name in tested if models[name]["dissociates"] is not None]
     shared = len(causal) > 1
     verdict = "generalises" if shared else "does_not_generalise" if len(decided) > 1 else "inconclusive"
     verdict = "untestable" if len(tested) < 2 else verdict
@@ -205,12 +222,21 @@ def comparison(results: dict) -> dict:
     reached = sum(row["carries_both"] for row in where.values())
     hits = at_least(reached, [row["chance"] for row in where.values()])
     holds = {"second_model": True if shared else False if len(decided) > 1 else None}
-    holds |= {"universal": all_agree([row for row in models.values() if row["agree"] is not None])}
+    holds |= {"universal": all_agree([row for row in once.values() if row["agree"] is not None])}
     sure = True if hits < verdicts.LEVEL else None  # that all do could be luck, that one does not is none
     holds["place"] = (sure if reached == len(where) else False) if where else None
-    found = {"models": models, "causal": causal, "tested": tested, "decided": decided}
+    found = {"models": models, "repeats": repeats, "causal": causal, "tested": tested, "decided": decided}
     found["where"] = {"models": where, "reached": reached, "p": hits}
     return {"verdict": verdict, "tests": {"second_model": shared}, "holds": holds} | found
+
+
+def same_weights(models: dict[str, dict]) -> dict[str, str]:
+    """{the name of a folder whose weights another before it has: that one's name}"""
+    first, repeats = {}, {}
+    for name, row in models.items():
+        owner = first.setdefault(row["model"]["weights_hash"], name)
+        repeats |= {} if owner == name else {name: owner}
+    return repeats
 
 
 def all_agree(rows: list[dict]) -> bool | None:

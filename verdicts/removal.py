@@ -57,12 +57,14 @@ def ablation(results: dict) -> dict:
 def effect(row: dict, null: dict | None) -> dict[str, bool]:
     """What an edit surely does to the odds, whether random directions as large do the same, and whether it damages the text.
 
-    `specific`: it falls further than they do; `text_specific`: it damages the text more than they do.
+    To rise or fall surely it takes both the interval of the odds and their sign-flip test over problems: of few problems the
+    interval alone is too narrow. `beyond_fall`: it falls further than random directions do; `text_specific`: it damages the
+    text more than they do.
     """
     odds, text, size = row["odds"], row["text"], math.log(FACTOR)
     return {
-        "rises": odds["low"] > 0,
-        "falls": odds["high"] < 0,
+        "rises": odds["low"] > 0 and odds["p"] < verdicts.LEVEL,
+        "falls": odds["high"] < 0 and odds["p"] < verdicts.LEVEL,
         "intact": odds["low"] > -size,
         "within": -size < odds["low"] and odds["high"] < size,
         "beyond_rise": null is not None and beyond(null, null["odds"]["p"]),
