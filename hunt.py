@@ -269,9 +269,13 @@ def every_step(arguments: argparse.Namespace, plan: Plan, parts: dict) -> Iterat
 
 
 def untried(parts: dict) -> list[str]:
-    """Contingencies that hold in phase 2, beyond the one that was patched in vain; none where nothing can be told by it."""
+    """Contingencies that hold in phase 2, beyond the one that was patched in vain; none where nothing can be told by it.
+
+    What was learned for its effect is not the recipe's Z: where it alone acts, the contingencies are still tried.
+    """
     phase3 = parts.get("phase3", UNPATCHED)
-    if phase3["verdict"] == "double_dissociation" or untested(phase3):
+    found = phase3["verdict"] == "double_dissociation" and phase3["decided_by"] != verdicts.finding.LEARNED
+    if found or untested(phase3):
         return []
     patched = parts["phase2"]["z"]["method"]
     return [row["z"] for row in candidates(parts["phase2"]) if row["holds"] and row["z"] != patched]

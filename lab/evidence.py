@@ -5,6 +5,10 @@ TASKS = {"math": "", "reasoning": f"{REASONING}/"}
 CANDIDATES = ("centroid", "previous_layer", "sweep", "ard_mmd")  # contingencies in the recipe's order: each is patched
 # in the order that a finding is named by
 TESTED = ("weights", "weights_at_carrier", "best_layer", "handed", "answer_means", "learned")
+AT_CARRIER = (
+    "weights_at_carrier",
+    "weights",
+)  # the predicted layer's Z, where the stream carries most, or at its own place
 OF_WEIGHTS = ("weight", "weight_head0", "previous_layer", "sweep")  # methods that fit nothing on activations
 REMOVALS = (
     "primary",
@@ -255,13 +259,15 @@ def bridge(phase3b: dict) -> dict:
 def row_of(result: dict, folder: str) -> dict:
     """One model of a comparison, from its hunt's results; `dissociates`: what became of its claim that a Z is causal."""
     z, carriers = result["z"], (result["arrival"] or UNPATCHED)["carriers"]
-    keys = ("name", "site", "k", "verdict", "coverage", "d", "found_by")
+    keys = ("name", "site", "k", "verdict", "coverage", "leak", "d", "found_by", "nulls")
     row = {"folder": folder, **result["layers"], **select(result, ("reports", "verdict", "fingerprint", "model"))}
     measured = [point["site"] for point in (result["arrival"] or {"curve": []})["curve"]]
     row |= {"carriers": carriers, "measured": measured, "rung": result["tasks"]["math"]["rung"], "text": result["text"]}
     row |= {"weight_based": result["weight_based"], "without_offset": result["without_offset"]}
     row |= {"dissociates": next(claim["holds"] for claim in result["claims"] if claim["id"] == "causal")}
-    return row | {"z": {key: z.get(key) for key in keys}}
+    tested = {row["name"]: row for row in result["tasks"]["math"]["tested"]}
+    own = next((tested[name] for name in AT_CARRIER if tested.get(name, {}).get("coverage")), {})
+    return row | {"z": {key: z.get(key) for key in keys}, "weights_swapped": {key: own.get(key) for key in keys}}
 
 
 def select(values: dict, keys: tuple[str, ...]) -> dict:

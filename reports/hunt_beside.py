@@ -65,6 +65,7 @@ def comparison_pages(results: dict) -> dict[str, bytes]:
     rows = list(results["models"].values())
     sections = ["No model's hunt came to its end."]
     if rows:
+        picture.append(recipe_text(results))
         sections = ["## 1 Models", model_table(rows), "## 2 Beyond the text, and without the offset"]
         sections += [activations_table(rows), "## 3 Do the weights predict where?", where_text(results)]
     if results["failures"]:
@@ -107,6 +108,70 @@ def repeats_text(results: dict) -> str:
     if not same:
         return ""
     return f" Folders with the same weights count as one model, the first of them: {listing(same)}."
+
+
+def recipe_text(results: dict) -> str:
+    """What the recipe's claim comes to in these models: a sentence for each of its steps, with intervals and nulls."""
+    rows = once(results)
+    named = {key: row["model"]["name"].removesuffix(".gguf") for key, row in rows.items()}
+    swapped = [key for key in results["tested"] if rows[key]["weights_swapped"]["site"] is not None]
+    single = [key for key, row in rows.items() if row["predicted_verdict"] != "no_bottleneck"]
+    layers = [f"{named[key]} L{row['predicted']} of {row['layers']}" for key, row in rows.items()]
+    parts = [f"{named[key]} {own(row['without_offset'])} (Haar {haar_text(row)})" for key, row in rows.items()]
+    told = [row["text"] for row in rows.values() if not row["text"]["unmeasured"]]
+    ahead = sum(min(found["low"] for found in text["ahead_of"].values()) > 0 for text in told)
+    lines = [
+        f"""**A bottleneck.** The weights single out a layer in {len(single)} of {len(rows)} models; the layer taken, else the lowest
+            inner one, is {listing(layers)}.""",
+        f"""**Separation.** With the languages' means removed, problems lie closer to their translations inside the weights' Z than
+            outside by this contrast (below 1: as hoped), on held-out problems: {listing(parts)}; stories are told from foils
+            surely better than by their text in {ahead} of {len(told)}.""",
+        f"**Where it acts.** {passes_text(results, named)}",
+    ]
+    if swapped:
+        moved = [f"{named[key]} {moves(rows[key]['weights_swapped'])}" for key in swapped]
+        best = [f"{named[key]} {moves(rows[key]['z'])}, `{rows[key]['z']['verdict']}`" for key in results["tested"]]
+        lines += [
+            f"""**The weights' Z, swapped** where the stream carries most for it, moves of the answer that the whole stream moves:
+                {listing(moved)}.""",
+            f"""**The best of all subspaces tried** moves: {listing(best)}; a causal Z is in {len(results["causal"])} of
+                {len(results["tested"])}.""",
+        ]
+    numbered = "\n".join(f"{number}. {page.prose(line)}" for number, line in enumerate(lines, 1))
+    return f"What the recipe's claim comes to in these models, with 95 % intervals:\n\n{numbered}"
+
+
+def haar_text(row: dict) -> str:
+    """The range of random subspaces' contrasts, and p against every null."""
+    part = row["without_offset"]
+    return f"{show(part['haar']['low'], 3)} to {show(part['haar']['high'], 3)}, p {null_p(part)}"
+
+
+def passes_text(results: dict, named: dict) -> str:
+    """In which models something could be swapped, where answer and language both pass there, and whether the weights point at it."""
+    rows, where = once(results), results["where"]
+    rest = [named[key] for key in rows if key not in results["tested"]]
+    without = f"; not in {listing(rest)}, where too few problems are solved or no place carries both" if rest else ""
+    text = f"In {len(results['tested'])} of {len(rows)} models something could be swapped{without}"
+    if not where["models"]:
+        return f"{text}."
+    spans = []
+    for key in results["tested"]:
+        joint = rows[key]["carriers"]["joint"]
+        spans.append(
+            f"{named[key]} from {place(min(joint))} to {place(max(joint))} (layers 0 to {rows[key]['layers'] - 1})"
+        )
+    return f"""{text}. The stream carries both answer and language at the places measured in {listing(spans)}; at the output of the
+        weights' layer in {where["reached"]} of {len(where["models"])} (p {p_value(where["p"])} by chance)."""
+
+
+def moves(row: dict) -> str:
+    """What a subspace moves at its place, beside random ones as large."""
+    haar = (row["nulls"] or {}).get("haar")
+    text = f"{span(row['coverage'])} of the answer"
+    text += f" (Haar {percent(haar['coverage'])})" if haar else ""
+    leak = f" and {span(row['leak'])} of the language" if row["leak"] and row["leak"]["value"] is not None else ""
+    return f"{text}{leak} ({page.SUBSPACES[row['name']]}, k {row['k']}, {place(row['site'])})"
 
 
 def model_table(rows) -> str:
