@@ -117,25 +117,25 @@ def recipe_text(results: dict) -> str:
     swapped = [key for key in results["tested"] if rows[key]["weights_swapped"]["site"] is not None]
     single = [key for key, row in rows.items() if row["predicted_verdict"] != "no_bottleneck"]
     layers = [f"{named[key]} L{row['predicted']} of {row['layers']}" for key, row in rows.items()]
-    parts = [f"{named[key]} {own(row['without_offset'])} (Haar {haar_text(row)})" for key, row in rows.items()]
+    parts = [f"{named[key]}: {own(row['without_offset'])}, {haar_text(row)}" for key, row in rows.items()]
     told = [row["text"] for row in rows.values() if not row["text"]["unmeasured"]]
     ahead = sum(min(found["low"] for found in text["ahead_of"].values()) > 0 for text in told)
     lines = [
         f"""**A bottleneck.** The weights single out a layer in {len(single)} of {len(rows)} models; the layer taken, else the lowest
             inner one, is {listing(layers)}.""",
         f"""**Separation.** With the languages' means removed, problems lie closer to their translations inside the weights' Z than
-            outside by this contrast (below 1: as hoped), on held-out problems: {listing(parts)}; stories are told from foils
+            outside by this contrast (below 1: as hoped), on held-out problems ({"; ".join(parts)}); stories are told from foils
             surely better than by their text in {ahead} of {len(told)}.""",
         f"**Where it acts.** {passes_text(results, named)}",
     ]
     if swapped:
-        moved = [f"{named[key]} {moves(rows[key]['weights_swapped'])}" for key in swapped]
-        best = [f"{named[key]} {moves(rows[key]['z'])}, `{rows[key]['z']['verdict']}`" for key in results["tested"]]
+        moved = [f"{named[key]}: {moves(rows[key]['weights_swapped'])}" for key in swapped]
+        best = [f"{named[key]}: {moves(rows[key]['z'])}, `{rows[key]['z']['verdict']}`" for key in results["tested"]]
         lines += [
-            f"""**The weights' Z, swapped** where the stream carries most for it, moves of the answer that the whole stream moves:
-                {listing(moved)}.""",
-            f"""**The best of all subspaces tried** moves: {listing(best)}; a causal Z is in {len(results["causal"])} of
-                {len(results["tested"])}.""",
+            f"""**The weights' Z**, swapped at the best place for it, moves of what the whole stream moves there
+                {"; ".join(moved)}.""",
+            f"""**The best of all subspaces tried** moves {"; ".join(best)}: a causal Z is shown in {len(results["causal"])} of
+                {len(results["tested"])} models where one could be.""",
         ]
     numbered = "\n".join(f"{number}. {page.prose(line)}" for number, line in enumerate(lines, 1))
     return f"What the recipe's claim comes to in these models, with 95 % intervals:\n\n{numbered}"
@@ -144,7 +144,7 @@ def recipe_text(results: dict) -> str:
 def haar_text(row: dict) -> str:
     """The range of random subspaces' contrasts, and p against every null."""
     part = row["without_offset"]
-    return f"{show(part['haar']['low'], 3)} to {show(part['haar']['high'], 3)}, p {null_p(part)}"
+    return f"Haar {show(part['haar']['low'], 3)} to {show(part['haar']['high'], 3)}, p {null_p(part)}"
 
 
 def passes_text(results: dict, named: dict) -> str:
@@ -162,7 +162,7 @@ def passes_text(results: dict, named: dict) -> str:
             f"{named[key]} from {place(min(joint))} to {place(max(joint))} (layers 0 to {rows[key]['layers'] - 1})"
         )
     return f"""{text}. The stream carries both answer and language at the places measured in {listing(spans)}; at the output of the
-        weights' layer in {where["reached"]} of {len(where["models"])} (p {p_value(where["p"])} by chance)."""
+        weights' layer in {where["reached"]} of {len(where["models"])} (so many or more by chance: p {p_value(where["p"])})."""
 
 
 def moves(row: dict) -> str:
