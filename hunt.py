@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +60,7 @@ class Asks:
     in_words: bool = False
     fewest: int = MINIMUM
     falls_out: tuple[str, ...] = ()  # none: then there is no hunt
+    easier: str | None = None  # in data/: what to go down to from the default
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ ASKS = {
     # the ablation asks this file; phase 3 goes down the whole ladder where neither the user nor the model names one
     "phase3": Asks("words.jsonl", in_words=True, fewest=2 * MINIMUM, falls_out=("phase3", "phase3b", "ablation")),
     SECOND[0]: Asks("reasoning.jsonl", falls_out=SECOND),
-    SECOND[1]: Asks("reasoning.jsonl", in_words=True, falls_out=SECOND[1:]),
+    SECOND[1]: Asks("reasoning.jsonl", in_words=True, falls_out=SECOND[1:], easier="antonyms.jsonl"),
 }
 
 
@@ -197,7 +199,19 @@ def asking(arguments, folder: checkpoints.ModelFolder, asks: Asks, problems: lis
     flags = ["--languages", *arguments.languages, "--batch", str(arguments.batch)]
     flags += ["--problems", *map(str, problems)] if problems else []
     flags += ["--exemplars", str(exemplars)] if exemplars else []
+    if asks.easier and asked.files == [runs.ROOT / "data" / asks.default]:
+        flags += going_down(runs.ROOT / "data" / asks.easier, what, folder)
     return (*flags, *(["--limit", str(len(kept))] if len(kept) < len(asked.problems) else []))
+
+
+def going_down(file: Path, what: argparse.Namespace, folder: checkpoints.ModelFolder) -> list[str]:
+    """The flag of a second rung, where it is written in all languages asked."""
+    with suppress(NoTexts, questions.NoWords):
+        questions.find_asked(
+            argparse.Namespace(**vars(what) | {"problems": [file], "exemplars": None}), folder, file.name
+        )
+        return ["--easier", str(file)]
+    return []
 
 
 def judge_again(arguments: argparse.Namespace) -> None:

@@ -13,7 +13,9 @@ Steps, which are also the report's headings:
 1 problems   2 where answer and language arrive   3 subspaces tested   4 beside them   5 format and contrast donors   6 how to read it
 """
 
+import argparse
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -53,12 +55,15 @@ MAX_NEW_TOKENS = 12  # an answer in words
 
 def main(argv: list[str] | None = None) -> None:
     parser = runs.command_line(__doc__, asks_problems=True)
+    parser.add_argument(
+        "--easier", nargs="+", type=Path, default=[], metavar="FILE", help="problem files to go down to, in this order"
+    )
     parser.add_argument("--learned", action="store_true", help="also test a subspace learned by gradients")
     arguments = parser.parse_args(argv)
     opening = questions.begin(REPORT, arguments, f"{RUNGS[0]}.jsonl", in_words=True)
     if opening is None:
         return
-    rungs = questions.find_ladder(arguments, opening.folder, RUNGS)
+    rungs = [*questions.find_ladder(arguments, opening.folder, RUNGS), *easier_rungs(arguments, opening.folder)]
     others = questions.find_others(arguments, opening.folder, RUNGS, rungs)
     contrast = questions.find_contrasts(arguments, opening.folder)
     z = subspaces.load_z(arguments.out, opening.folder)
@@ -68,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
             f"{' '.join(opening.languages)}: run both with the same --languages"
         )
     weights = pointed(arguments.out, opening.folder, z)
-    settings = {"z": z.summary, "window": weights["window"], "learned": arguments.learned}
+    settings = {"easier": [file.name for file in arguments.easier], "z": z.summary, "window": weights["window"], "learned": arguments.learned}
     settings |= {"ladder": [asked.settings for asked in rungs], "others": [asked.settings for asked in others]}
     settings |= {"contrasts": contrast and contrast.settings}
     run = opening.run({"layer_chosen": z.chosen, "weights": weights}, **settings)
@@ -91,6 +96,14 @@ def main(argv: list[str] | None = None) -> None:
     results |= problem_counts(tried[-1], rung, measured.design) | described(measured, rung)
     arrays = (np.concatenate(measured.scores), rung.streams.numpy(), runs.json_lines(prompts(study, rung)))
     run.save(results, dict(zip(ARRAYS, arrays)))
+
+
+def easier_rungs(arguments, folder: checkpoints.ModelFolder) -> list[questions.Asked]:
+    """A rung for every file of --easier, with the exemplars beside it; --limit holds for each."""
+    given = [
+        argparse.Namespace(**vars(arguments) | {"problems": [file], "exemplars": None}) for file in arguments.easier
+    ]
+    return [questions.find_asked(asked, folder, "problems.jsonl", in_words=True) for asked in given]
 
 
 NOTHING = {

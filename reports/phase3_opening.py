@@ -417,9 +417,10 @@ def run_text(results: dict) -> list[str]:
         value = model.get("revision") if key == "revision" else settings.get(key)
         if value is not None:
             command.append(f"{flag} {' '.join(value) if isinstance(value, list) else value}")
-    one = len(settings.get("ladder", [])) == 1
+    one = len(settings.get("ladder", [])) - len(settings.get("easier", [])) == 1
     command += ["--problems", *(name for name, _ in settings["problems"])] if one else []
     command += ["--exemplars", settings["exemplars"][0]] if one and settings.get("exemplars") else []
+    command += ["--easier", *settings["easier"]] if settings.get("easier") else []
     command += ["--learned"] if settings.get("learned") else []
     which = (
         f"revision {model['revision']}"

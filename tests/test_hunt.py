@@ -678,6 +678,15 @@ def test_the_users_problems_go_to_every_step_that_asks(script, small, tmp_path):
     assert "--limit" not in flags["phase3"] and after(flags["reasoning/phase3"], "--limit") == ["20"]
     flags, _ = planned(script, small, tmp_path)
     assert not {"--problems", "--exemplars", "--limit"} & set(flags["phase0"] + flags["phase2"] + flags["phase3"])
+    assert "--easier" not in flags["reasoning/phase3"]
+    (small / "reasoning.jsonl").rename(small / "other.jsonl")  # the suite's own, and from there down
+    try:
+        flags, _ = planned(script, small, tmp_path)
+    finally:
+        (small / "other.jsonl").rename(small / "reasoning.jsonl")
+    assert after(flags["reasoning/phase3"], "--problems") == [str(runs.ROOT / "data" / "reasoning.jsonl")]
+    assert after(flags["reasoning/phase3"], "--easier") == [str(runs.ROOT / "data" / "antonyms.jsonl")]
+    assert "--easier" not in flags["reasoning/phase2"] + flags["phase3"]
 
 
 def test_what_mgsm_does_not_allow_is_left_out_and_said_first(script, small, tmp_path, capsys):

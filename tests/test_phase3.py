@@ -624,6 +624,10 @@ def test_rungs_come_from_data_unless_problems_are_named(script, phase3, small, t
     )
     arguments.problems = [runs.ROOT / "data" / "antonyms.jsonl"]
     assert [asked.files[0].stem for asked in questions.find_ladder(arguments, bare, phase3.RUNGS)] == ["antonyms"]
+    arguments.easier, arguments.limit = [runs.ROOT / "data" / f"{rung}.jsonl" for rung in ("sums", "successor")], 9
+    below = phase3.easier_rungs(arguments, folder)  # data's own exemplars, not the model's
+    assert [asked.settings["exemplars"][0] for asked in below] == ["sums_exemplars.jsonl", "successor_exemplars.jsonl"]
+    assert [len(asked.problems) for asked in below] == [9, 9]
 
 
 @pytest.mark.parametrize(
