@@ -15,13 +15,17 @@ Steps, which are also the report's headings:
 """
 
 import argparse
+import importlib
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 import verdicts
 from lab import checkpoints, expected, questions, runs
@@ -71,6 +75,7 @@ class Plan:
     left_out: dict[str, str]
 
 
+THREADS = torch.get_num_threads()
 STEPS = 10  # of a hunt that leaves nothing out and has one contingency at most to patch
 SECOND = tuple(f"{REASONING}/{stem}" for stem in ("phase2", "phase3", "phase3b"))
 ASKS = {
@@ -324,22 +329,56 @@ def say(line: str) -> None:
 
 
 def run_step(step: Step, arguments: argparse.Namespace) -> None:
-    """One script in its own process; a finished one says so and ends at once. UserError if it fails."""
-    command = [sys.executable]
-    if arguments.processes > 1 and step.script in SHARDED:
-        command += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--mixed_precision", "no"]
-        command += ["--dynamo_backend", "no", "--num_processes", str(arguments.processes)]
-    command += [str(runs.ROOT / step.script), "--model", arguments.model or runs.DEFAULT_MODEL]
-    command += ["--out", str(arguments.out / step.folder), "--device", children_device(arguments)]
-    command += ["--dtype", arguments.dtype, "--seed", str(arguments.seed), *step.flags]
-    command += ["--revision", arguments.revision] if arguments.revision else []
-    command += ["--fresh"] if arguments.fresh else []
-    # Ctrl-C is for this process: it ends the script, which on its own would print a traceback while it still imports
-    status = subprocess.run(command, preexec_fn=ignore_interrupts).returncode
+    """One script; a finished one says so and ends at once. UserError if it fails, whose message is then printed already."""
+    flags = ["--model", arguments.model or runs.DEFAULT_MODEL]
+    flags += ["--out", str(arguments.out / step.folder), "--device", children_device(arguments)]
+    flags += ["--dtype", arguments.dtype, "--seed", str(arguments.seed), *step.flags]
+    flags += ["--revision", arguments.revision] if arguments.revision else []
+    flags += ["--fresh"] if arguments.fresh else []
+    shared = arguments.processes > 1 and step.script in SHARDED
+    status = run_shared(step.script, flags, arguments.processes) if shared else run_here(step.script, flags)
     if status:
         raise runs.UserError(
             f"{step.script} ended with status {status} (its message is above); a hunt that runs again repeats no finished step"
         )
+
+
+def run_here(script: str, flags: list[str]) -> int:
+    """A script in this process, as its command line would run it: its exit status.
+
+    Python and its packages start once for all steps, and what was read of the model's files is not read again.
+    """
+    torch.set_num_threads(THREADS)  # a narrow model's steps take one
+    module = importlib.import_module(script.removesuffix(".py"))
+
+    def main() -> None:
+        try:
+            module.main(flags)
+        except KeyboardInterrupt:
+            raise Interrupted from None
+
+    try:
+        runs.run_script(main)
+    except Interrupted:
+        raise KeyboardInterrupt from None
+    except SystemExit as end:
+        return end.code
+    except Exception:  # a fault of the script: the other models' hunts are worth their time all the same
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+class Interrupted(BaseException):
+    """Ctrl-C in a step: it ends the hunt, not the step alone."""
+
+
+def run_shared(script: str, flags: list[str], processes: int) -> int:
+    """A script in several processes: its exit status."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_processes", str(processes)]
+    # Ctrl-C is for this process: it ends the script, which on its own would print a traceback while it still imports
+    return subprocess.run([*command, str(runs.ROOT / script), *flags], preexec_fn=ignore_interrupts).returncode
 
 
 def children_device(arguments: argparse.Namespace) -> str:

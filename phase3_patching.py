@@ -73,7 +73,12 @@ def main(argv: list[str] | None = None) -> None:
             f"{' '.join(opening.languages)}: run both with the same --languages"
         )
     weights = pointed(arguments.out, opening.folder, z)
-    settings = {"easier": [file.name for file in arguments.easier], "z": z.summary, "window": weights["window"], "learned": arguments.learned}
+    settings = {
+        "easier": [file.name for file in arguments.easier],
+        "z": z.summary,
+        "window": weights["window"],
+        "learned": arguments.learned,
+    }
     settings |= {"ladder": [asked.settings for asked in rungs], "others": [asked.settings for asked in others]}
     settings |= {"contrasts": contrast and contrast.settings}
     run = opening.run({"layer_chosen": z.chosen, "weights": weights}, **settings)

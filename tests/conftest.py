@@ -1,6 +1,6 @@
 """Real checkpoints of every supported family, and the scripts as modules."""
 
-import importlib.util
+import importlib
 import shutil
 import signal
 import sys
@@ -50,13 +50,7 @@ def interruptible() -> None:
 
 def load_script(name: str):
     """A script of the suite as a module, whatever its file is called."""
-    module_name = f"script_{name.removesuffix('.py')}"
-    if module_name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(module_name, ROOT / name)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[module_name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[module_name]
+    return importlib.import_module(name.removesuffix(".py"))
 
 
 def random_model(path: Path, family: str = "qwen2", seed: int = 0, shards: str = "5GB", **changes) -> Path:

@@ -11,6 +11,7 @@ import time
 from itertools import product
 from math import prod
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,21 +24,6 @@ from bench.planted import BOTTLENECK, KINDS, write_planted
 from lab import checkpoints, expected, runs, studies
 from reports import hunt as page
 from verdicts.dissociation import RANKS
-
-
-@pytest.fixture
-def in_process(script, monkeypatch):
-    """Steps run in this process, with the flags of their command lines: only the start of Python is saved."""
-
-    class Finished:
-        returncode = 0
-
-    def run(command, **_):
-        name = next(index for index, part in enumerate(command) if part.endswith(".py"))
-        script(Path(command[name]).name).main(command[name + 1 :])
-        return Finished
-
-    monkeypatch.setattr(subprocess, "run", run)
 
 
 @pytest.fixture
@@ -70,7 +56,7 @@ def small_control(path: Path, kind: str) -> Path:
 
 
 @pytest.mark.slow
-def test_a_planted_z_is_causal(script, tmp_path, in_process, monkeypatch):
+def test_a_planted_z_is_causal(script, tmp_path, monkeypatch):
     results = hunt(script, tmp_path / "out", "--model", write_planted(tmp_path / "planted", "planted").path)
     assert results["verdict"] == "causal_z"
     assert list(branches(results)) == ["behaviour", "separation", "patching", "end"]
@@ -98,7 +84,7 @@ def test_a_planted_z_is_causal(script, tmp_path, in_process, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_decoy_is_refuted_and_what_activations_find_is_not_laid_to_the_weights(script, tmp_path, in_process):
+def test_a_decoy_is_refuted_and_what_activations_find_is_not_laid_to_the_weights(script, tmp_path):
     results = hunt(script, tmp_path / "out", "--model", write_planted(tmp_path / "decoy", "decoy", seed=1).path)
     assert results["weight_based"]["separates"] == "none"
     assert results["weight_based"]["causal"] != "double_dissociation"
@@ -113,7 +99,7 @@ def test_a_decoy_is_refuted_and_what_activations_find_is_not_laid_to_the_weights
 
 
 @pytest.mark.slow
-def test_random_weights_have_no_z(script, tmp_path, in_process):
+def test_random_weights_have_no_z(script, tmp_path):
     results = hunt(script, tmp_path / "out", "--model", small_control(tmp_path / "random", "random"))
     assert results["verdict"] == "untestable"  # it solves nothing, so that no rung can be patched
     assert results["tasks"]["math"]["untested"] == "no_rung"
@@ -122,7 +108,7 @@ def test_random_weights_have_no_z(script, tmp_path, in_process):
 
 
 @pytest.mark.slow
-def test_every_family_runs_end_to_end_and_is_compared(script, families, tmp_path, in_process, quick):
+def test_every_family_runs_end_to_end_and_is_compared(script, families, tmp_path, quick):
     names = []
     one_group = random_model(tmp_path / "one_group", "llama", num_key_value_heads=1)
     for folder in (*(shutil.copytree(families[name], tmp_path / name) for name in ("qwen3", "mistral")), one_group):
@@ -327,7 +313,7 @@ def test_a_step_that_can_tell_nothing_is_known_beforehand(script, given, key, wh
 def test_steps_that_tell_nothing_are_left_out_and_said(script, small, tmp_path, monkeypatch, capsys, settled):
     write_parts(tmp_path, small, parts("none"))
     ran = []
-    monkeypatch.setattr(subprocess, "run", lambda command, **_: ran.append(command) or Succeeded)
+    monkeypatch.setattr(script("hunt.py"), "run_here", lambda *command: ran.append(command) or 0)
     results = hunt(script, tmp_path, "--model", small)
     out = capsys.readouterr().out.splitlines()
     second = ["reasoning/phase2", "reasoning/phase3", "reasoning/phase3b"]
@@ -421,12 +407,6 @@ def test_a_tier_asks_for_those_before_it():
     assert found == {"minimal": False, "strong": False, "transformative": False}
 
 
-class Succeeded:
-    """A script that ended well."""
-
-    returncode = 0
-
-
 def write_parts(out: Path, folder: Path, given: dict) -> None:
     """The scripts' results files as they would lie there for this model."""
     model = checkpoints.find_model(str(folder)).identity
@@ -448,7 +428,7 @@ def test_a_changed_threshold_is_judged_again_without_a_model(script, small, tmp_
     given = parts("clear", best_layer=DISSOCIATES)
     given["one"]["verdict"] = "weak_bottleneck"
     write_parts(tmp_path, small, given)
-    monkeypatch.setattr(subprocess, "run", lambda command, **_: Succeeded)
+    monkeypatch.setattr(script("hunt.py"), "run_here", lambda *_: 0)
     results = hunt(script, tmp_path, "--model", small)
     assert results["verdict"] == "causal_z" and results["layers"]["agree"]
     said = (
@@ -482,7 +462,7 @@ def test_a_contingency_is_judged_again_by_the_changed_level(script, small, tmp_p
     candidates = given["phase2"]["contingencies"]["candidates"]
     candidates["ard_mmd"] = candidates["centroid"]
     write_parts(tmp_path, small, given)
-    monkeypatch.setattr(subprocess, "run", lambda command, **_: Succeeded)
+    monkeypatch.setattr(script("hunt.py"), "run_here", lambda *_: 0)
     results = hunt(script, tmp_path, "--model", small)
     assert (results["verdict"], results["z"]["found_by"]) == ("causal_z", "activations")
     monkeypatch.setattr(verdicts, "LEVEL", 0.005)
@@ -493,7 +473,7 @@ def test_a_contingency_is_judged_again_by_the_changed_level(script, small, tmp_p
 
 def test_a_hunt_is_judged_and_worded_anew_each_time(script, small, tmp_path, monkeypatch, capsys):
     write_parts(tmp_path, small, parts("clear"))
-    monkeypatch.setattr(subprocess, "run", lambda command, **_: Succeeded)
+    monkeypatch.setattr(script("hunt.py"), "run_here", lambda *_: 0)
     first = hunt(script, tmp_path, "--model", small)
     before = snapshot(tmp_path)
     assert hunt(script, tmp_path, "--model", small) == first
@@ -506,7 +486,7 @@ def test_a_hunt_is_judged_and_worded_anew_each_time(script, small, tmp_path, mon
 
 
 def test_several_models_are_compared_and_judged_again(script, small, tmp_path, monkeypatch, capsys, settled):
-    monkeypatch.setattr(subprocess, "run", lambda command, **_: Succeeded)
+    monkeypatch.setattr(script("hunt.py"), "run_here", lambda *_: 0)
     names = [str(random_model(tmp_path / name, seed=seed)) for seed, name in enumerate("ba")]
     out = tmp_path / "out"
     for name in names:
@@ -553,7 +533,7 @@ def snapshot(out: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_an_interrupted_hunt_goes_on_and_ends_with_the_same_bytes(script, tmp_path, in_process):
+def test_an_interrupted_hunt_goes_on_and_ends_with_the_same_bytes(script, tmp_path):
     """Processes of their own, stopped by Ctrl-C and killed in the middle; bench/interruptions.py does it 20 times."""
     path = small_control(tmp_path / "planted", "planted")
     hunt(script, tmp_path / "whole", "--model", path)
@@ -583,11 +563,8 @@ def test_an_interrupted_hunt_goes_on_and_ends_with_the_same_bytes(script, tmp_pa
 
 
 def test_a_failing_step_is_named_and_other_models_go_on(script, small, tmp_path, monkeypatch, capfd):
-    class Failed:
-        returncode = 2
-
     module = script("hunt.py")
-    monkeypatch.setattr(subprocess, "run", lambda command, **_: Failed)
+    monkeypatch.setattr(module, "run_here", lambda *_: 2)
     with pytest.raises(runs.UserError, match=r"1\.py ended with status 2"):
         hunt(script, tmp_path / "one", "--model", small)
     with pytest.raises(runs.UserError, match="nowhere: no such folder.*1.py ended"):
@@ -600,19 +577,38 @@ def test_a_failing_step_is_named_and_other_models_go_on(script, small, tmp_path,
         module.main(["--models", "tiny", "./tiny", "--out", str(tmp_path / "three")])
 
 
+def test_a_step_that_fails_ends_alone_and_ctrl_c_ends_the_hunt(script, monkeypatch, capsys):
+    module, step = script("hunt.py"), script("1.py")
+
+    def ends(with_what: Exception | None) -> int:
+        def main(flags: list[str]) -> None:
+            if with_what:
+                raise with_what
+
+        monkeypatch.setattr(step, "main", main)
+        return module.run_here("1.py", [])
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)  # as another model's hunt may leave them
+    assert ends(None) == 0 and torch.get_num_threads() == module.THREADS
+    torch.set_num_threads(threads)
+    assert ends(runs.UserError("no such model")) == 2 and capsys.readouterr().err == "error: no such model\n"
+    assert ends(MemoryError("of 9 GiB")) == 2 and "out of memory (of 9 GiB)" in capsys.readouterr().err
+    assert ends(ZeroDivisionError()) == 1 and "ZeroDivisionError" in capsys.readouterr().err
+    with pytest.raises(KeyboardInterrupt):
+        ends(KeyboardInterrupt())
+
+
 def test_steps_get_the_users_flags(script, small, tmp_path, monkeypatch, capsys):
-    commands = []
-
-    class Failed:
-        returncode = 1
-
-    monkeypatch.setattr(subprocess, "run", lambda command, **_: commands.append(command) or Failed)
+    commands, module = [], script("hunt.py")
+    failed = SimpleNamespace(returncode=1)
+    monkeypatch.setattr(module, "run_here", lambda *command: commands.append(command) or 1)
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: commands.append(command) or failed)
     flags = ["--model", str(small), "--out", str(tmp_path), "--dtype", "float32", "--seed", "7", "--fresh"]
-    module = script("hunt.py")
     with pytest.raises(runs.UserError):
         module.main([*flags, "--fold-norm", "--device", "cpu"])
-    (command,) = commands
-    assert command[1].endswith("1.py")
+    ((name, command),) = commands
+    assert name == "1.py"
     for flag in ("--fold-norm", "--fresh"):
         assert flag in command
     assert command[command.index("--seed") + 1] == "7"
@@ -724,13 +720,13 @@ def test_a_second_kind_of_problem_in_other_languages_is_left_out(script, small, 
     ],
 )
 def test_what_would_fail_after_hours_fails_before_the_first_step(script, small, tmp_path, monkeypatch, flags, said):
-    monkeypatch.setattr(subprocess, "run", None)
+    monkeypatch.setattr(script("hunt.py"), "run_here", None)
     with pytest.raises(runs.UserError, match=re.escape(said)):
         hunt(script, tmp_path, "--model", small, *flags)
 
 
 @pytest.mark.slow
-def test_a_hunt_on_mgsm_ends_and_is_judged_again(script, small, tmp_path, in_process, quick):
+def test_a_hunt_on_mgsm_ends_and_is_judged_again(script, small, tmp_path, quick):
     path = shutil.copytree(small, tmp_path / "small")
     lines = (path / "reasoning.jsonl").read_text(encoding="utf-8").splitlines()[:12]
     (path / "reasoning.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
