@@ -4,8 +4,8 @@ Question   can z_target be predicted from z_source of the same problem, for answ
            constant shift, than with shuffled problems, than from the words of the source alone, than in untrained twins of the
            model and in other subspaces of Z's size? Does the mapped vector, sent into the model, bring the answer along?
 Inputs     output/phase2_results.json, phase2_z_basis.npy, phase2_layer_subspaces.npy: Z; phase3_results.json,
-           phase3_streams.npy, phase3_prompts.jsonl: the problems that phase 3 found solved, at the position and with the prompt
-           with which it swaps Z; the model for words, twins and the transfer
+           phase3_streams.npy, phase3_prompts.jsonl: the problems that phase 3 found solved, at the position and with the prompts
+           that it swaps at, and at Z's own place; the model for words, twins and the transfer
 Outputs    output/phase3b_output.md with figures, phase3b_results.json, phase3b_loo.npy (maps, problems scored): squared error of
            each map, phase3b_transfer.npy (conditions, pairs, answers x languages): log-probabilities within the answer set
 Run        python phase3b_bridge.py --model Qwen/Qwen2.5-3B          after phase3_patching.py
@@ -153,7 +153,7 @@ def asked_prompts(out: Path) -> list[dict]:
 
 @dataclass(frozen=True)
 class Problems:
-    """Problems that phase 3 found solved in every language, and their streams where it swaps Z."""
+    """Problems that phase 3 found solved in every language, and their streams at Z's own place."""
 
     places: np.ndarray  # (n,) in the rung
     answers: np.ndarray  # (n,) numbers that tell answers apart; those that begin alike have one
