@@ -15,6 +15,7 @@ Steps, which are also the report's headings:
 """
 
 import argparse
+import gc
 import importlib
 import signal
 import subprocess
@@ -348,6 +349,7 @@ def run_here(script: str, flags: list[str]) -> int:
 
     Python and its packages start once for all steps, and what was read of the model's files is not read again.
     """
+    gc.collect()  # two models at a time may be one too many
     torch.set_num_threads(THREADS)  # a narrow model's steps take one
     module = importlib.import_module(script.removesuffix(".py"))
 
