@@ -19,10 +19,11 @@ REMOVALS = (
 )  # rows of the ablation, by the role that they play
 PROFILE = ("coverage", "leak", "complement_transfer", "complement_language")
 SHOWN = (*"method layer site k place d iia_cross full_iia_cross nulls p p_holm".split(), *PROFILE)
-SHOWN += tuple("drawn gates within_share full_iia_same tests failed open_tests".split())
+SHOWN += tuple("drawn gates within_share full_iia_same judged tests failed open_tests".split())
 RIVALS = ("pca", "z")  # swapped for the same few donors, beside the Z that decided
 DRAWN = ("haar", "matched", "missing", "pairing")  # nulls of a contrast, as far as a row has them
-ARRIVES = ("site", "t_same_share", "g_share")  # of the curve along depth: shares of what the full swap moves at most
+# of the curve along depth: shares of what the full swap moves at most, and how often the donor's answer wins in the other language
+ARRIVES = ("site", "t_same_share", "g_share", "donor_recipient")
 # in place of a phase 3 that was left out
 UNPATCHED = {"verdict": "untestable", "decided_by": None, "pairs": 0, "rung": None, "tested": {}, "tests": {}}
 UNPATCHED |= {"carriers": {"answer": [], "language": [], "joint": []}, "languages": []}
@@ -53,7 +54,7 @@ def gather(parts: dict, layers: int, left_out: dict | None = None) -> dict:
         "text": beyond_text(phase2["text"]),
         "phases": one["phases"],
         "ffn_over_chance": two["ffn_alignment_over_chance"][two["settings"]["layer"]],
-        "rivals": {name: rival(phase2["rivals"][name]) for name in ("weight", "centroid", "random")},
+        "rivals": compared(phase2),
         "plane": plane(phase2),
         "tasks": {task: task_row(parts, folder, left_out) for task, folder in tasks.items()},
         "reports": {key: part["verdict"] for key, part in parts.items()},
@@ -225,11 +226,33 @@ def task_row(parts: dict, prefix: str, left_out: dict) -> dict:
     """What one kind of problem says about the same Z."""
     phase2, phase3 = parts[f"{prefix}phase2"], parts.get(f"{prefix}phase3", UNPATCHED)
     held_out = phase2.get("contingencies", {}).get("candidates", {}).get(phase2["z"]["method"])
-    scored = phase2.get("given") or held_out or phase2["primary"]
+    scored = phase2.get("given") or held_out or of_grid(phase2) or phase2["primary"]
     row = {"problems": phase2["problems"], **select(scored, ("contrast", "p")), "centred": rival(scored)["centred"]}
+    row |= {
+        "rivals": compared(phase2),
+        "primary": {"centred": rival(phase2["primary"])["centred"], **measured_as(phase2["primary"])},
+    }
     row |= drawn(scored) | measured_as(scored)
     row |= {"patching": phase3["verdict"], "tested": tested_rows(phase3), **select(phase3, ("rung", "pairs"))}
     return row | reason(phase3, left_out.get(f"{prefix}phase3"))
+
+
+def of_grid(phase2: dict) -> dict | None:
+    """The configuration that phase 2 hands on in place of the primary one; None where it hands on another Z."""
+    z, masks = phase2["z"], {"weight": "multi", "weight_head0": "head0"}
+    wanted = {
+        "mask": masks.get(z["method"]),
+        "mask_layer": z["layer"],
+        "site": z["site"],
+        "k": z["k"],
+        "pooling": z.get("position"),
+    }
+    return next((row for row in phase2.get("grid", []) if wanted.items() <= row.items()), None)
+
+
+def compared(phase2: dict) -> dict:
+    """The weights' Z beside the centroids' and one random subspace, on problems that none was fitted on."""
+    return {name: rival(phase2["rivals"][name]) for name in ("weight", "centroid", "random")}
 
 
 def ablation(found: dict) -> dict:

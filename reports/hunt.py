@@ -51,6 +51,9 @@ TERMS = {
         a subspace only, and the layers above go on from there.""",
     "kind of problem": """`words` (stories), `sums`, `successor` (the number after), `reasoning`, `antonyms`, hardest first: phase
         3 takes the first that is solved often enough. `problems` are a user's or the model's own.""",
+    "surely": "by the end of the 95 % interval.",
+    "exploratory": "looked at without a prediction: the weights single out no layer.",
+    "head 0": "the directions that the layer's first attention head reads alone; else all of its heads together.",
     "best of the subspaces tested": "the one whose verdict is nearest to the hypothesis; another may move more.",
     "coverage, leak": "what swapping Z moves of the answer, and of the language, as shares of what the whole stream moves there.",
     "D": """coverage − leak − (what Z⊥ moves of the answer) + (what Z⊥ moves of the language): 2 by the hypothesis, about 0 for

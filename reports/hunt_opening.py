@@ -19,18 +19,22 @@ from reports.hunt_tables import (
 from reports.page import decimal, listing, p_value, percent, place, show, span
 
 SWAP = "replacing {k} of the {width} directions of one prompt's inner state {where} by another prompt's"
+ASKED = {  # the kinds of problem of data/
+    "words": "word problems", "sums": "sums", "successor": "which number comes next", "reasoning": "who comes first in an order",
+    "antonyms": "the opposite of a word",
+}  # fmt: skip
 VERDICTS = {  # one sentence that a stranger understands
-    "causal_z": f"In {{model}}, {SWAP} brings over its answer ({{coverage}} of what all directions do) and not its language "
+    "causal_z": f"In {{place}}, {SWAP} brings over its answer ({{coverage}} of what all directions do) and not its language "
     "({leak}); {found}",
-    "learned_only": f"In {{model}}, {SWAP} brings over its answer ({{coverage}} of what all directions do) and not its language "
+    "learned_only": f"In {{place}}, {SWAP} brings over its answer ({{coverage}} of what all directions do) and not its language "
     "({leak}), but they were learned for this effect; no others found do it",
-    "answer_word": f"In {{model}}, {SWAP} moves {{coverage}} of its answer and {{leak}} of its language, {{word}}",
-    "illusion": f"In {{model}}, {SWAP} moves {{coverage}} of its answer and {{leak}} of its language, but along directions that the "
+    "answer_word": f"In {{place}}, {SWAP} moves {{coverage}} of its answer and {{leak}} of its language, {{word}}",
+    "illusion": f"In {{place}}, {SWAP} moves {{coverage}} of its answer and {{leak}} of its language, but along directions that the "
     "model's own states hardly use",
-    "inconclusive": "Whether directions of {model}'s inner state carry the answer without the language is left open: the best found, "
-    "{k} of {width} {where}, bring over {range} of it",
-    "partial_z": f"In {{model}}, {SWAP} brings over {{coverage}} of its answer (random directions {{haar}}) and {{leak}} of its "
-    "language, the rest {complement_transfer} of the answer: more than chance, {short}",
+    "inconclusive": "In {place}, whether directions of the inner state carry the answer without the language is left open: the "
+    "best found, {k} of {width} {where}, bring over {range} of it",
+    "partial_z": f"In {{place}}, {SWAP} brings over {{coverage}} of its answer (random directions {{haar}}) and {{leak}} of its "
+    "language, the rest {complement_transfer} of the answer: {short}",
     "correlational_z": "In {model}, some directions of the inner state keep what a problem is and drop its language ({source}), but "
     "{unused}",
     "no_z": "In {model}, no directions tried are shown to keep what a problem is and drop its language better than controls do "
@@ -57,7 +61,8 @@ FOLLOWS = {  # what becomes of it, by the verdict or by what told where a causal
     "illusion": "is not shown: the swap works through a path that the model leaves idle (Makelov et al. 2023)",
     "inconclusive": "is left open: more solved problems would narrow the intervals",
     "partial_z": "is not shown: {missed}",
-    "partial_z, open": "is left open: {missed}",
+    "partial_z, open": "is not shown: the best directions move {clean}; whether they move most of what it asks for is left "
+    "open: {missed}",
     "correlational_z": "is not shown: directions part problem from language, and no swap shows that the model uses them",
     "no_z": "is not shown for any of the directions tried",
 }
@@ -82,6 +87,7 @@ WARNINGS = {
     "offset_only": "The separation vanishes once the constant offset between the languages is removed.",
     "text_only": "Numerals, a bag of words or untrained twins tell the problems apart as well as this Z does.",
 }
+CLEAN = 2  # D of the hypothesis
 ENOUGH = 100  # draws: with fewer a p cannot pass a correction for several subspaces
 OWN = ("weights", "weights_at_carrier", "best_layer")  # Zs that weights alone give
 
@@ -113,9 +119,11 @@ def words(results: dict) -> dict[str, str]:
         "source": SOURCES[separating(results)],
     }
     said["where"] = where(z.get("site"))
-    said["short"] = "less than the clean split sought"
+    kind = ASKED.get(z.get("rung"))
+    said["place"] = said["model"] + (f", asked {kind}" if kind else "")
+    said["short"] = clean_text(z)
     if partly_open(results):
-        said["short"] = "and whether it is the clean split sought is left open"
+        said["short"] += f"; {len(z['open_tests'])} of {len(z['tests'])} tests are open"
     said["unused"] = "no swap shows that the model computes with them"
     if why:
         said["unused"] = f"whether the model computes with them could not be tested, since {REASONS[why]}"
@@ -127,9 +135,25 @@ def words(results: dict) -> dict[str, str]:
     if scored(z):
         said |= {key: percent(z[key]["value"]) for key in ("coverage", "leak", "complement_transfer")}
         said["range"] = " to ".join(dict.fromkeys(percent(z["coverage"][end]) for end in ("low", "high")))
-        said["haar"] = percent(z["nulls"]["haar"]["coverage"])
+        said["haar"] = percent(z["nulls"]["haar"]["coverage"]) + main_text(z)
         said["word"] = word_text(z)
     return said
+
+
+def clean_text(z: dict) -> str:
+    """How far a Z surely stays behind the hypothesis."""
+    high = z["d"]["high"] if scored(z) else None
+    sought = "less than a clean split"
+    return sought if high is None or high >= CLEAN else f"surely {sought} (D up to {decimal(high)} of {CLEAN})"
+
+
+def main_text(z: dict) -> str:
+    """What as many main directions of the stream move, where they were swapped for the same donors."""
+    rivals = z.get("rivals") or {}
+    if not {"pca", "z"} <= rivals.keys():
+        return ""
+    main, own_share = (percent(rivals[name]["coverage"]["value"]) for name in ("pca", "z"))
+    return f", main ones {main} against {own_share}"
 
 
 def partly_open(results: dict) -> bool:
@@ -200,7 +224,27 @@ def moved_text(results: dict) -> str:
     return f"""{text}. {best_of(results)} is {page.SUBSPACES[z["name"]]} ({made}; k {z["k"]}), {place(z["site"])}: coverage of the
         answer {span(z["coverage"])}, leak of the language {span(z["leak"])}, D {span(z["d"], decimal)}, by the hypothesis 100 %,
         0 % and 2 (shares of what the whole stream moves there: of the log-odds of the donor's answer, and of its language);
-        {nulls} (`{z["verdict"]}`, {z["pairs"]} pairs of `{z["rung"]}`)."""
+        {nulls} (`{z["verdict"]}`, {z["pairs"]} pairs of `{z["rung"]}`{judged_text(z)}).{language_free(found)}"""
+
+
+def judged_text(z: dict) -> str:
+    """On how many problems a Z is judged."""
+    return (
+        f", of both halves; judged on {z['judged']} problems with answers that nothing was fitted on"
+        if z.get("judged")
+        else ""
+    )
+
+
+def language_free(found: dict) -> str:
+    """Where the whole stream brings over the answer and leaves the language, if anywhere surely: no Z was needed for that."""
+    rows = [row for row in found["curve"] if (row.get("donor_recipient") or {}).get("low")]
+    if not rows:
+        return ""
+    best = max(rows, key=lambda row: row["donor_recipient"]["value"])
+    return f""" Across languages the whole stream at {place(best["site"])} makes the donor's answer the most probable one *in the
+        recipient's language* in {span(best["donor_recipient"])} of swaps, the most of the {len(found["curve"])} places measured:
+        there the answer passes before its language."""
 
 
 def best_of(results: dict) -> str:
@@ -292,7 +336,7 @@ def recipe_text(results: dict) -> str:
         return f"{RECIPE} {text}, since {REASONS[why]}. {kinds_text(results)}".rstrip()
     missed = missed_text(first_nodes(results["path"])["patching"]) if verdict == "partial_z" else ""
     key = found_by if verdict == "causal_z" else "partial_z, open" if partly_open(results) else verdict
-    follows = FOLLOWS[key].format(missed=missed)
+    follows = FOLLOWS[key].format(missed=missed, clean=clean_text(results["z"]))
     if found_by == "weights" and verdict == "causal_z":
         return f"{RECIPE} {follows}{CONFIRMS[results['layers']['predicted_verdict']]}."
     return f"{RECIPE} {follows}. {kinds_text(results)}".rstrip()
@@ -305,10 +349,12 @@ def missed_text(node: dict) -> str:
     failed, unsure = ([text for test, text in missed.items() if (test in left) is is_open] for is_open in (False, True))
     if not missed:
         return f"of {len(tests)} tests of the best directions {list(tests.values()).count(None)} could not be run"
-    text = f"the best directions miss {len(failed)} of {len(tests)} tests: {', '.join(failed)}"
-    if not failed:
-        text = f"the best directions surely miss none of {len(tests)} tests"
-    return f"{text}, and do not surely pass {len(unsure)}: {', '.join(unsure)}" if unsure else text
+    passed = list(tests.values()).count(True)
+    text = f"of {len(tests)} tests the best directions pass {passed}"
+    text += f", surely miss {len(failed)}: {', '.join(failed)}" if failed else ""
+    unrun = list(tests.values()).count(None)
+    text += f", leave {len(unsure)} open: {', '.join(unsure)}" if unsure else ""
+    return f"{text}; {unrun} could not be run" if unrun else text
 
 
 def needed_by(row: dict) -> dict[str, str]:

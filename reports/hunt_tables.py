@@ -78,7 +78,7 @@ def beside_draws(row: dict) -> list[str]:
         held = f": Z holds {percent(row['within_share'])} of the variance" if row.get("within_share") else ""
         why = "a null" if matched["gates"] else f"beside, no null{held}"
         p = p_value(matched["p"], matched["draws"])
-        parts.append(f"matched draws: coverage {percent(matched['coverage'])}, p {p} ({why})")
+        parts.append(f"matched draws: coverage {percent(matched['coverage'])}, p of D {p} ({why})")
     if "pca" in rivals:
         own = f" where Z's is {percent(rivals['z']['coverage']['value'])} with the same donors" if "z" in rivals else ""
         parts.append(f"PCA of that size: coverage {percent(rivals['pca']['coverage']['value'])}{own} (beside, no null)")
@@ -179,18 +179,18 @@ def evidence(results: dict) -> dict[str, tuple[str, str]]:
     alignment = f"FFN alignment {show(results['ffn_over_chance'], 3)} × chance"
     first, later, problem, chance, shuffled = (page.percent(plane[key]) for key in PLANE)
     ratios, largest = measured(nodes["separation"])
+    told = compared_cells(
+        {"math": rivals} | {task: row["rivals"] for task, row in results["tasks"].items() if task != "math"}
+    )
     return {
         "structure": (f"{predicted_text(results)}, `{reports['two']}`: {alignment}", "1 × chance"),
         "separation": (
-            f"{ratios}; without the offset ({of_size(without)}) contrast {own(without)}; {beyond_text(results['text'])}",
+            f"{other_text(results)}{ratios}; without the offset ({of_size(without)}) contrast {own(without)}; "
+            f"{beyond_text(results['text'])}",
             f"{largest}; without the offset Haar {drawn(without['haar'])}, p {null_p(without)}, {matched_text(without)}"
             f"{foils_haar(results['text'])}",
         ),
-        "comparison": (
-            f"contrast on held-out problems, without the offset ({of_size(rivals['weight'])}): weight-based "
-            f"{own(rivals['weight']['centred'])}",
-            f"centroid {own(rivals['centroid']['centred'])}, one random subspace {own(rivals['random']['centred'])}",
-        ),
+        "comparison": told,
         "causal": causal_cells(results),
         "second_model": ("one model in this hunt", "use --models"),
         "information": (
@@ -204,6 +204,24 @@ def evidence(results: dict) -> dict[str, tuple[str, str]]:
         "bridge": transfer(results["bridge"]["math"]) if "math" in results["bridge"] else ("not run", "–"),
         "not_just_math": carried(results),
     }
+
+
+def other_text(results: dict) -> str:
+    """Said where another configuration separates than the one named before looking; nothing else."""
+    tests, row = results["tests"], results["tasks"]["math"]
+    if tests["named_separates"] or not tests["handed_on_separates"] or not tests["separates"]:
+        return ""
+    return f"the one named before looking does not, another does ({of_size(row)}: contrast {own(row['centred'])} without the offset); "
+
+
+def compared_cells(rivals: dict[str, dict]) -> tuple[str, str]:
+    """The weights' Z beside the centroids' and one random subspace, on each kind of problem: a lower contrast is better."""
+    found = [f"{task}, {of_size(row['weight'])}: {own(row['weight']['centred'])}" for task, row in rivals.items()]
+    null = [
+        f"{task}: centroids {own(row['centroid']['centred'])}, one random subspace {own(row['random']['centred'])}"
+        for task, row in rivals.items()
+    ]
+    return f"contrast on held-out problems, without the offset: {'; '.join(found)}", "; ".join(null)
 
 
 def causal_cells(results: dict) -> tuple[str, str]:
@@ -292,7 +310,7 @@ def tier_table(results: dict) -> str:
         wanted = [claim for name in list(verdicts.TIERS)[: before + 1] for claim in verdicts.TIERS[name]]
         parts = [[NAMES[claim] for claim in wanted if holds[claim] is kind] for kind in (True, False, None)]
         rows.append([tier, asks, REACHED[results["tiers"][tier]], *(", ".join(part) or "–" for part in parts)])
-    return page.table(["tier", "asks for", "outcome", "holds", "fails", "not testable here"], rows)
+    return page.table(["tier", "asks for", "outcome", "holds", "fails", "open"], rows)
 
 
 def versus_table(results: dict) -> str:
@@ -356,7 +374,7 @@ def contingency_table(path: list[dict]) -> str:
     """The recipe's contingencies, as phase 2 judged them on problems that they were not fitted on."""
     node = first_nodes(path).get("contingencies")
     if node is None:
-        return "No contingency was needed."
+        return "Not run: phase 2 runs them where no configuration separates."
     rows = []
     for row in node["candidates"]:
         line = [
@@ -394,6 +412,7 @@ def task_cells(row: dict) -> dict:
         "contrast of Z, with size and pooling": f"{show(row['contrast'], 3)} ({of_size(row)})",
         "largest p of its nulls": null_p(row),
         "contrast without the offset": own(row["centred"]),
+        "the same of the Z named before looking": f"{own(row['primary']['centred'])} ({of_size(row['primary'])})",
         "kind of problem swapped": f"`{row['rung']}`" if row["rung"] else "–",
         "pairs per swap": row["pairs"] or "–",
         "patching": f"`{row['patching']}`{why}",
@@ -434,7 +453,8 @@ def ablation_section(found: dict) -> list[str]:
         ]
     text = f"""arXiv 2505.15257 removes a language subspace at inference, from the middle of the layers. On `{found["rung"]}`:
         `{found["verdict"]}`. The log-odds are those of the right answer, in nats; beside them 5 to 95 % of random directions that
-        change the stream as much, and p that these reach them. {detail}"""
+        change the stream as much, and p that these go as far; of all but Z, p that all but a random subspace keeps as much of the
+        answer. {detail}"""
     headers = ["removed", "λ", "log-odds (95 %)", "random", "p", "right", "text's perplexity"]
     return [page.prose(text), page.table(headers, [ablation_row(row, found["none"]) for row in found["rows"]])]
 
@@ -445,7 +465,8 @@ def ablation_row(row: dict, none: dict) -> list[str]:
     if null is not None:
         low, high = (f"{null['odds'][end]:+.2f}" for end in ("low", "high"))
         random = f"{low} to {high}"
-        p = p_value(null["odds"]["p"] if odds["value"] > 0 else null["p_fall"], null["odds"]["draws"])
+        keeps = row["role"].startswith("z_perp") or odds["value"] > 0
+        p = p_value(null["odds"]["p"] if keeps else null["p_fall"], null["odds"]["draws"])
     above = f", late −{row['reinjection']:g}" if row["reinjection"] else ""
     change = f"{odds['value']:+.2f} ({odds['low']:+.2f} to {odds['high']:+.2f})"
     right = f"{page.percent(none['accuracy'])} → {page.percent(row['accuracy'])}"

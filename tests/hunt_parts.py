@@ -51,7 +51,15 @@ def patched(rung: str | None = "words", joint: tuple = (2, 3), **tested: dict) -
         tested = {name: {key: row[key] for key in keys} for name, row in tested.items()}
         tested = {name: row | {"unmeasured": nowhere.get(name, "")} for name, row in tested.items()}
     decided = min(tested, key=lambda name: RANKS.index(tested[name].get("verdict", "untestable")))
-    curve = [{"site": site, "t_same_share": record(site / 8), "g_share": record(min(1, site / 4))} for site in SITES]
+    curve = [
+        {
+            "site": site,
+            "t_same_share": record(site / 8),
+            "g_share": record(min(1, site / 4)),
+            "donor_recipient": record(site / 16),
+        }
+        for site in SITES
+    ]
     return found | {
         "verdict": tested[decided].get("verdict", "untestable"),
         "decided_by": decided if joint else None,
@@ -103,7 +111,14 @@ def phase2_of(separates: str, method: str, holds: bool, beyond_text: bool | None
     """Phase 2's results: with a verdict of none it has contingencies."""
     candidate = {"contrast": 0.5, "p": 0.01, "p_holm": 0.01, "holds": holds, "layer": 1, "k": 3}
     candidate |= {"centred": contrast(0.6), "pooling": "last"} | drawn(0.01, 99)
-    z = {"method": method, "holds": separates != "none" or holds, "layer": 1, "site": 2, "beyond_text": beyond_text}
+    z = {
+        "method": method,
+        "holds": separates != "none" or holds,
+        "layer": 1,
+        "site": 2,
+        "k": 3,
+        "beyond_text": beyond_text,
+    }
     depth = {key: {"z": [0.5, 0.5, 0.5]} for key in ("language", "problem", "problem_shuffled")}
     found = {
         "verdict": separates,

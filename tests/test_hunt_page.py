@@ -23,7 +23,7 @@ from reports import hunt_opening as opening
 from reports import hunt_tables as tables
 from reports import page as common
 
-LONGEST = 60  # words of a verdict's sentence
+LONGEST = 68  # words of a verdict's sentence
 CELL = re.compile(r"^\|(.*)\|$")
 
 
@@ -129,20 +129,20 @@ def test_a_no_says_of_which_kind_it_is(judged, given, kinds):
 def test_a_partial_z_says_how_many_tests_it_misses(judged):
     results = judged(parts("clear", found="partial"))
     assert (
-        "the best directions miss 1 of 3 tests: *moves the answer* (80.0 % (70.0 to 90.0); needed surely 50 %)"
+        "of 3 tests the best directions pass 1, surely miss 1: *moves the answer* (80.0 % (70.0 to 90.0); needed surely 50 %)"
         in opening.recipe_text(results)
     )
     (node,) = (node for node in results["path"] if node["node"] == "patching")
     every = opening.missed_text(node | {"tests": dict.fromkeys([*opening.needed_by(node["row"]), "another"], False)})
     assert every.count("; needed ") == every.count("*") / 2 - 1 > 6 and every.endswith(", *another*")
     assert "could not be run" in opening.missed_text(node | {"tests": {"moves the answer": None}})
-    assert "less than the clean split sought" in sentence_of(results)
+    assert "surely less than a clean split (D up to 1.70 of 2)" in sentence_of(results)
     given = parts("clear", found="partial", weights={"failed": [], "open_tests": ["moves the answer"]})
     results = judged(given)
-    assert "is left open: the best directions surely miss none of 3 tests, and do not surely pass 1: *moves the" in (
+    assert "is left open: of 3 tests the best directions pass 1, leave 1 open: *moves the" in (
         " ".join(opening.recipe_text(results).split())
     )
-    assert "whether it is the clean split sought is left open" in sentence_of(results)
+    assert sentence_of(results).partition(" (`")[0].endswith("of 2); 1 of 3 tests are open")
 
 
 def test_the_opening_names_the_control_that_does_as_well(judged):
@@ -651,12 +651,13 @@ def test_what_stands_beside_haar_is_said(judged):
     results = judged(given)
     draws, mains = tables.beside_draws(results["z"])
     assert (
-        draws == "matched draws: coverage 56.0 %, p .11 (120 draws) (beside, no null: Z holds 70.0 % of the variance)"
+        draws
+        == "matched draws: coverage 56.0 %, p of D .11 (120 draws) (beside, no null: Z holds 70.0 % of the variance)"
     )
     assert mains == "PCA of that size: coverage 97.0 % where Z's is 55.0 % with the same donors (beside, no null)"
     assert all(said in head(results) and said in rendered(results).partition("## Claims")[2] for said in (draws, mains))
     matched["gates"] = True
-    assert tables.beside_draws(judged(given)["z"])[0].endswith("p .11 (120 draws) (a null)")
+    assert tables.beside_draws(judged(given)["z"])[0].endswith("p of D .11 (120 draws) (a null)")
     shares["pca"]["k"] = 4
     assert len(tables.beside_draws(judged(given)["z"])) == 1
     given["phase3"]["beside"]["of"] = "answer_means"

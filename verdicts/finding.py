@@ -152,12 +152,16 @@ def hunt_claims(results: dict, layers: dict, tests: dict, swapped: list[dict]) -
     reports, tasks, bridge = results["reports"], results["tasks"], results["bridge"].get("math")
     again = [row for row in tasks.get("reasoning", {}).get("tested", []) if row["name"] in SAME_Z]
     separation = tests["beyond_text"] if tests["named_separates"] else False
-    if tests["separates"] and not tests["named_separates"]:  # another configuration, which was handed on
-        separation = tests["handed_on_beyond_text"] if tests["handed_on_separates"] else False
+    if tests["separates"] and not tests["named_separates"] and tests["handed_on_separates"]:
+        separation = (
+            False if tests["handed_on_beyond_text"] is False else None
+        )  # another than the one named before looking
     return {
         "structure": reports["one"] == "clear_bottleneck" and reports["two"] == "ffn_avoids_attention",
         "separation": separation,
-        "comparison": surely_lower(*(results["rivals"][name]["centred"] for name in ("weight", "centroid"))),
+        "comparison": lower_everywhere(
+            [results["rivals"], *(task["rivals"] for name, task in tasks.items() if name != "math")]
+        ),
         "causal": True if tests["causal"] or tests["causal_contingency"] else dissociates(*swapped),
         "second_model": None,
         "information": None,  # decodability is no mutual information: shown, not judged
@@ -173,6 +177,12 @@ def bridged(bridge: dict) -> bool | None:
         return None
     carried = verdicts.carries(bridge)
     return carried if bridge["verdict"] == "bridge" or carried is None else False
+
+
+def lower_everywhere(rivals: list[dict]) -> bool | None:
+    """Whether the weights' contrast is surely below the centroids' on every kind of problem, or surely above on one."""
+    found = [surely_lower(row["weight"]["centred"], row["centroid"]["centred"]) for row in rivals]
+    return False if False in found else None if None in found else True
 
 
 def surely_lower(row: dict, other: dict) -> bool | None:
