@@ -224,7 +224,7 @@ def moved_text(results: dict) -> str:
     return f"""{text}. {best_of(results)} is {page.SUBSPACES[z["name"]]} ({made}; k {z["k"]}), {place(z["site"])}: coverage of the
         answer {span(z["coverage"])}, leak of the language {span(z["leak"])}, D {span(z["d"], decimal)}, by the hypothesis 100 %,
         0 % and 2 (shares of what the whole stream moves there: of the log-odds of the donor's answer, and of its language);
-        {nulls} (`{z["verdict"]}`, {z["pairs"]} pairs of `{z["rung"]}`{judged_text(z)}).{language_free(found)}"""
+        {nulls} (`{z["verdict"]}`, {z["pairs"]} pairs of `{z["rung"]}`{judged_text(z)}).{page.language_free(found["curve"])}"""
 
 
 def judged_text(z: dict) -> str:
@@ -234,17 +234,6 @@ def judged_text(z: dict) -> str:
         if z.get("judged")
         else ""
     )
-
-
-def language_free(found: dict) -> str:
-    """Where the whole stream brings over the answer and leaves the language, if anywhere surely: no Z was needed for that."""
-    rows = [row for row in found["curve"] if (row.get("donor_recipient") or {}).get("low")]
-    if not rows:
-        return ""
-    best = max(rows, key=lambda row: row["donor_recipient"]["value"])
-    return f""" Across languages the whole stream at {place(best["site"])} makes the donor's answer the most probable one *in the
-        recipient's language* in {span(best["donor_recipient"])} of swaps, the most of the {len(found["curve"])} places measured:
-        there the answer passes before its language."""
 
 
 def best_of(results: dict) -> str:

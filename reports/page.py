@@ -143,6 +143,17 @@ def random_text(row: dict) -> str:
     return f"{text}; {p_text(row)}"
 
 
+def language_free(curve: list[dict]) -> str:
+    """Where the whole stream brings over the answer and leaves the language, if anywhere surely: no Z is needed for that."""
+    rows = [row for row in curve if (row.get("donor_recipient") or {}).get("low")]
+    if not rows:
+        return ""
+    best = max(rows, key=lambda row: row["donor_recipient"]["value"])
+    return f""" Across languages the whole stream at {place(best["site"])} makes the donor's answer the most probable one *in the
+        recipient's language* in {span(best["donor_recipient"])} of swaps, the most of the {len(curve)} places measured: there
+        the answer passes before its language."""
+
+
 def problem_files(settings: dict) -> str:
     """The files of a run's problems, and where they hold copies or worked solutions for answers, how many."""
     files, read = ", ".join(f"`{name}`" for name, _ in settings["problems"]), settings["read"]

@@ -1,6 +1,7 @@
 """Phase 3's tables of what stands beside the tested Zs: rivals, ablation, one problem in two languages, sweeps, free answers;
 and whether the effect carries to another output format and to contrast donors."""
 
+import verdicts
 from reports import page
 from reports.page import decimal, percent, place, span
 from reports.phase3_figures import SHARES, UNORDERED, WINNERS, swept_name
@@ -311,6 +312,7 @@ WAYS = {True: "passed", False: "failed", None: "neither shown nor excluded"}
 def outcomes(row: dict, judged: dict) -> str:
     """What came of each test that the word needs."""
     found, whole = row["reasoning"], row["verdict"] == "double_dissociation"
+    whole = None if verdicts.dissociation.left_open(row) else whole
     silent = {
         "format": all(form["unmeasured"] for form in found["formats"]),
         "contrast": found["contrast"]["unmeasured"],

@@ -230,7 +230,8 @@ def where_lines(name: str, row: dict, results: dict) -> list[str]:
     which = subject(name, row, results, stands=name == "weights")  # of others another paragraph says it
     judged = f"{judged_on(row)}, on whose answers nothing was fitted or chosen"
     return [
-        f"Where: the answer arrives {answer}, the language {language}; F on {scored} development problems.",
+        f"""Where: the answer arrives {answer}, the language {language}; F on {scored} development
+            problems.{page.language_free(results["curve"])}""",
         f"Z (the directions given): {which}; k {row['k']} of {results['width']}; judged on {judged}.",
     ]
 
