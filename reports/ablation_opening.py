@@ -35,6 +35,9 @@ MEANS = {
     "inconclusive": "is neither shown nor excluded (*not shown*: {why})",
     "untestable": "*cannot be tested* with this model and these problems: {why}",
 }
+NOT_NEEDED = """Everything at the last position there can be replaced by its mean without loss, with Z kept ({z} nats, {before} →
+    {after} right) or with Haar-random subspaces of its size kept ({random} nats, {draws} draws): nothing at this place is needed
+    there, and nothing follows for Z."""
 Z_MEANS = {
     True: "All but Z can go at the last position: the answer stays, as with no Haar-random subspace of Z's size.",
     False: "Without all but Z at the last position the answer is lost{drawn}.",
@@ -247,14 +250,30 @@ def claim_text(results: dict) -> str:
     if not results["measured"]:
         return f"""{text} To try: a larger or another model (`--model`), easier problems (`--problems`), more exemplars
             (`--exemplars`)."""
+    return f"{text} **For the recipe**: {recipe_text(results)} {removed_text(results)}"
+
+
+def not_needed(results: dict) -> bool:
+    """Whether Z keeps the answer where random subspaces keep it too, so that the place tests nothing."""
+    effect = results["effects"]["z_perp_mean"]
+    return effect["intact"] and not effect["random_lose"]
+
+
+def recipe_text(results: dict) -> str:
+    """Whether Z alone keeps the answer, where something at its place is needed at all."""
+    row, none, null = by_role(results)["z_perp_mean"], results["none"], null_of(results, "z_perp_mean")
     holds = next(claim["holds"] for claim in results["claims"] if claim["id"] == "z_perp")
     effect = results["effects"]["z_perp_mean"]
+    if holds is None and not_needed(results):
+        before, after = percent(none["accuracy"]), percent(row["accuracy"])
+        random, draws = ends(null["odds"]), null["odds"]["draws"]
+        return NOT_NEEDED.format(z=nats(row["odds"]), before=before, after=after, random=random, draws=draws)
     drawn = "" if effect["beyond_rise"] else ", as with Haar-random subspaces of Z's size"
     said = Z_MEANS[holds].format(drawn=drawn)
     if holds is None and effect["intact"] and not effect["beyond_rise"]:
         said = """All but Z can go at the last position, but so can all but Haar-random subspaces of its size: nothing about that is
             special to Z."""
-    return f"{text} **For the recipe**: {said} {mean_text(results)} {removed_text(results)}"
+    return f"{said} {mean_text(results)}"
 
 
 def removed_text(results: dict) -> str:
