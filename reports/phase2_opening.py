@@ -8,11 +8,14 @@ from reports.phase2_tables import (
     POOLINGS,
     baseline,
     baselines,
+    beaten,
     drawn_rate,
     draws_text,
     ends,
     gates,
     hardest,
+    matched_cell,
+    matched_words,
     named,
     own,
     p_holm,
@@ -21,6 +24,7 @@ from reports.phase2_tables import (
     passing,
     rated,
     ratio,
+    uncounted,
     worst,
 )
 from reports.phase2_tables import TESTS as MADE
@@ -77,17 +81,24 @@ def verdict_text(results: dict) -> str:
     model = results["model"]["name"]
     if results["verdict"] == "partial" and not results["tests"]["primary_k"]:
         best, count = min(results["grid"], key=worst), passing(results["grid"])
+        matched = spaced(matched_words(results["grid"]))
         least = best["centred"]
         return page.prose(f"""In {model}, {subject} do not part problem from language as named, but in {count} of
-            {len(results["grid"])} configurations: best contrast without the offset {own(least)}, random ones
-            {ends(least["haar"])}, the stream's main ones {ends(least["matched"])}; {beyond}.""")
+            {len(results["grid"])} configurations they beat {beaten(results["grid"])}.{matched} Best contrast
+            without the offset {own(least)}, random ones {ends(least["haar"])}, the stream's main ones {ends(least["matched"])};
+            {beyond}.""")
     said = {"clear": "keep the problem and drop its language"}
     said["partial"] = "keep the problem and drop its language, but not at every k"
     said = said.get(results["verdict"]) or KINDS[kind_of_no(primary)]
     nulls = f"random ones {ends(part['haar'])}"
     only_without = results["verdict"] == "none" and kind_of_no(primary) == "offset"
-    nulls += with_offset(primary) if only_without else f", the stream's main ones {ends(part['matched'])}"
+    nulls += with_offset(primary) if only_without else f", the stream's main ones {matched_cell(part)}"
     return page.prose(f"In {model}, {subject} {said}: without the offset, contrast {own(part)}, {nulls}; {beyond}.")
+
+
+def spaced(sentence: str) -> str:
+    """A sentence that follows another one, or nothing."""
+    return f" {sentence}" if sentence else ""
 
 
 def with_offset(row: dict) -> str:
@@ -145,18 +156,20 @@ def share_line(results: dict) -> str:
         that between problems matched draws hold {percent(share)}, Z {percent(energy["value"])}, Haar {percent(energy["middle"])}."""
     if gates(primary["centred"], "matched"):
         return text
-    return f"""{text} That is most of it ({results["problems"]} problems, k {primary["k"]}): these draws are the stream itself, no
-        null, and stand beside; with more problems they would be one."""
+    return f"""{text} That is more than half ({results["problems"]} problems, k {primary["k"]}): these draws are taken for the stream
+        itself and for no null, and are not counted."""
 
 
 def grid_line(results: dict) -> str:
     grid, count = results["grid"], passing(results["grid"])
-    text = f"Grid: {count} of {len(grid)} configurations beat every null, after Holm, with the offset and without it"
+    text = (
+        f"Grid: {count} of {len(grid)} configurations beat {beaten(grid)}, after Holm, with the offset and without it"
+    )
     if not count:
         return f"{text}."
     best = min(grid, key=worst)
     return f"""{text}; best: {named(best)}, k {best["k"]}: contrast {ratio(best["contrast"])}, Holm's p {p_holm(best)}; without
-        the offset {own(best["centred"])}, Holm's p {p_holm(best["centred"])}."""
+        the offset {own(best["centred"])}, Holm's p {p_holm(best["centred"])}.{spaced(matched_words(grid))}"""
 
 
 def text_lines(results: dict) -> list[str]:
@@ -233,7 +246,7 @@ def evidence_words(results: dict) -> str:
     fitted = "on problems outside of the fit " if results["z"]["fitted_on"] else ""
     part = row["centred"]
     return f""" ({fitted}contrast {ratio(row["contrast"])}, Haar {ends(row["haar"])}, Holm's p {p_holm(row)}; without the offset
-        {own(part)}, Haar {ends(part["haar"])}, matched draws {ends(part["matched"])}, Holm's p {p_holm(part)})"""
+        {own(part)}, Haar {ends(part["haar"])}, matched draws {matched_cell(part)}, Holm's p {p_holm(part)})"""
 
 
 def chosen_row(results: dict) -> dict | None:
@@ -266,6 +279,8 @@ def recipe_text(results: dict) -> str:
     elif verdict == "partial":
         text = "holds in part: not in the configuration that was named before looking"
         text = "holds in part: at the named k and not at smaller ones" if results["tests"]["primary_k"] else text
+        if uncounted(results["grid"]):
+            text += ", and not shown to be more than the stream's own main directions"
         text += PREDICTS[results["layer_chosen"]]
     else:
         kind = kind_of_no(primary)
