@@ -132,17 +132,29 @@ def complete_text(results: dict) -> str:
     """What λ = 1 does, beside its null."""
     row, effect, null = by_role(results)["complete"], results["effects"]["complete"], null_of(results, "complete")
     made = next(one for one in results["rows"] if one["condition"] == "shuffled" and one["strength"] == 1)
-    says, beyond = "does not surely change the odds of the right answer", True
+    own, rival = row["odds"]["value"], made["odds"]["value"]
+    says, beside = "changes the odds of the right answer by an amount whose sign is not sure", ""
     if effect["falls"]:
-        says, beyond = "lowers the odds of the right answer", effect["beyond_fall"]
+        says, beside = "lowers the odds of the right answer", beyond_draws(null, effect["beyond_fall"], "further")
     elif effect["rises"]:
-        says, beyond = "raises the odds of the right answer", effect["beyond_rise"]
-    says += "" if beyond else ", no more than random directions as large do"
-    damage = f"{'more than' if effect['text_specific'] else 'as'} random directions do"
-    says += f", and damages plain text, {damage}" if effect["text"] else ", and does not damage plain text"
-    return f"""Taking *all* of it out (λ = 1) {says}: {signed(row["odds"]["value"])} nats (random {ends(null["odds"])},
-        made-up languages {signed(made["odds"]["value"])}), right {percent(row["accuracy"])}, perplexity
-        {times(row["text"]["value"])} (random {ends(null["text"], times)})."""
+        says, beside = "raises the odds of the right answer", beyond_draws(null, effect["beyond_rise"], "further")
+    beside = f", {beside}" if beside else ""
+    made_up = f"lower them more ({signed(rival)})" if rival < min(own, 0) else f"change them by {signed(rival)}"
+    text = f"damages plain text, {beyond_draws(null, effect['text_specific'], 'more')}"
+    text = text if effect["text"] else "does not damage plain text"
+    return f"""Taking *all* of it out (λ = 1) {says}{beside}: {signed(own)} nats (random {ends(null["odds"])}); made-up languages
+        {made_up}. It {text}: perplexity {times(row["text"]["value"])} (random {ends(null["text"], times)}); right
+        {percent(row["accuracy"])}."""
+
+
+def beyond_draws(null: dict, beyond: bool, how: str) -> str:
+    """How an edit does beside random draws: `how` is the way in which it goes beyond them; said of few draws as what they are."""
+    draws = null["odds"]["draws"]
+    if not beyond:
+        return f"no {how} than random directions as large do"
+    if 1 / (1 + draws) >= verdicts.LEVEL:
+        return f"{how} than each of {draws} random draws as large, which are too few to tell"
+    return f"{how} than random directions as large do"
 
 
 def numbers_text(results: dict) -> str:

@@ -17,7 +17,7 @@ import utils
 import verdicts
 from bench import planted
 from lab import answers, checkpoints, edits, engine, ladder, models, questions, room, runs, statistics
-from reports import ablation_tables
+from reports import ablation_opening, ablation_tables
 
 SITES = (2, 3)
 PROMPTS = ["Question: Max has 7 eggs.\nAnswer:", "问题：小杰有7个鸡蛋，然后卖掉3个鸡蛋。\n答案："]
@@ -699,6 +699,14 @@ def test_of_all_but_z_the_page_asks_whether_random_subspaces_keep_as_much():
     assert ablation_tables.null_p(null | {"role": "primary"}) == "1 (6 draws)"
 
 
+def test_beyond_few_draws_is_not_said_to_be_beyond_random_directions():
+    """Eight draws can show no p below .11, twenty can."""
+    said = {n: ablation_opening.beyond_draws({"odds": {"draws": n}}, True, "further") for n in (8, 18, 19, 20)}
+    assert all("each of" in said[n] and "too few to tell" in said[n] for n in (8, 18, 19))
+    assert said[20] == "further than random directions as large do"
+    assert ablation_opening.beyond_draws({"odds": {"draws": 8}}, False, "more").startswith("no more than")
+
+
 def rival_said(ablation, out, results: dict) -> None:
     """Where made-up languages hurt as much, the page leads with that and shows nothing specific to language."""
     changed = json.loads(json.dumps(results))
@@ -719,6 +727,17 @@ def rival_said(ablation, out, results: dict) -> None:
         row["odds"] = changed["development"][0]["odds"] - 1
     _, text = again(ablation, out, changed)
     assert "Here every strength hurt" in text
+    complete = row_of(changed, "complete")["odds"]["value"]
+    for value, words in (
+        (complete - 1, "made-up languages lower them more ("),
+        (0.0, "made-up languages change them by +0.00"),
+    ):
+        next(row for row in changed["rows"] if row["condition"] == "shuffled" and row["strength"] == 1)["odds"][
+            "value"
+        ] = value
+        _, text = again(ablation, out, changed)
+        assert words in text.split("\n\n")[1]
+        assert "further than each of 8 random draws as large, which are too few to tell" in text.split("\n\n")[1]
 
 
 def judged_again_from_the_file(ablation, out, results: dict) -> None:
