@@ -114,7 +114,8 @@ def problems_section(results: dict) -> str:
         {problems["development"]} problems with {problems["development_answers"]} answers{fitted}; test half: {problems["test"]}
         with {problems["test_answers"]} other answers, of which {problems["solved"]} are right in some language and
         {problems["room"]} wrong in some. A model that guesses: with answers shuffled among the problems
-        {ends(guess, percent)} are right ({guess["draws"]} shuffles), really {percent(guess["accuracy"])}.
+        {ends(guess, percent)} of the {prompts_of(results, "all")} prompts of both halves are right ({guess["draws"]} shuffles), really
+        {percent(guess["accuracy"])}.
     """)
 
 

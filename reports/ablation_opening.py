@@ -29,10 +29,11 @@ RIVAL = """costs the answer, and so does the same along made-up languages (group
     text is not damaged"""
 PAPER = """**The claim tested** (arXiv 2505.15257: a model reasons better once the language is removed from its middle layers)"""
 MEANS = {
-    "ablation_helps": "holds here",
-    "ablation_hurts": "does not hold here: the opposite was measured",
-    "no_effect": "does not hold here (*not there*: an effect that changes the odds by a factor of {factor:g} is excluded)",
-    "inconclusive": "is neither shown nor excluded (*not shown*: {why})",
+    "ablation_helps": "holds here {at}",
+    "ablation_hurts": "does not hold here {at}: the opposite was measured",
+    "no_effect": """does not hold here {at} (*not there*: an effect that changes the odds by a factor of {factor:g} is
+        excluded{complete})""",
+    "inconclusive": "is neither shown nor excluded {at} (*not shown*: {why})",
     "untestable": "*cannot be tested* with this model and these problems: {why}",
 }
 NOT_NEEDED = """Everything at the last position there can be replaced by its mean without loss, with Z kept ({z} nats, {before} →
@@ -61,7 +62,8 @@ def why_untestable(results: dict) -> str:
     if not results["measured"]:
         if guess["p"] >= verdicts.LEVEL:
             shuffled = f"with answers shuffled up to {percent(guess['high'])}"
-            return f"it answers no better than by guessing ({percent(guess['accuracy'])} right, {shuffled})"
+            right = f"{percent(guess['accuracy'])} of {prompts_of(results, 'all')} prompts right"
+            return f"it answers no better than by guessing ({right}, {shuffled})"
         solved = f"only {problems['solved']} of {problems['test']} test problems"
         return f"{solved} are solved unedited, {results['needed']} are needed"
     return "the odds of the right answer rise, but all answers are right already, so that no more can become right"
@@ -124,7 +126,8 @@ def verdict_text(results: dict) -> str:
     row, null = rows["primary"], null_of(results, "primary")
     return page.prose(f"""In {model}, {edit_text(results, row)} {what_happened(results)}. Log-odds of the right answer
         {nats(row["odds"])} nats, random directions {ends(null["odds"])}; right answers {percent(results["none"]["accuracy"])} →
-        {percent(row["accuracy"])}; perplexity of plain text {times(row["text"]["value"])} (`{results["verdict"]}`).
+        {percent(row["accuracy"])} of {prompts_of(results)} prompts; perplexity of plain text
+        {times(row["text"]["value"])} (`{results["verdict"]}`).
         {complete_text(results)}""")
 
 
@@ -179,8 +182,9 @@ def asked_line(results: dict) -> str:
     both = "too few are right to be lost" if not results["can_fall"] else both
     others = f"; M_s and λ come from {problems['development']} others with other answers" if results["measured"] else ""
     return f"""Asked: {results["rung"]}, {problems["test"]} test problems with {problems["test_answers"]} answers, in
-        {listing(results["languages"])}{others}. Unedited
-        {percent(results["none"]["accuracy"])} right ({both}); with answers shuffled {ends(guess, percent)}."""
+        {listing(results["languages"])}{others}. Unedited {percent(results["none"]["accuracy"])} of the {prompts_of(results)} test
+        prompts are right ({both}); of the {prompts_of(results, "all")} prompts of both halves {percent(guess["accuracy"])}, with
+        answers shuffled {ends(guess, percent)}."""
 
 
 def primary_line(results: dict) -> str:
@@ -192,9 +196,10 @@ def primary_line(results: dict) -> str:
         problems ({row["gained"]} gained right answers, {row["lost"]} lost some)."""
 
 
-def prompts_of(results: dict) -> int:
-    """Test problems, each asked in every language."""
-    return results["problems"]["test"] * len(results["languages"])
+def prompts_of(results: dict, half: str = "test") -> int:
+    """Problems of a half, or all of them, each asked in every language."""
+    halves = ("development", "test") if half == "all" else (half,)
+    return sum(results["problems"][name] for name in halves) * len(results["languages"])
 
 
 def text_line(results: dict) -> str:
@@ -245,7 +250,8 @@ def free_line(results: dict) -> str:
     free = results["free"]
     change = free["primary"]["accuracy"] - free["none"]["accuracy"]
     return f"""Free answers to {free["problems"]} of them, the primary edit on every token: right
-        {percent(free["none"]["accuracy"])} → {percent(free["primary"]["accuracy"])} ({points(change)} points)."""
+        {percent(free["none"]["accuracy"])} → {percent(free["primary"]["accuracy"])} of {free["problems"] * len(results["languages"])}
+        ({points(change)} points)."""
 
 
 def zero_line(results: dict) -> str:
@@ -258,11 +264,28 @@ def claim_text(results: dict) -> str:
     """What follows for the paper's claim and for ours about Z."""
     why = why_inconclusive(results) if results["verdict"] == "inconclusive" else ""
     why = why_untestable(results) if results["verdict"] == "untestable" else why
-    text = f"{PAPER} {MEANS[results['verdict']].format(factor=results['factor'], why=why)}."
+    at, complete = (strength_text(results), complete_range(results)) if results["measured"] else ("", "")
+    means = MEANS[results["verdict"]].format(factor=results["factor"], why=why, at=at, complete=complete)
+    text = f"{PAPER} {means}."
     if not results["measured"]:
         return f"""{text} To try: a larger or another model (`--model`), easier problems (`--problems`), more exemplars
             (`--exemplars`)."""
     return f"{text} **For the recipe**: {recipe_text(results)} {removed_text(results)}"
+
+
+def strength_text(results: dict) -> str:
+    """The strength that the verdict is about, and whether a smaller one was not tried."""
+    row, tried = by_role(results)["primary"], [one["strength"] for one in results["development"] if one["strength"]]
+    smallest = " (the smallest tried)" if row["strength"] == min(tried) else ""
+    return f"at λ {lambdas(row)}, the strength chosen{smallest}"
+
+
+def complete_range(results: dict) -> str:
+    """Whether at complete removal, too, an effect is excluded that it is at the strength chosen."""
+    row, effect = by_role(results)["complete"], results["effects"]["complete"]
+    if "primary" in row["roles"]:
+        return ""
+    return f"; at λ 1 it is {'too' if effect['within'] else 'not'}: {nats(row['odds'])} nats"
 
 
 def not_needed(results: dict) -> bool:

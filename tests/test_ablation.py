@@ -775,6 +775,10 @@ def judged_again_from_the_file(ablation, out, results: dict) -> None:
         changed["nulls"][0]["odds"]["p"] = 1 / 21
         found, text = again(ablation, out, changed)
         assert found == verdict and words in text
+        if found in ("no_effect", "ablation_hurts", "inconclusive"):
+            assert f"at λ {row_of(changed, 'primary')['strength']:g}, the strength chosen" in text
+        weaker = "primary" not in row_of(changed, "complete")["roles"]  # where all is removed, the answer is lost
+        assert ("; at λ 1 it is not: " in text) is (verdict == "no_effect" and weaker)
     changed["problems"]["room"] = 10
     verdict, text = again(ablation, out, changed)
     assert verdict == "ablation_helps" and "makes the model answer better" in text
