@@ -111,7 +111,7 @@ def with_offset(row: dict) -> str:
 def numbers_text(results: dict) -> str:
     """The numbers that decided, a line each, beside what they have to beat."""
     lines = [where_line(results), raw_line(results), centred_line(results), share_line(results), grid_line(results)]
-    lines += [*text_lines(results), handed_line(results), *tests_line(results)]
+    lines += [*text_lines(results), handed_line(results), *last_line(results), *tests_line(results)]
     items = "\n".join(f"- {line}" for line in lines)
     return f"""
         Deciding numbers. *Contrast*: how far a problem's versions lie apart relative to different problems, inside Z over the
@@ -229,6 +229,32 @@ def handed_line(results: dict) -> str:
         line += f"; holds: {page.HOLDS[z['holds']]}{evidence_words(results)}"
     words = beyond_words(results["text_handed"] or results["text"], z["beyond_text"])
     return f"{line}; beyond the text: {words}."
+
+
+def last_row(results: dict) -> dict | None:
+    """The grid's row of the Z handed on at the last position, where later phases use it; None where it was chosen there.
+
+    The row is found by layer, place, mask and k, of which every configuration of the grid has one at each pooling.
+    """
+    z, rows = results["z"], results["grid"]
+    mask = {"weight": "multi", "weight_head0": "head0"}.get(z["method"])
+    if z["position"] == "last" or mask is None:
+        return None
+    same = {"mask": mask, "mask_layer": z["layer"], "site": z["site"], "k": z["k"], "pooling": "last"}
+    return next((row for row in rows if same.items() <= row.items()), None)
+
+
+def last_line(results: dict) -> list[str]:
+    """Whether the Z handed on holds at the last position too."""
+    row = last_row(results)
+    if row is None:
+        return []
+    part = row["centred"]
+    holds = "holds" if verdicts.separation.holds(row) else "does not hold"
+    return [
+        f"""At the last position, where later phases use it: contrast {ratio(row["contrast"])}, p {p_row(row)}, Holm's p
+        {p_holm(row)}; without the offset {own(part)}, matched draws {matched_cell(part)}, Holm's p {p_holm(part)} ({holds})."""
+    ]
 
 
 def fitted_words(results: dict) -> str:

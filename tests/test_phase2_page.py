@@ -303,7 +303,7 @@ def test_every_verdict_is_told_in_a_sentence_with_its_numbers(name):
     assert max(len(part.split()) for part in parts) <= 60 and len(parts) <= 4
     assert says in sentence
     assert follows in text.split("## Claims")[0]
-    assert 6 <= len(bullets(text)) <= 10
+    assert 6 <= len(bullets(text)) <= 11
     assert any(character.isdigit() for character in page.summary(found)) and "\n" not in page.summary(found)
 
 
@@ -394,6 +394,17 @@ def test_matched_draws_that_hold_most_of_the_distance_are_said_to():
     assert said in "".join(bullets(rendered("few_problems")[0]))
     assert said not in "".join(bullets(rendered("covariance")[0]))
     assert "matched draws hold 87.0 %" in "".join(bullets(rendered("few_problems")[0]))
+
+
+def test_what_is_handed_on_is_also_shown_at_the_last_position():
+    """Phases 3, 3b and the ablation use it there, whatever pooling it passed on."""
+    said = [line for line in bullets(rendered("clear")[0]) if line.startswith("- At the last position")]
+    (own,) = [row for row in rendered("clear")[2]["grid"] if opening.last_row(rendered("clear")[2]) is row]
+    assert (own["pooling"], own["mask"], own["site"], own["k"]) == ("last", "multi", 4, 6)
+    assert len(said) == 1 and "contrast 1.21, p 1, Haar that miss the offset, Holm's p 1;" in said[0]
+    assert said[0].endswith("(does not hold).")
+    for name in ("elsewhere", "contingencies"):  # chosen at the last position
+        assert not any(line.startswith("- At the last position") for line in bullets(rendered(name)[0])), name
 
 
 def test_a_pass_says_which_nulls_it_beat():
