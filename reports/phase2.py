@@ -27,6 +27,7 @@ from reports.phase2_tables import (
     MASKS,
     NULLS,
     POOLINGS,
+    SAME_STORIES,
     beaten,
     beyond_measured,
     centred_table,
@@ -51,6 +52,9 @@ from reports.phase2_tables import (
 )
 
 __all__ = ["BASELINES", "claims", "render", "summary"]
+
+
+ABOUT_AS_MANY = 2 / 3  # dimensions a problem: as many hold most of the problems' differences
 
 
 def summary(results: dict) -> str:
@@ -158,10 +162,11 @@ def contrast_picture(results: dict) -> str:
 def activations_section(results: dict) -> str:
     settings, sinks = results["settings"], results["sinks"]
     sites = len(sinks["per_site"])
+    fits = "given" not in results and ("contingencies" in results or results["z"]["fitted_on"])
     own_half = (
         f"""A Z that is fitted on activations and handed on is fitted on {percent(settings["fitting_share"])} of them, whole
         answers, so that phase 3 can judge it by the others."""
-        if settings["fitting_share"] < 1
+        if fits and settings["fitting_share"] < 1
         else ""
     )
     return f"""
@@ -305,7 +310,9 @@ def text_section(results: dict) -> str:
         if text["unmeasured"]
         else ""
     )
-    other = ""
+    same, other = "", ""
+    if "given" in results:
+        same = f" {SAME_STORIES[0].upper()}{SAME_STORIES[1:]}: nothing new is measured in this section."
     if handed:
         z = results["z"]
         other = f"""The same for the Z handed on ({page.METHODS[z["method"]]}), at {place(z["site"])}, {POOLINGS[z["position"]]}:
@@ -320,7 +327,7 @@ def text_section(results: dict) -> str:
         {text["comparisons"]} comparisons of {text["bases"]} stories of `{text["asked"]}`; 95 % intervals over stories. Baselines: the
         numbers of the text, counted; the mean of its token embeddings, and what Z sees of that; twins of the model, with the
         trained entries of every layer's tensors permuted or with its own initial weights; a Z that was fitted on activations is
-        fitted anew in each.{twins}
+        fitted anew in each.{same}{twins}
 
         ![What tells a text from its foil](phase2_text.png)
 
@@ -385,13 +392,21 @@ def reading_section(results: dict) -> str:
     """
 
 
+def few_problems(problems: int, k: int) -> str:
+    """What so many problems limit; and what a subspace of so many dimensions holds of them whatever it is."""
+    text = f"{problems} problems: intervals are over these problems."
+    if k < ABOUT_AS_MANY * problems:
+        return text
+    return f"""{text} Z's k, {k}, is about as many dimensions as problems or more: a subspace of that size holds most of their
+        differences, whatever it is."""
+
+
 def limitations(results: dict) -> list[str]:
     """What the numbers cannot say."""
     primary, text = results["primary"], results["text"]
     lines = [
         "Separation is correlational: whether the model uses Z is phase 3's question.",
-        f"""{results["problems"]} problems and k {primary["k"]}: intervals are over these problems, and a subspace of about as many
-        dimensions as problems holds most of their differences, whatever it is.""",
+        few_problems(results["problems"], primary["k"]),
         "Problems are of one kind and share their template; versions are translations, so numbers and names recur in them.",
         "A null that is beaten says that Z is not random in that way; it does not say what Z holds.",
         "Means are over a question's tokens: what is at single positions, the last one apart, is not seen.",

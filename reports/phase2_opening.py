@@ -6,6 +6,7 @@ from reports.page import listing, percent, place, span
 from reports.phase2_tables import (
     NULLS,
     POOLINGS,
+    SAME_STORIES,
     baseline,
     baselines,
     beaten,
@@ -183,7 +184,8 @@ def text_lines(results: dict) -> list[str]:
     ]
     beyond = BEYOND[results["beyond_text"]] if results["beyond_text"] is not None else "not fully tested"
     told = "" if results["beyond_text"] is not None else f" *Could not be tested* in full: {text['unmeasured']}."
-    line = f"""Beyond the text ({beyond}): Z tells a text from its foil in {span(rated(text["z"]))} of
+    same = f"; {SAME_STORIES}" if "given" in results else ""
+    line = f"""Beyond the text ({beyond}{same}): Z tells a text from its foil in {span(rated(text["z"]))} of
         {text["comparisons"]} comparisons; {"; ".join(parts)}.{told}"""
     lines = [line, f"{haar_text(text)}"]
     return lines + ([answer_text(text)] if text["answer"] else [])

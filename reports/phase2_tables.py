@@ -51,6 +51,7 @@ TESTS = {  # of the verdict, by its name
     "missing": "primary Z with the offset beats Haar that miss it",
     "beyond_text": "primary Z tells texts from foils better than every baseline",
 }
+SAME_STORIES = "the stories do not depend on --problems and are those of the run that Z comes from"
 SPACES = {"z": "Z", "z_perp": "Z⊥", "all": "whole stream"}
 READERS = {"problem": "problem", "language": "language", "answer": "answer"}
 SHOWN_LAYERS = 3

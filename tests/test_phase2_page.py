@@ -522,8 +522,23 @@ def test_a_given_z_is_scored_beside_the_verdict():
     assert found["verdict"] == "none" and found["given"]["holds"]
     bullet = next(line for line in bullets(text) if line.startswith("- Handed on"))
     assert "given by --z-from, on 12 problems that it was not fitted on: holds yes" in bullet
+    assert "nothing new is measured" in section(text, 5) and "nothing new" not in rendered("clear")[0]
     assert "--z-from FOLDER" in text and "the given Z: ratio_Z" in page.summary(found)
     assert tables.own(found["given"]["centred"]) in section(text, 10)
+
+
+def test_only_what_was_fitted_is_said_to_be():
+    """A run that may fit on half of its problems, and does not, says nothing of that half."""
+    contingent = results(grid(), contingencies=contingencies(), z=FITTED, settings={"fitting_share": 0.5})
+    assert "is fitted on 50.0 % of them" in page.activations_section(judged(contingent))
+    given = results(grid(), **GIVEN | {"settings": {"z_from": "abc", "fitting_share": 0.5}})
+    for found in (given, CASES["never"][0]):
+        assert "fitted on 50.0 %" not in page.activations_section(judged(found))
+
+
+@pytest.mark.parametrize("problems, k, many", [(78, 38, False), (20, 38, True), (40, 30, True)])
+def test_as_many_dimensions_as_problems_are_said_where_there_are(problems, k, many):
+    assert ("as many dimensions as problems" in page.few_problems(problems, k)) is many
 
 
 def test_the_command_is_that_of_the_run():
