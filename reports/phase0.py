@@ -10,6 +10,7 @@ from reports import page
 
 SAMPLES = "phase0_samples.jsonl"
 SHOWN_SAMPLES = 12
+HALVES = ("bfloat16", "float16")
 show = page.show
 
 
@@ -211,8 +212,11 @@ def limitations(results: dict) -> list[str]:
     lines = [
         f"{results['n']} problems; intervals treat them as independent draws from the kind of problem in the file.",
         "Greedy decoding of one prompt format; another format can change either language's accuracy.",
-        "Changing the batch shape can flip a greedy token in 16-bit arithmetic; the batch size is part of the settings.",
     ]
+    if results["settings"]["dtype"] in HALVES:
+        lines.append(
+            "Changing the batch shape can flip a greedy token in 16-bit arithmetic; the batch size is part of the settings."
+        )
     if any(name.endswith(".tsv") for name, _ in results["settings"]["problems"]):
         lines.append(
             "These accuracies do not compare with lm-eval's mgsm tasks: templates and exemplars are this suite's own."
