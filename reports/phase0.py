@@ -130,8 +130,8 @@ def paired_section(results: dict) -> str:
         ## 3 Paired comparison
 
         Only {second} right: {results["only_candidate"]}; only {first} right: {results["only_reference"]}. Difference of the
-        accuracies {show(results["difference"] / n, 3)} (95 % BCa bootstrap over problems {show(low, 3)} to {show(high, 3)}), exact
-        McNemar p = {show(results["mcnemar_p"], 3)}.
+        accuracies {page.decimal(results["difference"] / n)} (95 % BCa bootstrap over problems {page.decimal(low)} to
+        {page.decimal(high)}), exact McNemar p = {show(results["mcnemar_p"], 2)}.
 
         ## 4 What this many problems can show
 
