@@ -205,7 +205,7 @@ def prompts_of(results: dict, half: str = "test") -> int:
 def text_line(results: dict) -> str:
     row, null = by_role(results)["primary"], null_of(results, "primary")
     return f"""Plain text: the questions' own perplexity {perplexity(row["text"])}; random directions {ends(null["text"], times)}.
-        From ×{results["damage"]:g} on, where surely above 1, it counts as damaged."""
+        From ×{results["damage"]:g} on, where the interval lies above 1, it counts as damaged."""
 
 
 def thirds_line(results: dict) -> str:

@@ -187,7 +187,8 @@ def verdict_sentence(results: dict) -> str:
         "weak_bottleneck": f"""{window} {"are" if plural else "is"} lowest of the inner layers, but not a clear bottleneck
             {verdict} because {because}""",
         "no_bottleneck": f"""no {"inner " if inner else ""}layer is a bottleneck of the heads' kernels {verdict} because
-            {because}; the lowest is layer {low["layer"]}, which later phases use as exploratory""",
+            {because}; the lowest is layer {low["layer"]}, which later phases use all the same (exploratory: nothing there
+            confirms a prediction)""",
     }[results["verdict"]]
     if edge_note(low):
         found = f"""the lowest mean rank is at layer {low["lowest"]["layer"]} ({show(low["lowest"]["mean"])}), which cannot be a

@@ -54,6 +54,8 @@ from reports.phase2_tables import (
 __all__ = ["BASELINES", "claims", "render", "summary"]
 
 
+EXPLORATORY = """- Exploratory: the weights single out no layer, and the lowest one is looked at all the same; what is found there
+          confirms no prediction."""
 ABOUT_AS_MANY = 2 / 3  # dimensions a problem: as many hold most of the problems' differences
 
 
@@ -382,10 +384,14 @@ def reading_section(results: dict) -> str:
     return f"""
         ## How to read it
 
+        - Stream: the residual stream, the sum that every layer reads and adds to.
         - L{layer}.out: the stream as layer {layer} leaves it, `blocks.{layer}.hook_resid_post` in TransformerLens,
           `hidden_states[{layer + 1}]` in transformers; *embeddings*: before layer 0. Z⊥: everything outside Z.
         - p: one-sided; {p_value(1 / (1 + draws), draws)} means that no draw of {draws} reached what was measured. Holm's p: over the
           rows that are named.
+        - LEACE: Least-squares Concept Erasure (Belrose et al. 2023), the smallest change after which no linear reader can tell the
+          language. Head 0, multi-head: made of the layer's first attention head alone, or of all its heads joined.
+        {EXPLORATORY if results["layer_chosen"] == "no_bottleneck" else ""}
         - Three kinds of no: *not there* (random directions or shuffled problems do as well), *nothing special* (the stream's own main
           directions do as well), *could not be tested* with these problems.
         - Numbers with two ends in round brackets are 95 % intervals over problems or stories; ranges of nulls are 5 to 95 % of draws.

@@ -117,8 +117,11 @@ def numbers_text(results: dict) -> str:
     return f"""
         Deciding numbers. *Contrast*: how far a problem's versions lie apart relative to different problems, inside Z over the
         same outside of Z; below 1 Z keeps the problem and drops the language. *Haar*: random subspaces as large; *matched draws*:
-        subspaces drawn as the stream itself varies within a language, so mostly its main directions. Of these 5 to 95 % of
-        {draws_text(results["primary"])} draws; intervals are 95 %:
+        subspaces drawn as the stream itself varies within a language, so mostly its main directions; *Haar that miss the offset*
+        (offset-missing): random subspaces orthogonal to the directions in which the languages' means differ; *shuffled problems*: one
+        language's problems in another order. Of these 5 to 95 % of {draws_text(results["primary"])} draws; intervals are 95 %. A Z is
+        made of a layer's first attention head alone (*head 0*) or of all its heads joined (*multi-head*). *LEACE* removes every
+        linear trace of the language:
 
         {items}
     """

@@ -41,7 +41,7 @@ WHAT = {  # each construction in a sentence
     "pca": "the leading principal directions of all points, the languages' offset among them",
     "random": "a single Haar subspace, to see what scatter looks like",
 }
-POOLINGS = {"mean": "mean without sinks", "last": "last position"}
+POOLINGS = {"mean": "mean over tokens", "last": "last position"}
 MASKS = {"multi": "multi-head", "head0": "head 0"}
 TESTS = {  # of the verdict, by its name
     "primary_k": "primary Z, with the offset and without it, beats every null that counts",
@@ -423,4 +423,4 @@ def beyond_measured(text: dict) -> str:
     name = min(baselines(text), key=lambda one: text["baselines"][one]["difference"]["low"])
     least = span(text["baselines"][name]["difference"])
     rest = f"; twins not measured: {text['unmeasured']}" if text["unmeasured"] else ""
-    return f"{span(rated(text['z']))}; least surely ahead of {BASELINES[name]}, by {least}{rest}"
+    return f"{span(rated(text['z']))}; the interval of its lead reaches lowest over {BASELINES[name]}: {least}{rest}"

@@ -301,11 +301,13 @@ def transfer_section(results: dict) -> str:
 
 
 def reading_section(results: dict) -> str:
-    measured = """
+    measured = f"""
         - Gain: 1 − error of the map / error of the best of mean, shift and scaled shift, in one space. It has no unit, so that spaces
           of any scale can be compared, and shrinking toward the mean gains nothing.
         - Shift: the source and the mean difference between the languages; scaled: mean + a (source − mean) with one fitted number a.
         - p: < .009 (120 draws) means that no draw of 120 reached what was measured; without draws, of sign flips over answers.
+        - Surely: to the end of the 95 % interval, or by a p below {results["level"]:g}; what is neither surely so nor
+          surely not so is open.
         - Intervals: bias-corrected and accelerated bootstrap (BCa) over answers, 9,999 resamples.
     """
     return f"""

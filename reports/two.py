@@ -196,7 +196,7 @@ def overlap_section(results: dict) -> str:
         ![Similarity of all layer pairs](two_similarity.png)
 
         Grassmann similarity (mean squared cosine of principal angles) of the heads' top k = {k}{clamped} key-side subspaces;
-        chance is k/d = {show(results["chance"])}. Multi-head: the k directions that the heads share most. A layer with itself (1
+        chance is k/d = {show(results["chance"])}. *Multi-head*: the k directions that the heads share most. A layer with itself (1
         by definition) is left blank.
 
         {page.table(["layers", "mean over heads", "multi-head"], rows)}
@@ -315,6 +315,12 @@ def limitations(results: dict) -> list[str]:
         itself mean a division of labour. The column *other layers* shows how far other attention subspaces differ too.
 
         Weights alone do not show what activations carry; phase 2 measures that.
+    """
+    if results["layer_chosen"] == "no_bottleneck":
+        text += """
+
+        The layer is *exploratory*: the weights single out none, and the lowest one is looked at all the same, so that what is found
+        there confirms no prediction.
     """
     if results["zero_kernels"]:
         zeros = ", ".join(f"L{layer} {count}" for layer, count in results["zero_kernels"])
