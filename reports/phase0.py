@@ -246,7 +246,7 @@ def figure_accuracy(results: dict) -> bytes:
             bounds = np.array([answers["interval"][language] for language in languages]).T
             panel.bar(places, heights, width * 0.95, yerr=np.abs(bounds - heights), capsize=4, label=label)
         panel.set_xticks(range(len(languages)), [results["names"][language] for language in languages])
-        title = f"accuracy on {results['n']} problems, 95 % Wilson intervals"
+        title = f"{results['model']['name']}:\naccuracy on {results['n']} problems, 95 % Wilson intervals"
         panel.set(title=title, ylabel="accuracy", ylim=(0, 1.05))
-        panel.legend(loc="lower right")
+        panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=2, frameon=False)
     return page.png(figure)

@@ -116,7 +116,8 @@ def depth_section(results: dict) -> str:
 
         ![What can be read along depth](phase2_depth.png)
 
-        *Drawn: {drawn}; the effective rank of the activations; linear CKA of the languages beside shuffled problems.*
+        *Drawn: {drawn}; the effective rank of the activations; linear CKA of the languages beside shuffled problems; of
+        {results["problems"]} problems.*
 
         At Z's place, {place(results["primary"]["site"])}:
 

@@ -158,7 +158,7 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
     title = f"Subspace overlap and FFN alignment of {results['model']['name']}"
     text = page.report(title, verdict_sentence(results), results, sections, limitations(results))
     return {
-        "two_similarity.png": figure_similarity(similarity.mean(0), consensus, results["chance"]),
+        "two_similarity.png": figure_similarity(results, similarity.mean(0), consensus),
         "two_to_bottleneck.png": figure_to_bottleneck(results, similarity),
         "two_ffn_alignment.png": figure_ffn(results, arrays["two_ffn_alignment.npy"]),
         "two_output.md": text,
@@ -337,13 +337,16 @@ def limitations(results: dict) -> list[str]:
     return page.prose(text).split("\n\n")
 
 
-def figure_similarity(heads: np.ndarray, consensus: np.ndarray, chance: float) -> bytes:
-    with page.figure(10, 4.2, 1, 2) as (figure, panels):
+def figure_similarity(results: dict, heads: np.ndarray, consensus: np.ndarray) -> bytes:
+    with page.figure(10, 4.5, 1, 2) as (figure, panels):
         for panel, matrix, title in zip(panels, (heads, consensus), ("mean over heads", "multi-head subspace")):
             shown = np.where(np.eye(len(matrix), dtype=bool), np.nan, matrix)
             image = panel.imshow(shown, origin="lower", cmap="viridis", vmin=0)
-            panel.set(title=f"similarity, {title} (chance {chance:.2g})", xlabel="layer", ylabel="layer")
-            figure.colorbar(image, ax=panel)
+            panel.set(title=title, xlabel="layer", ylabel="layer")
+            figure.colorbar(image, ax=panel, label="Grassmann similarity")
+        figure.suptitle(
+            f"{results['model']['name']}: similarity of the layers' subspaces (chance {results['chance']:.2g})"
+        )
     return page.png(figure)
 
 
@@ -355,8 +358,9 @@ def figure_to_bottleneck(results: dict, similarity: np.ndarray) -> bytes:
         return np.where(depth == layer, np.nan, values)
 
     with page.figure(7, 4) as (figure, panel):
-        for head in similarity[:, layer]:
-            panel.plot(depth, without_itself(head), color="tab:blue", alpha=0.25, linewidth=1)
+        for index, head in enumerate(similarity[:, layer]):
+            label = "_" if index else "each head"
+            panel.plot(depth, without_itself(head), color="tab:blue", alpha=0.25, linewidth=1, label=label)
         curves = (
             ("to_bottleneck", "tab:blue", "mean over heads"),
             ("to_bottleneck_consensus", "tab:orange", "multi-head"),
@@ -365,7 +369,8 @@ def figure_to_bottleneck(results: dict, similarity: np.ndarray) -> bytes:
             panel.plot(depth, without_itself(results[key]), marker=".", color=color, label=label)
         panel.axhline(results["chance"], color="black", linestyle=":", label="chance k/d")
         panel.axvline(layer, color="tab:red", linewidth=1, label=f"L{layer}")
-        panel.set(title=f"similarity to layer {layer}", xlabel="layer", ylabel="Grassmann similarity", ylim=(0, None))
+        title = f"{results['model']['name']}: similarity to layer {layer}"
+        panel.set(title=title, xlabel="layer", ylabel="Grassmann similarity", ylim=(0, None))
         panel.legend()
     return page.png(figure)
 
@@ -374,7 +379,7 @@ def figure_ffn(results: dict, alignment: np.ndarray) -> bytes:
     """What the layers read of the heads' subspaces, and what they write into them, each with the range of its null."""
     layer, depth = results["settings"]["layer"], np.arange(len(alignment))
     colors = {"W_gate": "tab:blue", "W_up": "tab:green", "W_down": "tab:purple", "W_O": "tab:orange"}
-    with page.figure(11, 4, 1, 2) as (figure, panels):
+    with page.figure(11, 4.4, 1, 2) as (figure, panels):
         for panel, side in zip(panels, ("reading", "writing")):
             for name, matrix in results["ffn"][side].items():
                 panel.plot(depth, over_chance(results, side, name), marker=".", color=colors[name], label=name)
@@ -385,9 +390,11 @@ def figure_ffn(results: dict, alignment: np.ndarray) -> bytes:
                     panel.fill_between(depth, low, high, color=colors[name], alpha=0.2, linewidth=0, label=label)
             panel.axhline(1, color="black", linestyle=":", label="chance k/d")
             panel.axvline(layer, color="tab:red", linewidth=1, label=f"L{layer}")
-            panel.set(title=f"{side}: energy in the heads' subspaces", xlabel="layer", ylabel="multiple of chance")
+            panel.set(title=side, xlabel="layer", ylabel="multiple of chance")
         judged = results["ffn"]["judged"]
-        panels[0].plot(depth, alignment / results["chance"], color=colors[judged], alpha=0.25, linewidth=1)
+        heads = panels[0].plot(depth, alignment / results["chance"], color=colors[judged], alpha=0.25, linewidth=1)
+        heads[0].set_label(f"{judged}, each head")
+        figure.suptitle(f"{results['model']['name']}: energy inside the heads' subspaces")
         for panel in panels:
             panel.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3)
     return page.png(figure)
