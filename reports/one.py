@@ -412,7 +412,7 @@ def limitations(results: dict) -> list[str]:
     if any(row["holds"] is None for row in results["claims"]):
         text += """
 
-        Rows marked *open* are about Qwen2.5-3B's own numbers; this is another model.
+        Rows marked *open, or not testable here* are about Qwen2.5-3B's own numbers; this is another model.
     """
     return page.prose(text).split("\n\n")
 

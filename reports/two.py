@@ -331,7 +331,7 @@ def limitations(results: dict) -> list[str]:
     if any(row["holds"] is None for row in results["claims"]):
         text += """
 
-        Rows marked *open* are about Qwen2.5-3B's own numbers and this is another model, need more than one KV
+        Rows marked *open, or not testable here* are about Qwen2.5-3B's own numbers and this is another model, need more than one KV
         group, or (the spread over heads) do not follow from what they cite.
     """
     return page.prose(text).split("\n\n")

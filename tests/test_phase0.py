@@ -280,7 +280,7 @@ def test_the_page_says_what_the_verdict_hangs_on(
     if verdict == "untestable":
         assert f"- {results['no_room'].capitalize()}: {chinese}/15 and {english}/15" in "\n".join(rest)
         assert f"untestable: {results['no_room']}: zh" in capsys.readouterr().out.splitlines()[-1]
-        assert "| open |" in "\n".join(rest)
+        assert "not testable here" in "\n".join(rest)
 
 
 @pytest.mark.parametrize("english, verdict", [(48, "chinese_advantage"), (60, "untestable")])
