@@ -29,7 +29,7 @@ from pathlib import Path
 import torch
 
 import verdicts
-from lab import checkpoints, expected, questions, runs
+from lab import checkpoints, expected, models, questions, runs
 from lab.evidence import REASONING, UNPATCHED, candidates, gather, row_of, select, tested_rows, untested
 from lab.problems import NoTexts
 from reports import hunt as page
@@ -98,7 +98,8 @@ def main(argv: list[str] | None = None) -> None:
     elif arguments.models:
         hunt_each(arguments)
     else:
-        hunt(arguments)
+        with models.kept_loaded():
+            hunt(arguments)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -126,14 +127,15 @@ def hunt_each(arguments: argparse.Namespace) -> None:
     failures, device = {}, arguments.device
     for name, folder in folders.items():
         try:
-            hunt(argparse.Namespace(**vars(arguments) | {"model": name, "out": folder, "device": device}))
+            with models.kept_loaded():
+                hunt(argparse.Namespace(**vars(arguments) | {"model": name, "out": folder, "device": device}))
         except runs.UserError as error:  # the other models' hunts are worth their time all the same
             failures[name] = str(error)
         device = children_device(arguments)
     found = {name: runs.load_results(folders[name], "hunt") for name in sorted(folders) if name not in failures}
-    models = {folder_of(name): row_of(result, folder_of(name)) for name, result in found.items()}
+    rows = {folder_of(name): row_of(result, folder_of(name)) for name, result in found.items()}
     failed = {folder_of(name): message for name, message in failures.items()}
-    REPORT.write(out, {"script": "hunt", "models": models, "failures": failed}, {})
+    REPORT.write(out, {"script": "hunt", "models": rows, "failures": failed}, {})
     if failures:
         raise runs.UserError("; ".join(f"{name}: {message}" for name, message in failures.items()))
 
