@@ -9,17 +9,15 @@ Outputs    output/controls/controls_output.md; controls_results.json (not commit
 Run        python -m bench.controls [--seeds 20] [--jobs 2] [--out output/controls]        or `make controls`
 """
 
-import argparse
 import multiprocessing
 import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 import verdicts
-from bench import planted
+from bench import planted, resumed
 from bench.control_runs import CALIBRATED, MATCHED, MODELS, NONE, REMOVED, SOURCES, code_of_everything, run
 from lab import dissociation, runs, statistics
 from reports import page
@@ -35,28 +33,9 @@ WEIGHTS = ("weights", "weights_at_carrier", "best_layer")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--seeds", type=runs.positive, default=SEEDS, help="models of every case")
-    parser.add_argument("--jobs", type=runs.positive, default=2, help="runs at a time, of one thread each")
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="rows of the page")
-    parser.add_argument("--out", type=Path, default=Path("output/controls"), help="folder of page and results")
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    file, code = arguments.out / "controls_results.json", code_of_everything()
-    kept = runs.read_json(file) if file.exists() else {}
-    rows = kept["rows"] if kept.get("code") == code else {}
-    waiting = [(case, seed) for seed in range(arguments.seeds) for case in arguments.cases]
-    waiting = [(case, seed) for case, seed in waiting if f"{case} {seed}" not in rows]
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(arguments.jobs, spawn, torch.set_num_threads, (1,)) as pool:
-        started = {pool.submit(run, case, seed): f"{case} {seed}" for case, seed in waiting}
-        for number, done in enumerate(as_completed(started), 1):
-            rows[started[done]] = done.result()
-            runs.write_files(arguments.out, {file.name: runs.json_bytes({"code": code, "rows": rows})})
-            print(f"{number} of {len(started)}: {started[done]}", flush=True)
-    rows = {name: runs.significant(row) for name, row in rows.items()}
+    arguments, spawn = resumed.command_line(__doc__, CASES, SEEDS), multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(arguments.jobs, spawn, torch.set_num_threads, (1,))
+    rows = resumed.rows_of(arguments, "controls_results.json", code_of_everything(), pool, run)
     text, missed = report(rows)
     runs.write_files(arguments.out, {"controls_output.md": text})
     print(f"{f'{missed} criteria missed' if missed else 'all criteria met'} -> {arguments.out / 'controls_output.md'}")

@@ -7,16 +7,15 @@ Outputs    output/controls/hunts_output.md; hunts_results.json (not committed), 
 Run        python -m bench.hunts [--seeds 2] [--jobs 2] [--cases planted decoy] [--out output/controls]
 """
 
-import argparse
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bench import planted
+from bench import planted, resumed
 from bench.control_runs import MODELS
 from lab import runs
 from reports import page
@@ -43,26 +42,9 @@ SEEDS = 2
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--seeds", type=runs.positive, default=SEEDS, help="models of every case")
-    parser.add_argument("--jobs", type=runs.positive, default=2, help="hunts at a time, of one thread each")
-    parser.add_argument("--cases", nargs="+", choices=EXPECTED, default=list(EXPECTED), help="rows of the page")
-    parser.add_argument("--out", type=Path, default=Path("output/controls"), help="folder of page and results")
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    file, code = arguments.out / "hunts_results.json", code_of_everything()
-    kept = runs.read_json(file) if file.exists() else {}
-    rows = kept["rows"] if kept.get("code") == code else {}
-    waiting = [(case, seed) for seed in range(arguments.seeds) for case in arguments.cases]
-    waiting = [(case, seed) for case, seed in waiting if f"{case} {seed}" not in rows]
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        started = {pool.submit(hunted, case, seed): f"{case} {seed}" for case, seed in waiting}
-        for number, done in enumerate(as_completed(started), 1):
-            rows[started[done]] = done.result()
-            runs.write_files(arguments.out, {file.name: runs.json_bytes({"code": code, "rows": rows})})
-            print(f"{number} of {len(started)}: {started[done]}: {rows[started[done]]['verdict']}", flush=True)
+    arguments = resumed.command_line(__doc__, EXPECTED, SEEDS)
+    pool = ThreadPoolExecutor(arguments.jobs)
+    rows = resumed.rows_of(arguments, "hunts_results.json", code_of_everything(), pool, hunted)
     text, wrong = report(rows)
     runs.write_files(arguments.out, {"hunts_output.md": text})
     print(f"{wrong} of {len(rows)} hunts say what they must not -> {arguments.out / 'hunts_output.md'}")
@@ -101,7 +83,7 @@ def hunted(case: str, seed: int) -> dict:
     z = {key: found["z"].get(key) for key in ("name", "site", "found_by", "verdict", "coverage")}
     row = {"case": case, "seed": seed, "verdict": found["verdict"], "z": z, "minutes": minutes}
     row |= {"separates": found["weight_based"]["separates"], "beyond_text": found["weight_based"]["beyond_text"]}
-    return runs.significant(row | {"weights": found["weight_based"]["causal"], "left_out": found["left_out"]})
+    return row | {"weights": found["weight_based"]["causal"], "left_out": found["left_out"]}
 
 
 def as_expected(row: dict) -> bool:

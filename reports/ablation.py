@@ -7,6 +7,7 @@ from reports import page
 from reports.ablation_figures import figure_strength, figure_test
 from reports.ablation_opening import (
     claim_text,
+    not_needed,
     numbers_text,
     prompts_of,
     run_text,
@@ -68,11 +69,13 @@ def claims(results: dict) -> list[dict]:
             {percent(bare["accuracy"])}, text's perplexity {times(bare["text"]["value"])}""",
     }
     nulls = {role: null_of(results, role) for role in ("primary", "z_perp", "z_perp_mean")}
+    kept = f"p {null_p(nulls['z_perp_mean'])}"
+    kept = "which lose nothing either" if not_needed(results) else kept
     beside = {
         "language": f"random directions as large: {ends(nulls['primary']['odds'])}, p {null_p(nulls['primary'])}",
         "reinjected": f"without re-injection {percent(primary['kept'])}",
-        "z_perp": f"""all but Haar-random subspaces of Z's size: {ends(nulls["z_perp_mean"]["odds"])},
-            p {null_p(nulls["z_perp_mean"])}; removed {ends(nulls["z_perp"]["odds"])}, p {null_p(nulls["z_perp"])}""",
+        "z_perp": f"""all but Haar-random subspaces of Z's size: {ends(nulls["z_perp_mean"]["odds"])}, {kept};
+            removed {ends(nulls["z_perp"]["odds"])}, p {null_p(nulls["z_perp"])}""",
     }
     return [
         page.claim(name, *text, page.prose(measured[name]), page.prose(beside[name])) for name, text in texts.items()
@@ -111,7 +114,8 @@ def problems_section(results: dict) -> str:
         {problems["development"]} problems with {problems["development_answers"]} answers{fitted}; test half: {problems["test"]}
         with {problems["test_answers"]} other answers, of which {problems["solved"]} are right in some language and
         {problems["room"]} wrong in some. A model that guesses: with answers shuffled among the problems
-        {ends(guess, percent)} are right ({guess["draws"]} shuffles), really {percent(guess["accuracy"])}.
+        {ends(guess, percent)} of the {prompts_of(results, "all")} prompts of both halves are right ({guess["draws"]} shuffles), really
+        {percent(guess["accuracy"])}.
     """)
 
 

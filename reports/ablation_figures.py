@@ -10,6 +10,7 @@ from reports.ablation_tables import by_role, lambdas, null_of
 
 BLUE, SKY, GREEN, RED, ORANGE = "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00"  # Okabe and Ito
 THIRDS = {"early": (GREEN, "^"), "middle": (BLUE, "o"), "late": (RED, "s")}
+BESIDE = 0.024  # of λ: so far beside it stand random draws, and the thirds half as far
 LEAST = 0.05  # nats a token that the text's axis shows at least: round-off would look like damage
 SMALL = 9.5  # points: 12 pixels where a page shows the figure 700 pixels wide
 MARKS = {"random": "x", "random_perp": "+"}  # of the draws, by null
@@ -34,7 +35,7 @@ def spread(results: dict, role: str, measure: str) -> np.ndarray:
 def figure_strength(results: dict) -> bytes:
     """Log-odds, right answers and the text's perplexity over λ, by thirds of the layers."""
     with page.figure(7.6, 8.4, 3, 1, sharex=True) as (figure, panels):
-        for shift, (place, (colour, marker)) in zip((-0.012, 0, 0.012), THIRDS.items()):
+        for shift, (place, (colour, marker)) in zip((-BESIDE / 2, 0, BESIDE / 2), THIRDS.items()):
             rows = swept(results, place)
             x = np.array([row["strength"] for row in rows]) + shift
             look = {"color": colour, "marker": marker, "linewidth": 1.6}
@@ -48,7 +49,8 @@ def figure_strength(results: dict) -> bytes:
             panels[1].plot(x, right, **look)
             panels[2].vlines(x, *np.exp(text[1:].clip(max=20)), color=colour, linewidth=1.4)
             panels[2].plot(x, np.exp(text[0].clip(max=20)), **look)
-        for name, role in (("random directions, as large (middle)", "primary"), ("_", "complete")):
+        label = f"random directions, as large (middle),\ndrawn {BESIDE:g} left of their λ"
+        for name, role in ((label, "primary"), ("_", "complete")):
             strength, none = by_role(results)[role]["strength"], results["none"]["accuracy"]
             drawn = {"linestyle": "", "marker": "x", "color": "gray", "markersize": 5, "alpha": 0.8}
             for panel, values in zip(
@@ -59,7 +61,7 @@ def figure_strength(results: dict) -> bytes:
                     np.exp(spread(results, role, "text").clip(max=20)),
                 ),
             ):
-                panel.plot(np.full(len(values), strength - 0.035), values, label=name, **drawn)
+                panel.plot(np.full(len(values), strength - BESIDE), values, label=name, **drawn)
         panels[0].axhline(0, **BLACK_LINE)
         panels[2].axhline(1, **BLACK_LINE)
         panels[1].set_ylim(-4, 104)
@@ -115,7 +117,7 @@ def figure_test(results: dict) -> bytes:
                 place = next(at for at, row in enumerate(rows) if null["role"] in row["roles"])
                 draws(panel, np.array(null["changes"][key]), place + 0.28, ends, null["null"])
         panels[0].set_xlabel("log-odds of the right answer,\nchange in nats")
-        panels[1].set_xlabel("question's text,\nnats a token")
+        panels[1].set_xlabel("question's text,\nchange in nats a token")
         panels[0].locator_params(axis="x", nbins=6)
         panels[1].locator_params(axis="x", nbins=3)
         labels = [f"{short(row)}, λ {lambdas(row)}" for row in rows]
@@ -165,7 +167,7 @@ def point(panel, value: float, place: int, ends: tuple[float, float], colour: st
     at, marker, side = (low, "<", "left") if value < low else (high, ">", "right")
     panel.plot(at, place, marker, color=colour, markersize=8, clip_on=False)
     text = f"  {value:+.1f}" if side == "left" else f"{value:+.1f}  "
-    panel.text(at, place - 0.1, text, ha=side, va="center", fontsize=SMALL)
+    panel.text(at, place - 0.15, text, ha=side, va="center", fontsize=SMALL)
 
 
 def draws(panel, values: np.ndarray, place: float, ends: tuple[float, float], kind: str) -> None:
@@ -177,11 +179,12 @@ def draws(panel, values: np.ndarray, place: float, ends: tuple[float, float], ki
         if not beyond.any():
             continue
         panel.plot(at, place, marker, color="gray", markersize=6, clip_on=False)
-        least, most = f"{values[beyond].min():+.1f}", f"{values[beyond].max():+.1f}"
+        digits = 0 if np.abs(values[beyond]).min() >= 10 else 1  # a narrow panel holds no more
+        least, most = f"{values[beyond].min():+.{digits}f}", f"{values[beyond].max():+.{digits}f}"
         reach = least if least == most else f"{least} to {most}"
         text = f"{reach} ({beyond.sum()})"
         where = {"ha": side, "va": "center", "fontsize": SMALL, "color": "dimgray"}
-        panel.text(at, place + 0.27, f"  {text}" if side == "left" else f"{text}  ", **where)
+        panel.text(at, place + 0.05, f"  {text}" if side == "left" else f"{text}  ", **where)
 
 
 SHORT = {  # for an axis

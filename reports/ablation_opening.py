@@ -29,12 +29,16 @@ RIVAL = """costs the answer, and so does the same along made-up languages (group
     text is not damaged"""
 PAPER = """**The claim tested** (arXiv 2505.15257: a model reasons better once the language is removed from its middle layers)"""
 MEANS = {
-    "ablation_helps": "holds here",
-    "ablation_hurts": "does not hold here: the opposite was measured",
-    "no_effect": "does not hold here (*not there*: an effect that changes the odds by a factor of {factor:g} is excluded)",
-    "inconclusive": "is neither shown nor excluded (*not shown*: {why})",
+    "ablation_helps": "holds here {at}",
+    "ablation_hurts": "does not hold here {at}: the opposite was measured",
+    "no_effect": """does not hold here {at} (*not there*: an effect that changes the odds by a factor of {factor:g} is
+        excluded{complete})""",
+    "inconclusive": "is neither shown nor excluded {at} (*not shown*: {why})",
     "untestable": "*cannot be tested* with this model and these problems: {why}",
 }
+NOT_NEEDED = """Everything at the last position there can be replaced by its mean without loss, with Z kept ({z} nats, {before} →
+    {after} right) or with Haar-random subspaces of its size kept ({random} nats, {draws} draws): nothing at this place is needed
+    there, and nothing follows for Z."""
 Z_MEANS = {
     True: "All but Z can go at the last position: the answer stays, as with no Haar-random subspace of Z's size.",
     False: "Without all but Z at the last position the answer is lost{drawn}.",
@@ -58,7 +62,8 @@ def why_untestable(results: dict) -> str:
     if not results["measured"]:
         if guess["p"] >= verdicts.LEVEL:
             shuffled = f"with answers shuffled up to {percent(guess['high'])}"
-            return f"it answers no better than by guessing ({percent(guess['accuracy'])} right, {shuffled})"
+            right = f"{percent(guess['accuracy'])} of {prompts_of(results, 'all')} prompts right"
+            return f"it answers no better than by guessing ({right}, {shuffled})"
         solved = f"only {problems['solved']} of {problems['test']} test problems"
         return f"{solved} are solved unedited, {results['needed']} are needed"
     return "the odds of the right answer rise, but all answers are right already, so that no more can become right"
@@ -121,7 +126,8 @@ def verdict_text(results: dict) -> str:
     row, null = rows["primary"], null_of(results, "primary")
     return page.prose(f"""In {model}, {edit_text(results, row)} {what_happened(results)}. Log-odds of the right answer
         {nats(row["odds"])} nats, random directions {ends(null["odds"])}; right answers {percent(results["none"]["accuracy"])} →
-        {percent(row["accuracy"])}; perplexity of plain text {times(row["text"]["value"])} (`{results["verdict"]}`).
+        {percent(row["accuracy"])} of {prompts_of(results)} prompts; perplexity of plain text
+        {times(row["text"]["value"])} (`{results["verdict"]}`).
         {complete_text(results)}""")
 
 
@@ -129,17 +135,29 @@ def complete_text(results: dict) -> str:
     """What λ = 1 does, beside its null."""
     row, effect, null = by_role(results)["complete"], results["effects"]["complete"], null_of(results, "complete")
     made = next(one for one in results["rows"] if one["condition"] == "shuffled" and one["strength"] == 1)
-    says, beyond = "does not surely change the odds of the right answer", True
+    own, rival = row["odds"]["value"], made["odds"]["value"]
+    says, beside = "changes the odds of the right answer by an amount whose sign is not sure", ""
     if effect["falls"]:
-        says, beyond = "lowers the odds of the right answer", effect["beyond_fall"]
+        says, beside = "lowers the odds of the right answer", beyond_draws(null, effect["beyond_fall"], "further")
     elif effect["rises"]:
-        says, beyond = "raises the odds of the right answer", effect["beyond_rise"]
-    says += "" if beyond else ", no more than random directions as large do"
-    damage = f"{'more than' if effect['text_specific'] else 'as'} random directions do"
-    says += f", and damages plain text, {damage}" if effect["text"] else ", and does not damage plain text"
-    return f"""Taking *all* of it out (λ = 1) {says}: {signed(row["odds"]["value"])} nats (random {ends(null["odds"])},
-        made-up languages {signed(made["odds"]["value"])}), right {percent(row["accuracy"])}, perplexity
-        {times(row["text"]["value"])} (random {ends(null["text"], times)})."""
+        says, beside = "raises the odds of the right answer", beyond_draws(null, effect["beyond_rise"], "further")
+    beside = f", {beside}" if beside else ""
+    made_up = f"lower them more ({signed(rival)})" if rival < min(own, 0) else f"change them by {signed(rival)}"
+    text = f"damages plain text, {beyond_draws(null, effect['text_specific'], 'more')}"
+    text = text if effect["text"] else "does not damage plain text"
+    return f"""Taking *all* of it out (λ = 1) {says}{beside}: {signed(own)} nats (random {ends(null["odds"])}); made-up languages
+        {made_up}. It {text}: perplexity {times(row["text"]["value"])} (random {ends(null["text"], times)}); right
+        {percent(row["accuracy"])}."""
+
+
+def beyond_draws(null: dict, beyond: bool, how: str) -> str:
+    """How an edit does beside random draws: `how` is the way in which it goes beyond them; said of few draws as what they are."""
+    draws = null["odds"]["draws"]
+    if not beyond:
+        return f"no {how} than random directions as large do"
+    if 1 / (1 + draws) >= verdicts.LEVEL:
+        return f"{how} than each of {draws} random draws as large, which are too few to tell"
+    return f"{how} than random directions as large do"
 
 
 def numbers_text(results: dict) -> str:
@@ -164,8 +182,9 @@ def asked_line(results: dict) -> str:
     both = "too few are right to be lost" if not results["can_fall"] else both
     others = f"; M_s and λ come from {problems['development']} others with other answers" if results["measured"] else ""
     return f"""Asked: {results["rung"]}, {problems["test"]} test problems with {problems["test_answers"]} answers, in
-        {listing(results["languages"])}{others}. Unedited
-        {percent(results["none"]["accuracy"])} right ({both}); with answers shuffled {ends(guess, percent)}."""
+        {listing(results["languages"])}{others}. Unedited {percent(results["none"]["accuracy"])} of the {prompts_of(results)} test
+        prompts are right ({both}); of the {prompts_of(results, "all")} prompts of both halves {percent(guess["accuracy"])}, with
+        answers shuffled {ends(guess, percent)}."""
 
 
 def primary_line(results: dict) -> str:
@@ -177,15 +196,16 @@ def primary_line(results: dict) -> str:
         problems ({row["gained"]} gained right answers, {row["lost"]} lost some)."""
 
 
-def prompts_of(results: dict) -> int:
-    """Test problems, each asked in every language."""
-    return results["problems"]["test"] * len(results["languages"])
+def prompts_of(results: dict, half: str = "test") -> int:
+    """Problems of a half, or all of them, each asked in every language."""
+    halves = ("development", "test") if half == "all" else (half,)
+    return sum(results["problems"][name] for name in halves) * len(results["languages"])
 
 
 def text_line(results: dict) -> str:
     row, null = by_role(results)["primary"], null_of(results, "primary")
     return f"""Plain text: the questions' own perplexity {perplexity(row["text"])}; random directions {ends(null["text"], times)}.
-        From ×{results["damage"]:g} on, where surely above 1, it counts as damaged."""
+        From ×{results["damage"]:g} on, where the interval lies above 1, it counts as damaged."""
 
 
 def thirds_line(results: dict) -> str:
@@ -230,7 +250,8 @@ def free_line(results: dict) -> str:
     free = results["free"]
     change = free["primary"]["accuracy"] - free["none"]["accuracy"]
     return f"""Free answers to {free["problems"]} of them, the primary edit on every token: right
-        {percent(free["none"]["accuracy"])} → {percent(free["primary"]["accuracy"])} ({points(change)} points)."""
+        {percent(free["none"]["accuracy"])} → {percent(free["primary"]["accuracy"])} of {free["problems"] * len(results["languages"])}
+        ({points(change)} points)."""
 
 
 def zero_line(results: dict) -> str:
@@ -243,18 +264,51 @@ def claim_text(results: dict) -> str:
     """What follows for the paper's claim and for ours about Z."""
     why = why_inconclusive(results) if results["verdict"] == "inconclusive" else ""
     why = why_untestable(results) if results["verdict"] == "untestable" else why
-    text = f"{PAPER} {MEANS[results['verdict']].format(factor=results['factor'], why=why)}."
+    at, complete = (strength_text(results), complete_range(results)) if results["measured"] else ("", "")
+    means = MEANS[results["verdict"]].format(factor=results["factor"], why=why, at=at, complete=complete)
+    text = f"{PAPER} {means}."
     if not results["measured"]:
         return f"""{text} To try: a larger or another model (`--model`), easier problems (`--problems`), more exemplars
             (`--exemplars`)."""
+    return f"{text} **For the recipe**: {recipe_text(results)} {removed_text(results)}"
+
+
+def strength_text(results: dict) -> str:
+    """The strength that the verdict is about, and whether a smaller one was not tried."""
+    row, tried = by_role(results)["primary"], [one["strength"] for one in results["development"] if one["strength"]]
+    smallest = " (the smallest tried)" if row["strength"] == min(tried) else ""
+    return f"at λ {lambdas(row)}, the strength chosen{smallest}"
+
+
+def complete_range(results: dict) -> str:
+    """Whether at complete removal, too, an effect is excluded that it is at the strength chosen."""
+    row, effect = by_role(results)["complete"], results["effects"]["complete"]
+    if "primary" in row["roles"]:
+        return ""
+    return f"; at λ 1 it is {'too' if effect['within'] else 'not'}: {nats(row['odds'])} nats"
+
+
+def not_needed(results: dict) -> bool:
+    """Whether Z keeps the answer where random subspaces keep it too, so that the place tests nothing."""
+    effect = results["effects"]["z_perp_mean"]
+    return effect["intact"] and not effect["random_lose"]
+
+
+def recipe_text(results: dict) -> str:
+    """Whether Z alone keeps the answer, where something at its place is needed at all."""
+    row, none, null = by_role(results)["z_perp_mean"], results["none"], null_of(results, "z_perp_mean")
     holds = next(claim["holds"] for claim in results["claims"] if claim["id"] == "z_perp")
     effect = results["effects"]["z_perp_mean"]
+    if holds is None and not_needed(results):
+        before, after = percent(none["accuracy"]), percent(row["accuracy"])
+        random, draws = ends(null["odds"]), null["odds"]["draws"]
+        return NOT_NEEDED.format(z=nats(row["odds"]), before=before, after=after, random=random, draws=draws)
     drawn = "" if effect["beyond_rise"] else ", as with Haar-random subspaces of Z's size"
     said = Z_MEANS[holds].format(drawn=drawn)
     if holds is None and effect["intact"] and not effect["beyond_rise"]:
         said = """All but Z can go at the last position, but so can all but Haar-random subspaces of its size: nothing about that is
             special to Z."""
-    return f"{text} **For the recipe**: {said} {mean_text(results)} {removed_text(results)}"
+    return f"{said} {mean_text(results)}"
 
 
 def removed_text(results: dict) -> str:

@@ -123,7 +123,8 @@ def development_table(results: dict) -> str:
         text = "–" if row is before else times(row["text"] - before["text"])
         amount = "–" if row is before else lambdas(row)
         rows.append([label(row), amount, change, percent(row["accuracy"]), text, "yes" if row["chosen"] else ""])
-    headers = ["edit", "λ", "log-odds", "right", "text's perplexity", "chosen"]
+    right = f"right, of {results['problems']['development'] * len(results['languages'])}"
+    headers = ["edit", "λ", "log-odds", right, "text's perplexity", "chosen"]
     return page.table(headers, rows)
 
 
@@ -137,7 +138,7 @@ def answers_table(results: dict) -> str:
     headers = [
         "edit",
         "λ",
-        "right",
+        f"right, of {results['problems']['test'] * len(results['languages'])}",
         "points (95 %)",
         "exact p",
         "log-odds, nats (95 %)",
@@ -173,7 +174,8 @@ def free_table(results: dict) -> str:
     free, primary = results["free"], by_role(results)["primary"]
     names = {"none": NAMES["none"], "primary": f"{label(primary)}, λ {lambdas(primary)}"}
     rows = [[text, percent(free[name]["accuracy"]), percent(free[name]["kept"])] for name, text in names.items()]
-    return page.table(["edit of every token", "right", "in the language asked"], rows)
+    right = f"right, of {free['problems'] * len(results['languages'])}"
+    return page.table(["edit of every token", right, "in the language asked"], rows)
 
 
 def sample_table(samples: list[dict]) -> str:

@@ -168,8 +168,8 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
     text = page.report(title, verdict_sentence(results), results, sections, limitations(results))
     return {
         "one_rank_per_layer.png": figure_ranks(results, weight_ranks, np.ma.masked_equal(head_ranks, 0)),
-        "one_head_heatmap.png": figure_heads(np.ma.masked_equal(head_ranks, 0)),
-        "one_spectra.png": figure_spectra(arrays["one_kernel_spectra.npy"], results["bottleneck"]["layer"]),
+        "one_head_heatmap.png": figure_heads(results, np.ma.masked_equal(head_ranks, 0)),
+        "one_spectra.png": figure_spectra(results, arrays["one_kernel_spectra.npy"]),
         "one_output.md": text,
     }
 
@@ -187,7 +187,8 @@ def verdict_sentence(results: dict) -> str:
         "weak_bottleneck": f"""{window} {"are" if plural else "is"} lowest of the inner layers, but not a clear bottleneck
             {verdict} because {because}""",
         "no_bottleneck": f"""no {"inner " if inner else ""}layer is a bottleneck of the heads' kernels {verdict} because
-            {because}; the lowest is layer {low["layer"]}, which later phases use as exploratory""",
+            {because}; the lowest is layer {low["layer"]}, which later phases use all the same (exploratory: nothing there
+            confirms a prediction)""",
     }[results["verdict"]]
     if edge_note(low):
         found = f"""the lowest mean rank is at layer {low["lowest"]["layer"]} ({show(low["lowest"]["mean"])}), which cannot be a
@@ -411,7 +412,7 @@ def limitations(results: dict) -> list[str]:
     if any(row["holds"] is None for row in results["claims"]):
         text += """
 
-        Rows marked *not testable here* are about Qwen2.5-3B's own numbers; this is another model.
+        Rows marked *open, or not testable here* are about Qwen2.5-3B's own numbers; this is another model.
     """
     return page.prose(text).split("\n\n")
 
@@ -419,14 +420,14 @@ def limitations(results: dict) -> list[str]:
 def figure_ranks(results: dict, weight_ranks: np.ndarray, head_ranks: np.ma.MaskedArray) -> bytes:
     null, types, low = results["null"], results["weight_types"], results["bottleneck"]
     columns = dict(zip((*types["attention"], *types["ffn"]), weight_ranks.T))
-    with page.figure(12, 4, 1, 3) as (figure, panels):
+    with page.figure(12, 4.8, 1, 3) as (figure, panels):
         for panel, names, title in zip(
             panels, (types["attention"], types["ffn"]), ("attention weights", "FFN weights")
         ):
             for name in (name for name in names if name in results["trends"]):
                 line = panel.plot(columns[name], marker=".", label=name)[0]
                 panel.axhline(null["weights"][name], color=line.get_color(), linestyle=":", linewidth=1)
-            panel.set(title=f"{title} (dotted: random)", xlabel="layer", ylabel="effective rank")
+            panel.set(title=f"{title} (dotted: random)")
         means, spread = head_ranks.mean(1), head_ranks.std(1)
         panels[2].plot(means, marker=".", label="mean over heads")
         panels[2].fill_between(range(len(means)), means - spread, means + spread, alpha=0.25, label="± 1 sd")
@@ -436,29 +437,36 @@ def figure_ranks(results: dict, weight_ranks: np.ndarray, head_ranks: np.ma.Mask
             panels[2].axvline(
                 layer, color="tab:red", linestyle="-" if layer == low["layer"] else "--", linewidth=1, label=label
             )
-        panels[2].set(title="attention kernels", xlabel="layer", ylabel="effective rank")
+        panels[2].set(title="attention kernels")
+        figure.suptitle(f"{results['model']['name']}: effective rank over depth")
         for panel in panels:
-            panel.legend(fontsize=8)
+            cut = " (axis cut: it starts above 0)" if panel.get_ylim()[0] > 0 else ""
+            panel.set(xlabel="layer", ylabel=f"effective rank{cut}")
+            panel.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
     return page.png(figure)
 
 
-def figure_heads(head_ranks: np.ma.MaskedArray) -> bytes:
+def figure_heads(results: dict, head_ranks: np.ma.MaskedArray) -> bytes:
     layers, heads = head_ranks.shape
     with page.figure(max(5, 0.35 * layers), max(2.5, 0.3 * heads)) as (figure, panel):
         image = panel.imshow(head_ranks.T, aspect="auto", origin="lower", cmap="viridis")
-        panel.set(title="effective rank of each head's kernel", xlabel="layer", ylabel="head")
+        panel.set(
+            title=f"{results['model']['name']}: effective rank of each head's kernel", xlabel="layer", ylabel="head"
+        )
         panel.set_yticks(range(heads))
-        figure.colorbar(image, ax=panel)
+        figure.colorbar(image, ax=panel, label="effective rank")
     return page.png(figure)
 
 
-def figure_spectra(spectra: np.ndarray, layer: int) -> bytes:
+def figure_spectra(results: dict, spectra: np.ndarray) -> bytes:
     """Zero kernels have no spectrum and are left out."""
+    layer = results["bottleneck"]["layer"]
     largest = spectra[..., :1]
     scaled, existing = spectra / np.where(largest > 0, largest, 1), largest[..., 0] > 0
     component, rows = np.arange(1, scaled.shape[-1] + 1), scaled[layer][existing[layer]]
     with page.figure(6, 4) as (figure, panel):
-        panel.set(title=f"kernel spectra at layer {layer}", xlabel="component", ylabel="σ / largest σ")
+        title = f"{results['model']['name']}: kernel spectra at layer {layer}"
+        panel.set(title=title, xlabel="component", ylabel="σ / largest σ")
         if len(rows):
             panel.plot(
                 component, rows.T, color="tab:red", alpha=0.6, label=[f"L{layer} heads", *[None] * (len(rows) - 1)]

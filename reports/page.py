@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from matplotlib.figure import Figure
 
-HOLDS = {True: "yes", False: "**no**", None: "open"}
+HOLDS = {True: "yes", False: "**no**", None: "open, or not testable here"}
 METHODS = {  # how a Z was made, by the name that phase 2 gives it
     "weight": "weight-based, multi-head",
     "weight_head0": "weight-based, head 0",

@@ -10,6 +10,7 @@ from reports import page
 
 SAMPLES = "phase0_samples.jsonl"
 SHOWN_SAMPLES = 12
+HALVES = ("bfloat16", "float16")
 show = page.show
 
 
@@ -129,8 +130,8 @@ def paired_section(results: dict) -> str:
         ## 3 Paired comparison
 
         Only {second} right: {results["only_candidate"]}; only {first} right: {results["only_reference"]}. Difference of the
-        accuracies {show(results["difference"] / n, 3)} (95 % BCa bootstrap over problems {show(low, 3)} to {show(high, 3)}), exact
-        McNemar p = {show(results["mcnemar_p"], 3)}.
+        accuracies {page.decimal(results["difference"] / n)} (95 % BCa bootstrap over problems {page.decimal(low)} to
+        {page.decimal(high)}), exact McNemar p = {show(results["mcnemar_p"], 2)}.
 
         ## 4 What this many problems can show
 
@@ -211,8 +212,11 @@ def limitations(results: dict) -> list[str]:
     lines = [
         f"{results['n']} problems; intervals treat them as independent draws from the kind of problem in the file.",
         "Greedy decoding of one prompt format; another format can change either language's accuracy.",
-        "Changing the batch shape can flip a greedy token in 16-bit arithmetic; the batch size is part of the settings.",
     ]
+    if results["settings"]["dtype"] in HALVES:
+        lines.append(
+            "Changing the batch shape can flip a greedy token in 16-bit arithmetic; the batch size is part of the settings."
+        )
     if any(name.endswith(".tsv") for name, _ in results["settings"]["problems"]):
         lines.append(
             "These accuracies do not compare with lm-eval's mgsm tasks: templates and exemplars are this suite's own."
@@ -242,7 +246,7 @@ def figure_accuracy(results: dict) -> bytes:
             bounds = np.array([answers["interval"][language] for language in languages]).T
             panel.bar(places, heights, width * 0.95, yerr=np.abs(bounds - heights), capsize=4, label=label)
         panel.set_xticks(range(len(languages)), [results["names"][language] for language in languages])
-        title = f"accuracy on {results['n']} problems, 95 % Wilson intervals"
+        title = f"{results['model']['name']}:\naccuracy on {results['n']} problems, 95 % Wilson intervals"
         panel.set(title=title, ylabel="accuracy", ylim=(0, 1.05))
-        panel.legend(loc="lower right")
+        panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=2, frameon=False)
     return page.png(figure)

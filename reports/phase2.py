@@ -27,6 +27,8 @@ from reports.phase2_tables import (
     MASKS,
     NULLS,
     POOLINGS,
+    SAME_STORIES,
+    beaten,
     beyond_measured,
     centred_table,
     drawn_rate,
@@ -34,6 +36,8 @@ from reports.phase2_tables import (
     ends,
     energy_table,
     grid_table,
+    matched_cell,
+    matched_words,
     own,
     p_of,
     p_row,
@@ -43,9 +47,16 @@ from reports.phase2_tables import (
     raw_table,
     tests_table,
     text_table,
+    uncounted,
+    where_counted,
 )
 
 __all__ = ["BASELINES", "claims", "render", "summary"]
+
+
+EXPLORATORY = """- Exploratory: the weights single out no layer, and the lowest one is looked at all the same; what is found there
+          confirms no prediction."""
+ABOUT_AS_MANY = 2 / 3  # dimensions a problem: as many hold most of the problems' differences
 
 
 def summary(results: dict) -> str:
@@ -57,7 +68,7 @@ def summary(results: dict) -> str:
 def ratios(row: dict) -> str:
     part = row["centred"]
     text = f"ratio_Z {ratio(row['ratio_z'])}, ratio_Z⊥ {ratio(row['ratio_z_perp'])}, p {p_row(row, draws=True)}"
-    beside = f"Haar {ends(part['haar'])}, matched draws {ends(part['matched'])}"
+    beside = f"Haar {ends(part['haar'])}, matched draws {matched_cell(part)}"
     return f"{text}; without the offset contrast {own(part)}, {beside}, p {p_row(part, draws=True)}"
 
 
@@ -74,7 +85,7 @@ def claims(results: dict) -> list[dict]:
     rows = {
         "ratio": (
             "ratio_Z < ratio_Z⊥ in most configurations", "most",
-            f"{passing(grid)} of {len(grid)} pass, {below} have a contrast below 1", "pass: every null, after Holm",
+            f"{passing(grid)} of {len(grid)} pass, {below} have a contrast below 1", pass_words(grid),
         ),
         "primary": (
             "ratio_Z < ratio_Z⊥ in the primary configuration", "≪",
@@ -83,7 +94,7 @@ def claims(results: dict) -> list[dict]:
         ),
         "centred": (
             "the separation survives removal of language means", "not considered", f"contrast {own(part)}",
-            f"Haar {ends(part['haar'])}, matched draws {ends(part['matched'])}; p {p_row(part)}",
+            f"Haar {ends(part['haar'])}, matched draws {matched_cell(part)}; p {p_row(part)}",
         ),
         "beyond_text": (
             "Z tells a text from its foil better than every baseline", "not considered", beyond_measured(text), haar,
@@ -99,6 +110,12 @@ def claims(results: dict) -> list[dict]:
         ),
     }  # fmt: skip
     return [page.claim(name, *row) for name, row in rows.items()]
+
+
+def pass_words(grid: list[dict]) -> str:
+    """What a configuration has to beat, and how many do where matched draws count."""
+    text = f"pass: {beaten(grid)}, after Holm"
+    return f"{text}; where matched draws count, {where_counted(grid)}" if uncounted(grid) else text
 
 
 def beside_head(results: dict) -> str:
@@ -147,10 +164,11 @@ def contrast_picture(results: dict) -> str:
 def activations_section(results: dict) -> str:
     settings, sinks = results["settings"], results["sinks"]
     sites = len(sinks["per_site"])
+    fits = "given" not in results and ("contingencies" in results or results["z"]["fitted_on"])
     own_half = (
         f"""A Z that is fitted on activations and handed on is fitted on {percent(settings["fitting_share"])} of them, whole
         answers, so that phase 3 can judge it by the others."""
-        if settings["fitting_share"] < 1
+        if fits and settings["fitting_share"] < 1
         else ""
     )
     return f"""
@@ -202,7 +220,8 @@ def primary_section(results: dict) -> str:
         ones. ratio: mean distance of a problem's versions over that of different problems in one language ({pairs}), inside Z and
         outside of it (Z⊥); contrast = ratio_Z / ratio_Z⊥. Here the offset is in it.
 
-        Nulls, each with 5 to 95 % of {draws_text(primary)} draws and a one-sided p: {null_words()}. All of them have to be beaten.
+        Nulls, each with 5 to 95 % of {draws_text(primary)} draws and a one-sided p: {null_words()}. All of them that count
+        have to be beaten.
 
         {raw_table(rows)}
 
@@ -215,8 +234,8 @@ def primary_section(results: dict) -> str:
 def null_words() -> str:
     return """random subspaces (*Haar*); subspaces drawn as the stream varies within a language (*matched draws*: a Gaussian with
         that covariance; no null, only beside, where they hold more than half of the distance between problems); random subspaces
-        orthogonal to the directions in which the languages' means differ (*Haar that miss the offset*: what they reach needs no
-        code of a problem); one language's problems in another order (*shuffled problems*)"""
+        orthogonal to the directions in which the languages' means differ (*Haar that miss the offset*, or offset-missing: what they
+        reach needs no code of a problem); one language's problems in another order (*shuffled problems*)"""
 
 
 def grid_section(results: dict) -> str:
@@ -241,8 +260,10 @@ def grid_section(results: dict) -> str:
 
         {len(grid)} configurations: mask of {masks}, at its output or its input,
         {listing(list(MASKS.values()))},
-        {listing(list(POOLINGS.values()))}, three k.{left} {count} of them beat every null with the offset and without it, after Holm
-        over all. Shown are the primary row at each k and the best other row of head 0, of the other places, and of the last
+        {listing(list(POOLINGS.values()))}, three k.{left} {count} of them beat {beaten(grid)} with the offset and without it, after
+        Holm over all. {matched_words(grid)}
+
+        Shown are the primary row at each k and the best other row of head 0, of the other places, and of the last
         position: those that pass first, then by the larger Holm's p, then by the contrast without the offset. All rows are in
         `phase2_results.json`.
 
@@ -273,8 +294,8 @@ def offset_section(results: dict) -> str:
         {centred_table(rows)}
 
         5 to 95 % of {draws_text(part)} draws. Last column: the share of squared distance between problems that matched draws hold.
-        Above {page.needed(results["even"])}, as with as many dimensions as problems, they are the stream itself and no null: they
-        stand beside and decide nothing. With more problems they would.
+        Above {page.needed(results["even"])} they are taken for the stream itself and for no null: they stand beside and
+        decide nothing.
     """
 
 
@@ -291,7 +312,9 @@ def text_section(results: dict) -> str:
         if text["unmeasured"]
         else ""
     )
-    other = ""
+    same, other = "", ""
+    if "given" in results:
+        same = f" {SAME_STORIES[0].upper()}{SAME_STORIES[1:]}: nothing new is measured in this section."
     if handed:
         z = results["z"]
         other = f"""The same for the Z handed on ({page.METHODS[z["method"]]}), at {place(z["site"])}, {POOLINGS[z["position"]]}:
@@ -306,7 +329,7 @@ def text_section(results: dict) -> str:
         {text["comparisons"]} comparisons of {text["bases"]} stories of `{text["asked"]}`; 95 % intervals over stories. Baselines: the
         numbers of the text, counted; the mean of its token embeddings, and what Z sees of that; twins of the model, with the
         trained entries of every layer's tensors permuted or with its own initial weights; a Z that was fitted on activations is
-        fitted anew in each.{twins}
+        fitted anew in each.{same}{twins}
 
         ![What tells a text from its foil](phase2_text.png)
 
@@ -352,8 +375,8 @@ def given_text(results: dict) -> str:
     row = results["given"]
     part = row["centred"]
     return f"""The Z of --z-from, on {row["problems"]} problems that it was not fitted on: contrast {ratio(row["contrast"])}, Haar
-        {ends(row["haar"])}, matched draws {ends(row["matched"])}, p {p_row(row)}; without the offset {own(part)}, Haar
-        {ends(part["haar"])}, matched draws {ends(part["matched"])}, p {p_row(part)}; holds: {page.HOLDS[row["holds"]]}."""
+        {ends(row["haar"])}, matched draws {matched_cell(row)}, p {p_row(row)}; without the offset {own(part)}, Haar
+        {ends(part["haar"])}, matched draws {matched_cell(part)}, p {p_row(part)}; holds: {page.HOLDS[row["holds"]]}."""
 
 
 def reading_section(results: dict) -> str:
@@ -361,14 +384,27 @@ def reading_section(results: dict) -> str:
     return f"""
         ## How to read it
 
+        - Stream: the residual stream, the sum that every layer reads and adds to.
         - L{layer}.out: the stream as layer {layer} leaves it, `blocks.{layer}.hook_resid_post` in TransformerLens,
           `hidden_states[{layer + 1}]` in transformers; *embeddings*: before layer 0. Z⊥: everything outside Z.
         - p: one-sided; {p_value(1 / (1 + draws), draws)} means that no draw of {draws} reached what was measured. Holm's p: over the
           rows that are named.
+        - LEACE: Least-squares Concept Erasure (Belrose et al. 2023), the smallest change after which no linear reader can tell the
+          language. Head 0, multi-head: made of the layer's first attention head alone, or of all its heads joined.
+        {EXPLORATORY if results["layer_chosen"] == "no_bottleneck" else ""}
         - Three kinds of no: *not there* (random directions or shuffled problems do as well), *nothing special* (the stream's own main
           directions do as well), *could not be tested* with these problems.
         - Numbers with two ends in round brackets are 95 % intervals over problems or stories; ranges of nulls are 5 to 95 % of draws.
     """
+
+
+def few_problems(problems: int, k: int) -> str:
+    """What so many problems limit; and what a subspace of so many dimensions holds of them whatever it is."""
+    text = f"{problems} problems: intervals are over these problems."
+    if k < ABOUT_AS_MANY * problems:
+        return text
+    return f"""{text} Z's k, {k}, is about as many dimensions as problems or more: a subspace of that size holds most of their
+        differences, whatever it is."""
 
 
 def limitations(results: dict) -> list[str]:
@@ -376,8 +412,7 @@ def limitations(results: dict) -> list[str]:
     primary, text = results["primary"], results["text"]
     lines = [
         "Separation is correlational: whether the model uses Z is phase 3's question.",
-        f"""{results["problems"]} problems and k {primary["k"]}: intervals are over these problems, and a subspace of about as many
-        dimensions as problems holds most of their differences, whatever it is.""",
+        few_problems(results["problems"], primary["k"]),
         "Problems are of one kind and share their template; versions are translations, so numbers and names recur in them.",
         "A null that is beaten says that Z is not random in that way; it does not say what Z holds.",
         "Means are over a question's tokens: what is at single positions, the last one apart, is not seen.",

@@ -14,6 +14,7 @@ from reports.phase2_tables import (
     channels_table,
     depth_table,
     draws_text,
+    passing,
     rivals_table,
     sweep_table,
 )
@@ -44,9 +45,9 @@ def what_list(names: list[str]) -> str:
 def contingencies_section(results: dict) -> str:
     found = results.get("contingencies")
     if not found:
-        why = (
-            "the Z of --z-from is scored and nothing is fitted" if "given" in results else "the weights' Z did not fail"
-        )
+        count, of = passing(results["grid"]), len(results["grid"])
+        why = f"they run where no configuration separates, and {count} of {of} do"
+        why = "the Z of --z-from is scored and nothing is fitted" if "given" in results else why
         why = "--contingencies never" if results["settings"]["contingencies"] == "never" else why
         return f"""
             ## 7 Contingencies
@@ -115,7 +116,8 @@ def depth_section(results: dict) -> str:
 
         ![What can be read along depth](phase2_depth.png)
 
-        *Drawn: {drawn}; the effective rank of the activations; linear CKA of the languages beside shuffled problems.*
+        *Drawn: {drawn}; the effective rank of the activations; linear CKA of the languages beside shuffled problems; of
+        {results["problems"]} problems.*
 
         At Z's place, {place(results["primary"]["site"])}:
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from reports import page
 from reports.page import BLUE, GREEN, ORANGE, PINK, RED, SKY, SMALL
-from reports.phase2_tables import BASELINES, NULLS, POOLINGS, READERS, SUBSPACES, chance_of
+from reports.phase2_tables import BASELINES, NULLS, POOLINGS, READERS, SUBSPACES, chance_of, gates
 
 BANDS = {"haar": ("gray", -0.24), "matched": (ORANGE, 0.0), "missing": (SKY, 0.24)}  # colour, height beside a row
 SPACES = {
@@ -23,7 +23,8 @@ def figure_contrast(results: dict) -> bytes:
     rows = {f"Z, primary\nk {results['primary']['k']}": results["primary"]}
     for name in results["rival_order"]:
         row = results["rivals"][name]
-        rows[f"{SUBSPACES[name]}\nheld out, k {row['k']}"] = row
+        which = f"same construction, k {row['k']},\n{results['folds']} folds" if name == "weight" else None
+        rows[which or f"{SUBSPACES[name]}\nheld out, k {row['k']}"] = row
     with page.figure(7.6, 1.9 + 0.72 * len(rows), 1, 2, sharey=True) as (figure, panels):
         for panel, part, title in zip(panels, ("raw", "centred"), ("with the offset", "without it (decides)")):
             found = [row if part == "raw" else row["centred"] for row in rows.values()]
@@ -37,7 +38,8 @@ def figure_contrast(results: dict) -> bytes:
             f"{results['model']['name']}: versions of a problem against different problems\n({pooled})", fontsize=12
         )
         figure.supxlabel(
-            "contrast, inside Z over outside (below 1: keeps the problem, drops the language)", fontsize=10.5
+            "contrast, inside Z over outside, logarithmic axis (below 1: keeps the problem, drops the language)",
+            fontsize=10,
         )
         legend_below(figure, panels)
     return page.png(figure)
@@ -46,12 +48,17 @@ def figure_contrast(results: dict) -> bytes:
 def contrast_panel(panel, found: list[dict]) -> None:
     """A contrast a row, with its interval where it has one, and bars for its nulls."""
     for kind, (colour, beside) in BANDS.items():
-        bars = [(y + beside, part[kind]) for y, part in enumerate(found) if kind in part]
-        if bars:
-            heights, nulls = zip(*bars)
-            low, high = ([max(LEAST, null[end]) for null in nulls] for end in ("low", "high"))
-            label = f"{NULLS[kind]}, 5 to 95 % of draws"
-            panel.hlines(heights, low, high, color=colour, linewidth=7, alpha=0.6, label=label)
+        for decides, alpha in ((True, 0.6), (False, 0.22)):
+            bars = [
+                (y + beside, part[kind])
+                for y, part in enumerate(found)
+                if kind in part and gates(part, kind) is decides
+            ]
+            if bars:
+                heights, nulls = zip(*bars)
+                low, high = ([max(LEAST, null[end]) for null in nulls] for end in ("low", "high"))
+                label = f"{NULLS[kind]}, 5 to 95 % of draws" + ("" if decides else ", decide nothing here")
+                panel.hlines(heights, low, high, color=colour, linewidth=7, alpha=alpha, label=label)
     values = np.array([max(LEAST, part["contrast"]) for part in found])
     y = np.arange(len(found))
     if "low" in found[0]:
@@ -155,7 +162,9 @@ def figure_depth(results: dict) -> bytes:
             panel.tick_params(labelbottom=True)
             panel.set_xlabel("output of layer (emb.: embeddings)", fontsize=10)
         figure.suptitle(
-            f"{results['model']['name']}: along depth ({POOLINGS[results['primary']['pooling']]})", fontsize=12
+            f"{results['model']['name']}: along depth, {results['problems']} problems\n"
+            f"({POOLINGS[results['primary']['pooling']]})",
+            fontsize=12,
         )
         legend_below(figure, panels[:count], 2)
     return page.png(figure)
@@ -170,13 +179,13 @@ def label_layers(panel, layers: int) -> None:
 
 def reader_panel(panel, x: np.ndarray, results: dict, reader: str) -> None:
     """A reader's curves and, in the same colours, their chance."""
-    for width, space in zip((2.6, 1.8, 1.2), drawn_spaces(results, reader)):
+    for place, (width, space) in enumerate(zip((2.6, 1.8, 1.2), drawn_spaces(results, reader))):
         label, colour, marker = SPACES[space]
         curve = 100 * np.array(results["depth"][reader][space])
         panel.plot(x, curve, color=colour, marker=marker, markersize=3.5, linewidth=width, label=label)
         chance = 100 * np.array(chance_of(results, reader, space))
-        panel.plot(x, chance, color=colour, linestyle=":", linewidth=1.4)
-    panel.plot([], [], color="black", linestyle=":", linewidth=1.4, label="chance, in the curve's colour")
+        dots = (1.5 * place, (1.5, 3))  # of curves with one chance the dots take turns
+        panel.plot(x, chance, color=colour, linestyle=dots, linewidth=1.8, label=f"chance, {label}")
     what = {"problem": "its version found", "language": "language right", "answer": "answer right"}[reader]
     panel.set_ylabel(f"{what}, %", fontsize=10)
     panel.set_title(READERS[reader], fontsize=10.5)

@@ -6,13 +6,17 @@ from reports.page import listing, percent, place, span
 from reports.phase2_tables import (
     NULLS,
     POOLINGS,
+    SAME_STORIES,
     baseline,
     baselines,
+    beaten,
     drawn_rate,
     draws_text,
     ends,
     gates,
     hardest,
+    matched_cell,
+    matched_words,
     named,
     own,
     p_holm,
@@ -21,6 +25,7 @@ from reports.phase2_tables import (
     passing,
     rated,
     ratio,
+    uncounted,
     worst,
 )
 from reports.phase2_tables import TESTS as MADE
@@ -77,17 +82,24 @@ def verdict_text(results: dict) -> str:
     model = results["model"]["name"]
     if results["verdict"] == "partial" and not results["tests"]["primary_k"]:
         best, count = min(results["grid"], key=worst), passing(results["grid"])
+        matched = spaced(matched_words(results["grid"]))
         least = best["centred"]
         return page.prose(f"""In {model}, {subject} do not part problem from language as named, but in {count} of
-            {len(results["grid"])} configurations: best contrast without the offset {own(least)}, random ones
-            {ends(least["haar"])}, the stream's main ones {ends(least["matched"])}; {beyond}.""")
+            {len(results["grid"])} configurations they beat {beaten(results["grid"])}.{matched} Best contrast
+            without the offset {own(least)}, random ones {ends(least["haar"])}, the stream's main ones {ends(least["matched"])};
+            {beyond}.""")
     said = {"clear": "keep the problem and drop its language"}
     said["partial"] = "keep the problem and drop its language, but not at every k"
     said = said.get(results["verdict"]) or KINDS[kind_of_no(primary)]
     nulls = f"random ones {ends(part['haar'])}"
     only_without = results["verdict"] == "none" and kind_of_no(primary) == "offset"
-    nulls += with_offset(primary) if only_without else f", the stream's main ones {ends(part['matched'])}"
+    nulls += with_offset(primary) if only_without else f", the stream's main ones {matched_cell(part)}"
     return page.prose(f"In {model}, {subject} {said}: without the offset, contrast {own(part)}, {nulls}; {beyond}.")
+
+
+def spaced(sentence: str) -> str:
+    """A sentence that follows another one, or nothing."""
+    return f" {sentence}" if sentence else ""
 
 
 def with_offset(row: dict) -> str:
@@ -100,13 +112,16 @@ def with_offset(row: dict) -> str:
 def numbers_text(results: dict) -> str:
     """The numbers that decided, a line each, beside what they have to beat."""
     lines = [where_line(results), raw_line(results), centred_line(results), share_line(results), grid_line(results)]
-    lines += [*text_lines(results), handed_line(results), *tests_line(results)]
+    lines += [*text_lines(results), handed_line(results), *last_line(results), *tests_line(results)]
     items = "\n".join(f"- {line}" for line in lines)
     return f"""
         Deciding numbers. *Contrast*: how far a problem's versions lie apart relative to different problems, inside Z over the
         same outside of Z; below 1 Z keeps the problem and drops the language. *Haar*: random subspaces as large; *matched draws*:
-        subspaces drawn as the stream itself varies within a language, so mostly its main directions. Of these 5 to 95 % of
-        {draws_text(results["primary"])} draws; intervals are 95 %:
+        subspaces drawn as the stream itself varies within a language, so mostly its main directions; *Haar that miss the offset*
+        (offset-missing): random subspaces orthogonal to the directions in which the languages' means differ; *shuffled problems*: one
+        language's problems in another order. Of these 5 to 95 % of {draws_text(results["primary"])} draws; intervals are 95 %. A Z is
+        made of a layer's first attention head alone (*head 0*) or of all its heads joined (*multi-head*). *LEACE* removes every
+        linear trace of the language:
 
         {items}
     """
@@ -145,18 +160,20 @@ def share_line(results: dict) -> str:
         that between problems matched draws hold {percent(share)}, Z {percent(energy["value"])}, Haar {percent(energy["middle"])}."""
     if gates(primary["centred"], "matched"):
         return text
-    return f"""{text} That is most of it ({results["problems"]} problems, k {primary["k"]}): these draws are the stream itself, no
-        null, and stand beside; with more problems they would be one."""
+    return f"""{text} That is more than half ({results["problems"]} problems, k {primary["k"]}): these draws are taken for the stream
+        itself and for no null, and are not counted."""
 
 
 def grid_line(results: dict) -> str:
     grid, count = results["grid"], passing(results["grid"])
-    text = f"Grid: {count} of {len(grid)} configurations beat every null, after Holm, with the offset and without it"
+    text = (
+        f"Grid: {count} of {len(grid)} configurations beat {beaten(grid)}, after Holm, with the offset and without it"
+    )
     if not count:
         return f"{text}."
     best = min(grid, key=worst)
     return f"""{text}; best: {named(best)}, k {best["k"]}: contrast {ratio(best["contrast"])}, Holm's p {p_holm(best)}; without
-        the offset {own(best["centred"])}, Holm's p {p_holm(best["centred"])}."""
+        the offset {own(best["centred"])}, Holm's p {p_holm(best["centred"])}.{spaced(matched_words(grid))}"""
 
 
 def text_lines(results: dict) -> list[str]:
@@ -170,7 +187,8 @@ def text_lines(results: dict) -> list[str]:
     ]
     beyond = BEYOND[results["beyond_text"]] if results["beyond_text"] is not None else "not fully tested"
     told = "" if results["beyond_text"] is not None else f" *Could not be tested* in full: {text['unmeasured']}."
-    line = f"""Beyond the text ({beyond}): Z tells a text from its foil in {span(rated(text["z"]))} of
+    same = f"; {SAME_STORIES}" if "given" in results else ""
+    line = f"""Beyond the text ({beyond}{same}): Z tells a text from its foil in {span(rated(text["z"]))} of
         {text["comparisons"]} comparisons; {"; ".join(parts)}.{told}"""
     lines = [line, f"{haar_text(text)}"]
     return lines + ([answer_text(text)] if text["answer"] else [])
@@ -218,6 +236,32 @@ def handed_line(results: dict) -> str:
     return f"{line}; beyond the text: {words}."
 
 
+def last_row(results: dict) -> dict | None:
+    """The grid's row of the Z handed on at the last position, where later phases use it; None where it was chosen there.
+
+    The row is found by layer, place, mask and k, of which every configuration of the grid has one at each pooling.
+    """
+    z, rows = results["z"], results["grid"]
+    mask = {"weight": "multi", "weight_head0": "head0"}.get(z["method"])
+    if z["position"] == "last" or mask is None:
+        return None
+    same = {"mask": mask, "mask_layer": z["layer"], "site": z["site"], "k": z["k"], "pooling": "last"}
+    return next((row for row in rows if same.items() <= row.items()), None)
+
+
+def last_line(results: dict) -> list[str]:
+    """Whether the Z handed on holds at the last position too."""
+    row = last_row(results)
+    if row is None:
+        return []
+    part = row["centred"]
+    holds = "holds" if verdicts.separation.holds(row) else "does not hold"
+    return [
+        f"""At the last position, where later phases use it: contrast {ratio(row["contrast"])}, p {p_row(row)}, Holm's p
+        {p_holm(row)}; without the offset {own(part)}, matched draws {matched_cell(part)}, Holm's p {p_holm(part)} ({holds})."""
+    ]
+
+
 def fitted_words(results: dict) -> str:
     fitted = len(results["z"]["fitted_index"])
     if not results["z"]["fitted_on"]:
@@ -233,7 +277,7 @@ def evidence_words(results: dict) -> str:
     fitted = "on problems outside of the fit " if results["z"]["fitted_on"] else ""
     part = row["centred"]
     return f""" ({fitted}contrast {ratio(row["contrast"])}, Haar {ends(row["haar"])}, Holm's p {p_holm(row)}; without the offset
-        {own(part)}, Haar {ends(part["haar"])}, matched draws {ends(part["matched"])}, Holm's p {p_holm(part)})"""
+        {own(part)}, Haar {ends(part["haar"])}, matched draws {matched_cell(part)}, Holm's p {p_holm(part)})"""
 
 
 def chosen_row(results: dict) -> dict | None:
@@ -266,6 +310,8 @@ def recipe_text(results: dict) -> str:
     elif verdict == "partial":
         text = "holds in part: not in the configuration that was named before looking"
         text = "holds in part: at the named k and not at smaller ones" if results["tests"]["primary_k"] else text
+        if uncounted(results["grid"]):
+            text += ", and not shown to be more than the stream's own main directions"
         text += PREDICTS[results["layer_chosen"]]
     else:
         kind = kind_of_no(primary)

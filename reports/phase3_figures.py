@@ -201,7 +201,7 @@ def same_size(results: dict, name: str, rival: str) -> dict | None:
 def figure_sweeps(results: dict) -> bytes:
     """D over sizes of the basis, and over places, each beside random subspaces of that size there."""
     beside, layers = results["beside"], results["sites"] - 1
-    with page.figure(7.6, 4.6, 1, 2, sharey=True) as (figure, (sizes, places)):
+    with page.figure(7.6, 5.4, 1, 2, sharey=True) as (figure, (sizes, places)):
         order = "" if results["tested"][beside["of"]]["method"] in UNORDERED else ", by singular value"
         kinds = (("z", BLUE, "o", f"first k of Z{order}"), ("pca", RED, "s", "first k of PCA, by variance"))
         for of, colour, marker, label in kinds:
@@ -211,7 +211,7 @@ def figure_sweeps(results: dict) -> bytes:
         draws_bars(sizes, sorted(drawn), [drawn[k] for k in sorted(drawn)])
         names = list(dict.fromkeys(row["name"] for row in beside["sweep_site"]))
         swept = {name: [row for row in beside["sweep_site"] if row["name"] == name] for name in names}
-        x = {name: np.array([row["site"] - 1 for row in swept[name]]) + 0.1 * index for index, name in enumerate(names)}
+        x = side_by_side(swept)
         for name, colour, marker in zip(names, COLOURS, MARKERS):
             whiskers(places, x[name], [row["d"] for row in swept[name]], colour, marker, swept_name(name))
         for name in names:
@@ -219,12 +219,20 @@ def figure_sweeps(results: dict) -> bytes:
         for panel in (sizes, places):
             panel.axhline(2, color=GREEN, linestyle="--", linewidth=2, label="hypothesis")
             panel.axhline(0, color="gray", linewidth=0.8)
-            panel.legend(fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
+            panel.legend(fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.5, -0.22), frameon=False)
         sizes.set(title=f"by size, {page.place(beside['site'])}", xlabel="k, dimensions", ylabel="D (95 % intervals)")
         places.set(title="by place", xlabel="output of layer")
         label_places(places, [row["site"] - 1 for row in beside["sweep_site"]], layers)
         figure.suptitle(f"{results['model']['name']}: D of other sizes and places")
     return page.png(figure)
+
+
+def side_by_side(swept: dict[str, list[dict]]) -> dict[str, np.ndarray]:
+    """Where the marks of several Zs of one layer stand, so that none hides another: around the layer."""
+    sites = sorted({row["site"] for rows in swept.values() for row in rows})
+    gap = min(np.diff(sites), default=1)
+    shifts = (np.arange(len(swept)) - (len(swept) - 1) / 2) * 0.7 * gap / len(swept)
+    return {name: np.array([row["site"] - 1 for row in rows]) + by for (name, rows), by in zip(swept.items(), shifts)}
 
 
 def swept_name(name: str) -> str:
@@ -233,10 +241,12 @@ def swept_name(name: str) -> str:
 
 
 def draws_bars(panel, x: Sequence, draws: Sequence[dict], hidden: str = "") -> None:
-    """5 to 95 % of random subspaces, as bars with their median."""
+    """5 to 95 % of random subspaces, as bars with their median; their ends are lines, so that a short bar is seen as well."""
     low, middle, high = np.array([[one[point] for point in ("low", "middle", "high")] for one in draws], float).T
-    panel.vlines(x, low, high, color=ORANGE, alpha=0.5, linewidth=9, label=f"{hidden}Haar, 5 to 95 % of draws")
-    panel.plot(x, middle, "D", color=ORANGE, markersize=4, label=f"{hidden}their median")
+    panel.vlines(x, low, high, color=ORANGE, alpha=0.5, linewidth=7, label=f"{hidden}Haar, 5 to 95 % of draws")
+    for ends in (low, high):
+        panel.plot(x, ends, "_", color=ORANGE, markersize=10, markeredgewidth=1.4, zorder=3)
+    panel.plot(x, middle, "D", color="black", markersize=2.5, zorder=4, label=f"{hidden}their median")
 
 
 def label_places(panel, measured: Sequence[int], layers: int) -> None:

@@ -23,6 +23,7 @@ from reports.phase3b_tables import (
     geometry_table,
     maps_table,
     p_of,
+    sent,
     subspaces_table,
     transfer_table,
     winners_table,
@@ -58,7 +59,7 @@ def claims(results: dict) -> list[dict]:
             "the languages differ by more than a constant inside Z, and a learned map captures it",
             "implied",
         ),
-        ("specific", "it does so for Z more than for words, untrained twins and other subspaces", "implied"),
+        ("specific", "it does so for Z more than for words, twins of the model and other subspaces", "implied"),
         ("overfitting", "zero overfitting risk for a k × k map", zero),
         ("transfer", "the map carries the answer across languages at inference time", "yes (transformative)"),
     )
@@ -121,7 +122,7 @@ def transfer_cells(results: dict) -> tuple[str, str]:
     name, move = results["settings"]["primary"], results["transfer"]
     if not move["pairs"]:
         return "nothing was sent: no recipient has a donor here", "–"
-    success = {condition: percent(share) for condition, share in move["success"].items()}
+    success = {condition: sent(results, condition) for condition in (name, "identity", "shuffled", "own_language")}
     against = {control: p_value(p[name]) for control, p in move["p_against"].items()}
     return (
         f"mapped vectors give the donor's answer in {success[name]} of {move['pairs']} swaps",
@@ -151,10 +152,11 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
 
 MOSTLY = 0.5  # of the variance: where matched draws hold more, the page says what they are
 PICTURE = """
-    ![The map's gain in Z, in untrained twins and in other subspaces](phase3b_gain.png)
+    ![The map's gain in Z, in twins of the model and in other subspaces](phase3b_gain.png)
 
     *What the learned map saves of the error that mean, shift and scaled shift leave, on answers that it has not seen: inside Z,
-    in untrained twins of the model, and in other subspaces of Z's size. Height within a row means nothing: it keeps the marks
+    in twins of the model (one kind keeps its trained weights, but shuffled; the other has new ones), and in other subspaces of Z's
+    size. Height within a row means nothing: it keeps the marks
     apart.*
 """
 
@@ -222,9 +224,10 @@ def baselines_section(results: dict) -> str:
 
         *Words*: the mean of the token embeddings of the {source} question, in all dimensions, predicts the same target inside Z by
         the same kind of map. (The map from bag to bag gains {decimal(words["own_gain"])} in its own space: an easier target, which
-        says how regular the wording is.) *Twins*: the same model without what it learned, its weights permuted within every tensor
-        of its layers or drawn anew, asked the same prompts; the same map inside the same Z. The model has to gain more than another
-        twin would, by the spread among twins, and more than they do over answers. {made}
+        says how regular the wording is.) *Twins*: the same model without what it learned, its trained weights shuffled within every
+        tensor of its layers (so that their sizes stay) or drawn anew (untrained), asked the same prompts; the same map
+        inside the same Z. The model has to gain more than another twin would, by the spread among twins, and more than they do over
+        answers. {made}
 
         {baselines_table(results)}
     """
@@ -298,11 +301,13 @@ def transfer_section(results: dict) -> str:
 
 
 def reading_section(results: dict) -> str:
-    measured = """
+    measured = f"""
         - Gain: 1 − error of the map / error of the best of mean, shift and scaled shift, in one space. It has no unit, so that spaces
           of any scale can be compared, and shrinking toward the mean gains nothing.
         - Shift: the source and the mean difference between the languages; scaled: mean + a (source − mean) with one fitted number a.
         - p: < .009 (120 draws) means that no draw of 120 reached what was measured; without draws, of sign flips over answers.
+        - Surely: to the end of the 95 % interval, or by a p below {results["level"]:g}; what is neither surely so nor
+          surely not so is open.
         - Intervals: bias-corrected and accelerated bootstrap (BCa) over answers, 9,999 resamples.
     """
     return f"""
@@ -311,7 +316,7 @@ def reading_section(results: dict) -> str:
         - L18.out: the stream at the last prompt position as layer 18 leaves it, `blocks.18.hook_resid_post` in TransformerLens.
         - Z: the subspace that phase 2 handed on; z: a stream's coordinates inside it.
         {"" if results["unmeasured"] else measured.strip()}
-        - Verdicts: `bridge`, `linear_but_unspecific` (a map is there, as it is for words, for untrained twins or in other
+        - Verdicts: `bridge`, `linear_but_unspecific` (a map is there, as it is for words, for twins of the model or in other
           subspaces), `no_bridge` (no map beyond shuffled problems and a shift, and one that adds {decimal(verdicts.bridge.WORTH)}
           of R² to what needs no matrix is excluded), `inconclusive` (neither shown nor excluded), `untestable`.
     """

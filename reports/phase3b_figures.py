@@ -19,7 +19,7 @@ def figure_r2(results: dict) -> bytes:
     fitted, words = np.array([results["in_sample_r2"][name] for name in maps]), results["words"]["r2"]
     ends = np.array([[null[name]["low"], null[name]["high"]] for name in maps])
     lowest = max(LOWEST, min(low.min(), values.min(), fitted.min(), ends.min(), words) - 0.1)
-    with page.figure(7.6, 3.6) as (figure, panel):
+    with page.figure(7.6, 4.1) as (figure, panel):
         panel.hlines(
             places - 0.2, *ends.T.clip(lowest), color="gray", linewidth=4, label="shuffled problems, 5 to 95 %"
         )
@@ -35,11 +35,15 @@ def figure_r2(results: dict) -> bytes:
         ):
             if below:
                 panel.plot(lowest, place, "<", color=colour, markersize=8, clip_on=False)
-                panel.annotate(f"{value:.1f}", (lowest + 0.08, place), va="center", fontsize=SMALL)
+                beside = 0.27 if colour == BLUE else -0.25  # above or below its line, which it would hide
+                panel.annotate(
+                    f"{value:.1f}", (lowest + 0.02, place + beside), va="center", color=colour, fontsize=SMALL
+                )
         panel.axvline(words, color=RED, linestyle="--", linewidth=1.4, label="source's words (bag), ridge, held out")
         panel.axvline(0, color="black", linewidth=1)
         panel.set_yticks(places, [NAMES[name] for name in maps])
-        panel.set(xlim=(lowest, 1.05), ylim=(-0.6, len(maps) - 0.4))
+        panel.set(xlim=(lowest, 1.05), ylim=(-0.7, len(maps) - 0.4))
+        panel.set_title(f"{results['model']['name']}: maps inside Z", fontsize=11)
         panel.set_xlabel("R² inside Z (0: no better than the training mean, 1: exact)")
         panel.legend(fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.4, -0.18), ncol=2, frameon=False)
     return page.png(figure)
@@ -57,6 +61,7 @@ def figure_gain(results: dict) -> bytes:
             size = 8 if marker == "^" else 5
             panel.plot(gains, heights, marker, color=colour, markersize=size, linestyle="none")
         panel.axvline(0, color="black", linewidth=1)
+        panel.set_title(f"{results['model']['name']}: the map's gain in Z and elsewhere", fontsize=11)
         panel.set_yticks(range(len(rows)), [f"{name}, {len(gains)}" for name, gains, *_ in reversed(rows)])
         lowest = min([0, own, *(gain for _, gains, *_ in rows for gain in gains)])
         panel.set(xlim=(max(LOWEST, lowest) - 0.05, 1.02), ylim=(-0.6, max(0, len(rows) - 1) + 0.6))
@@ -74,6 +79,7 @@ def figure_map(results: dict) -> bytes:
             values = results["map"][name]["singular_values"]
             places = np.arange(1, len(values) + 1)
             left.plot(places, values, color=colour, marker=marker, markersize=4, linewidth=1.2, label=NAMES[name])
+        figure.suptitle(f"{results['model']['name']}: the map inside Z", fontsize=11)
         left.locator_params(axis="x", integer=True)
         left.axhline(1, color="black", linestyle=":", linewidth=1, label="a rotation")
         left.set(xlabel="singular value's rank", ylabel="singular value of the map", ylim=(0, None))
@@ -104,6 +110,7 @@ def figure_transfer(results: dict) -> bytes:
         ):
             own = np.array(learned) == chosen
             panel.plot(values[own], places[own], marker, color=colour, markersize=8, label=label)
+        panel.set_title(f"{results['model']['name']}: mapped vectors sent into the model", fontsize=11)
         panel.set_yticks(places, [NAMES[name] for name in conditions])
         panel.set(
             xlim=(-2, 102),

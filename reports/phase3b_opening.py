@@ -3,15 +3,16 @@
 import verdicts
 from reports import page
 from reports.page import decimal, listing, p_value, percent
-from reports.phase3b_tables import NAMES, SUBSPACES, TESTS, TWINS, ends, p_of
+from reports.phase3b_tables import NAMES, SUBSPACES, TESTS, TWINS, ends, p_of, sent
 
 MAP = "a linear map learned on other answers"
 INSIDE = "In {model}, inside Z ({k} of {width} directions of the stream at {place})"
-THERE = f"{INSIDE}, {MAP} turns a problem's {{source}} vector into its {{target}} one"
+THERE = f"{INSIDE}, {MAP} predicts a problem's {{target}} vector from its {{source}} one"
+FITS = "held-out R² {r2}; its own answer's vector is the nearest in {nearest} of problems, by chance {chance}"
 VERDICTS = {
-    "bridge": f"""{THERE}, and does so better than the source's words, than untrained twins of the model and than other
-        subspaces allow: held-out R² {{r2}}, {{numbers}}""",
-    "linear_but_unspecific": f"""{THERE} (held-out R² {{r2}}; share of the error that it saves, its gain, {{gain}}){{passed}}, but
+    "bridge": f"""{THERE}, and does so better than the source's words, than twins of the model that have not learned it
+        and than other subspaces allow: {FITS}; R² of {{numbers}}""",
+    "linear_but_unspecific": f"""{THERE} ({FITS}; share of the error that it saves, its gain, {{gain}}){{passed}}, but
         {{failed}}""",
 }
 NO_MAP = f"""{INSIDE}, {MAP} does not predict a problem's {{target}} vector from its {{source}} one beyond shuffled problems:
@@ -23,7 +24,7 @@ NO_MORE = f"""{INSIDE}, {MAP} predicts a problem's {{target}} vector from its {{
     as well or nearly (R² {{unlearned}}): there is little that such a map would have to learn"""
 OPEN_MORE = f"""{INSIDE}, {MAP} predicts a problem's {{target}} vector from its {{source}} one (held-out R² {{r2}}, {{ends}}), but
     whether it adds to {{best}} (R² {{unlearned}}) is left open: it is not surely better, nor is it excluded that it adds {{worth}}"""
-OPEN_SPECIAL = f"""{THERE} (held-out R² {{r2}}; share of the error that it saves, its gain, {{gain}}){{passed}}; whether that is
+OPEN_SPECIAL = f"""{THERE} ({FITS}; share of the error that it saves, its gain, {{gain}}){{passed}}; whether that is
     anything special is left open: {{failed}}"""
 UNTESTABLE = {
     "no_rung": "phase 3 found no kind of problem that the model solves often enough",
@@ -55,7 +56,7 @@ def sentence(results: dict) -> str:
         "model": model, "source": results["names"][settings["source"]], "target": results["names"][settings["target"]],
         "k": results["data"]["k"], "width": results["data"]["width"], "place": page.place(settings["z"]["site"]),
         "r2": decimal(results["held_out_r2"][name]), "shuffled": f"shuffled problems {ends(results['null']['shuffled'][name])}",
-        "gain": decimal(results["gain"][name]),
+        "gain": decimal(results["gain"][name]), "nearest": percent(results["retrieval"][name]), "chance": percent(results["chance"]),
     }  # fmt: skip
     low, high = map(decimal, results["interval"][name])
     best = max(("mean_shift", "scaled_shift"), key=lambda other: unlearned(results, other))
@@ -99,18 +100,17 @@ def also_beaten(results: dict) -> list[str]:
     if tests["beyond_words"]:
         found.append(f"the source's words predict less (R² {decimal(results['words']['r2'])})")
     if tests["beyond_twins"]:
-        found.append(f"the model has learned it (untrained twins gain {twins_range(results)})")
+        found.append(f"the model has learned it ({twins_gains(results, list(results['twins']['kinds']))})")
     if tests["beyond_subspaces"]:
         gains = [f"{decimal(results['subspaces'][kind]['middle'])} in {name}" for kind, name in SUBSPACES.items()]
         found.append(f"other subspaces do worse (gain {listing(gains)})")
     return found
 
 
-def twins_range(results: dict) -> str:
-    """From the kind of twins that gains least to the one that gains most."""
-    means = sorted(row["mean"] for row in results["twins"]["kinds"].values())
-    least, most = decimal(means[0]), decimal(means[-1])
-    return least if least == most else f"{least} to {most}"
+def twins_gains(results: dict, kinds: list[str]) -> str:
+    """What twins of these kinds gain, each kind by its name."""
+    rows = results["twins"]["kinds"]
+    return listing([f"{TWINS[kind]} gain {', '.join(map(decimal, rows[kind]['gains']))}" for kind in kinds])
 
 
 def not_beaten(results: dict) -> list[str]:
@@ -121,11 +121,14 @@ def not_beaten(results: dict) -> list[str]:
         words, inside = results["words"]["r2"], results["held_out_r2"][results["settings"]["primary"]]
         found.append(f"the source's words {rival(words, inside)} (R² {decimal(words)}): it may be the wording")
     if tests["beyond_twins"] is None:
-        found.append(f"""untrained twins could not be made ({results["twins"]["unmeasured"]}): whether the model has learned it is
+        found.append(f"""twins of the model could not be made ({results["twins"]["unmeasured"]}): whether the model has learned it is
             not known""")
     elif not tests["beyond_twins"]:
-        kinds = {TWINS[kind]: row["mean"] for kind, row in results["twins"]["kinds"].items() if row["p"] >= level}
-        found.append(f"untrained {as_good(kinds, own)}: it need not be what the model has learned")
+        rows = results["twins"]["kinds"]
+        kinds = {TWINS[kind]: row["mean"] for kind, row in rows.items() if row["p"] >= level}
+        others = [kind for kind, row in rows.items() if row["p"] < level]
+        less = f", though {twins_gains(results, others)}" if others else ""
+        found.append(f"{as_good(kinds, own)}{less}: it need not be what the model has learned")
     if not tests["beyond_subspaces"]:
         nulls = {f"{name} of Z's size": results["subspaces"][kind] for kind, name in SUBSPACES.items()}
         kinds = {name: null["middle"] for name, null in nulls.items() if null and null["p"] >= level}
@@ -140,14 +143,16 @@ def not_beaten(results: dict) -> list[str]:
 
 
 def rival(value: float, own: float) -> str:
-    """How something does that is not surely worse than the map inside Z."""
-    return "do as well" if value >= own else "do not surely do worse"
+    """How something does that is not surely worse than the map inside Z, by what a page shows of both."""
+    if decimal(value) == decimal(own):
+        return "do as well"
+    return "do better" if value > own else "do not surely do worse"
 
 
 def as_good(kinds: dict[str, float], own: float) -> str:
     """Those that gain as much, with their gains."""
     gains = ", ".join(map(decimal, kinds.values()))
-    return f"{listing(list(kinds))} {rival(min(kinds.values()), own)} (gain {gains})"
+    return f"{listing(list(kinds))} {rival(min(kinds.values()), own)} (gain {gains} against {decimal(own)})"
 
 
 def meaning_text(results: dict) -> str:
@@ -173,7 +178,7 @@ def why(results: dict) -> str:
             if nothing
             else "inside Z the languages agree up to a constant or a scale already (*nothing to learn*)"
         )
-    places = {"beyond_words": "the source's words", "beyond_twins": "untrained twins"}
+    places = {"beyond_words": "the source's words", "beyond_twins": "twins of the model"}
     places |= {"beyond_subspaces": "other subspaces", "beyond_kinds": "the kind of problem"}
     same = [name for test, name in places.items() if tests.get(test) is False]
     if verdict == "inconclusive" and same:
@@ -191,7 +196,7 @@ def place_text(results: dict) -> str:
     move, place = results["transfer"], page.place(results["settings"]["z"]["site"])
     carries = "Nothing could be sent there"
     if move["pairs"]:
-        own = f"sending the vector that a perfect map would send brings the answer in {percent(move['success']['own_language'])}"
+        own = f"sending the vector that a perfect map would send brings the answer in {sent(results, 'own_language')}"
         hopeless = transfer_holds(results) is None and move["success"]["own_language"] < verdicts.bridge.REACHED
         ending = ", so that a transfer could hardly succeed at this place, whatever the map" if hopeless else ""
         carries = (
@@ -212,11 +217,11 @@ def carried(results: dict) -> str:
         return ""
     if not move["pairs"]:
         return "No mapped vector could be sent into the model: no two of these problems are a recipient and its donor."
-    own, rate = percent(move["success"]["own_language"]), percent(move["success"][name])
+    own, rate = sent(results, "own_language"), sent(results, name)
     holds = transfer_holds(results)
     if holds is None and move["success"]["identity"] >= move["success"][name] > 0:
         return f"""Sent into the model, vectors that were not mapped bring the answer as often as mapped ones, in
-            {percent(move["success"]["identity"])} and {rate} of {move["pairs"]} swaps: there is nothing to learn for a map."""
+            {sent(results, "identity")} and {rate} of {move["pairs"]} swaps: there is nothing to learn for a map."""
     if holds is None and verdicts.bridge.too_few(move["pairs"]):
         return f"""Whether mapped vectors carry the answer cannot be told from {move["pairs"]} swaps, in {rate} of which they bring it:
             no difference between so few can show."""
@@ -225,8 +230,8 @@ def carried(results: dict) -> str:
             brings it in {own} of {move["pairs"]} swaps (mapped ones in {rate})."""
     said = "carry" if holds else "do not carry"
     return f"""Sent into the model, mapped vectors {said} the answer over more often than unmapped ones and those of a shuffled
-        map: in {rate} of {move["pairs"]} swaps, {percent(move["success"]["identity"])} and
-        {percent(move["success"]["shuffled"])}; the vector that a perfect map would send in {own}."""
+        map: in {rate} of {move["pairs"]} swaps, {sent(results, "identity")} and
+        {sent(results, "shuffled")}; the vector that a perfect map would send in {own}."""
 
 
 def numbers_text(results: dict) -> str:
@@ -282,7 +287,7 @@ def trained_on(data: dict) -> str:
 
 def twin_lines(results: dict) -> list[str]:
     if results["twins"]["unmeasured"]:
-        return [f"Untrained twins could not be made: {results['twins']['unmeasured']}"]
+        return [f"Twins of the model could not be made: {results['twins']['unmeasured']}"]
     return [
         f"""The same in {TWINS[kind]}: gain {", ".join(map(decimal, row["gains"]))}, p {p_value(row["p"])}"""
         for kind, row in results["twins"]["kinds"].items()

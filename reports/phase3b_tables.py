@@ -23,12 +23,12 @@ OUTCOMES = {  # whose answer wins, in whose language
     "other": "any other answer",
 }
 SUBSPACES = {"haar": "Haar-random subspaces", "matched": "matched subspaces"}
-TWINS = {"permuted": "twins with blocks permuted", "reinitialised": "twins initialised anew"}
+TWINS = {"permuted": "twins with their trained weights shuffled", "reinitialised": "twins initialised anew"}
 TESTS = {  # of the verdict, in the order in which they are made
     "held_out": "predicts unseen answers beyond shuffled problems",
     "beyond_shift": "beyond a shift, scaled or not",
     "beyond_words": "beyond the source's words",
-    "beyond_twins": "beyond untrained twins",
+    "beyond_twins": "beyond twins of the model",
     "beyond_subspaces": "beyond other subspaces",
     "beyond_kinds": "beyond partners of the same kind of problem",
 }
@@ -42,6 +42,13 @@ def ends(record: dict) -> str:
 def p_of(record: dict) -> str:
     """The p of a null with its draws."""
     return p_value(record["p"], record["draws"])
+
+
+def sent(results: dict, name: str) -> str:
+    """The share of swaps that brings the donor's answer under a condition, with its interval."""
+    move = results["transfer"]
+    low, high = (percent(end).removesuffix(" %") for end in move["interval"][name])
+    return f"{percent(move['success'][name])} ({low} to {high})"
 
 
 def maps_table(results: dict) -> str:
@@ -120,8 +127,7 @@ def transfer_table(results: dict) -> str:
     """How often every condition brings the donor's answer over."""
     settings, move, rows = results["settings"], results["transfer"], []
     for name in settings["conditions"]:
-        low, high = (percent(end).removesuffix(" %") for end in move["interval"][name])
-        rows.append([NAMES[name], f"{percent(move['success'][name])} ({low} to {high})"])
+        rows.append([NAMES[name], sent(results, name)])
         rows[-1] += [p_value(move["p_against"][control].get(name)) for control in settings["controls"]]
     return page.table(["sent", "success", *(f"p against {control}" for control in settings["controls"])], rows)
 

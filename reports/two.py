@@ -3,15 +3,16 @@
 import numpy as np
 
 from reports import page
+from reports.page import decimal, p_value
 from verdicts import RECIPE
 
 
 def summary(results: dict) -> str:
-    layer, show = results["settings"]["layer"], page.show
+    layer = results["settings"]["layer"]
     haar = haar_over_chance(results, layer)
-    low, high = show(haar["low"], 3), show(haar["high"], 3)
-    ratio = show(results["ffn_alignment_over_chance"][layer], 3)
-    return f"L{layer}, {results['ffn']['judged']} {ratio} x chance (Haar {low} to {high}, p {show(haar['p'], 2)})"
+    low, high = decimal(haar["low"]), decimal(haar["high"])
+    ratio = decimal(results["ffn_alignment_over_chance"][layer])
+    return f"L{layer}, {results['ffn']['judged']} {ratio} x chance (Haar {low} to {high}, p {p_value(haar['p'])})"
 
 
 def haar_over_chance(results: dict, layer: int, side: str = "reading", matrix: str | None = None) -> dict:
@@ -25,9 +26,9 @@ def over_chance(results: dict, side: str, matrix: str) -> list[float]:
     return [energy / results["chance"] for energy in results["ffn"][side][matrix]["energy"]]
 
 
-def range_text(null: dict, digits: int) -> str:
-    """Median and 5 % and 95 % points."""
-    middle, low, high = (page.show(null[point], digits) for point in ("middle", "low", "high"))
+def range_text(null: dict) -> str:
+    """Median and 5 % and 95 % points of a ratio."""
+    middle, low, high = (decimal(null[point]) for point in ("middle", "low", "high"))
     return f"{middle} ({low} to {high})"
 
 
@@ -40,7 +41,7 @@ def claims(results: dict) -> list[dict]:
 def reading_rows(results: dict) -> list[tuple]:
     show, ffn, chance, layer = page.show, results["ffn"], results["chance"], results["settings"]["layer"]
     over, haar = results["ffn_alignment_over_chance"], haar_over_chance(results, layer)
-    ratio, recipe_ratio, judged = show(over[layer], 3), RECIPE["ffn_over_chance"], ffn["judged"]
+    ratio, recipe_ratio, judged = decimal(over[layer]), RECIPE["ffn_over_chance"], ffn["judged"]
     energy = ffn["reading"][judged]["energy"][layer]
     who = "the FFN's gate" if judged == "W_gate" else f"the FFN (no gate here: {judged})"
     return [
@@ -49,7 +50,7 @@ def reading_rows(results: dict) -> list[tuple]:
             f"{who} reads the bottleneck's attention subspace less than chance",
             f"{RECIPE['ffn_energy']} against {RECIPE['ffn_chance']}: {recipe_ratio}×",
             f"{show(energy)} against {show(chance)}: {ratio}×",
-            f"Haar {range_text(haar, 3)} × chance, one-sided p {show(haar['p_low'], 2)}; "
+            f"Haar {range_text(haar)} × chance, one-sided p {p_value(haar['p_low'])}; "
             f"other layers' subspaces {show(ffn['other_layers'][layer])}",
         ),
         (
@@ -63,39 +64,39 @@ def reading_rows(results: dict) -> list[tuple]:
             "ffn_special",
             "the avoidance is special to the bottleneck",
             "implied",
-            f"lowest of {len(over)} layers: L{over.index(min(over))} ({show(min(over), 3)}×); "
+            f"lowest of {len(over)} layers: L{over.index(min(over))} ({decimal(min(over))}×); "
             f"rank of L{layer}: {sum(value < over[layer] for value in over) + 1}",
-            f"median over layers {show(float(np.median(over)), 3)}×",
+            f"median over layers {decimal(float(np.median(over)))}×",
         ),
     ]
 
 
 def writing_rows(results: dict) -> list[tuple]:
     """What the recipe's "separate channels" says of the directions that a layer writes to, beside those that it reads."""
-    show, ffn, chance, layer = page.show, results["ffn"], results["chance"], results["settings"]["layer"]
+    ffn, chance, layer = results["ffn"], results["chance"], results["settings"]["layer"]
     haar = {name: haar_over_chance(results, layer, "writing", name) for name in ("W_down", "W_O")}
-    written = {name: show(over_chance(results, "writing", name)[layer], 3) for name in haar}
-    ratio = show(results["ffn_alignment_over_chance"][layer], 3)
+    written = {name: decimal(over_chance(results, "writing", name)[layer]) for name in haar}
+    ratio = decimal(results["ffn_alignment_over_chance"][layer])
     return [
         (
             "ffn_writes_below_chance",
             "the FFN writes into the bottleneck's attention subspace less than chance (separate channels)",
             "implied",
             f"W_down {written['W_down']}×",
-            f"Haar {range_text(haar['W_down'], 3)} × chance, one-sided p {show(haar['W_down']['p_low'], 2)}",
+            f"Haar {range_text(haar['W_down'])} × chance, one-sided p {p_value(haar['W_down']['p_low'])}",
         ),
         (
             "attention_writes_above_chance",
             "attention carries that subspace: W_O writes into it more than chance (separate channels)",
             "implied",
             f"W_O {written['W_O']}×",
-            f"Haar {range_text(haar['W_O'], 3)} × chance, one-sided p {show(haar['W_O']['p_high'], 2)}",
+            f"Haar {range_text(haar['W_O'])} × chance, one-sided p {p_value(haar['W_O']['p_high'])}",
         ),
         (
             "ffn_orthogonal",
             "FFN and attention operate in orthogonal subspaces there, reading and writing",
             f"orthogonal ({RECIPE['ffn_over_chance']}× chance)",
-            f"reads {ratio}× chance by energy, {show(ffn['top'][layer] / chance, 3)}× by top directions; "
+            f"reads {ratio}× chance by energy, {decimal(ffn['top'][layer] / chance)}× by top directions; "
             f"writes {written['W_down']}×",
             "orthogonal is 0×, chance is 1×",
         ),
@@ -157,7 +158,7 @@ def render(results: dict, arrays: dict) -> dict[str, bytes]:
     title = f"Subspace overlap and FFN alignment of {results['model']['name']}"
     text = page.report(title, verdict_sentence(results), results, sections, limitations(results))
     return {
-        "two_similarity.png": figure_similarity(similarity.mean(0), consensus, results["chance"]),
+        "two_similarity.png": figure_similarity(results, similarity.mean(0), consensus),
         "two_to_bottleneck.png": figure_to_bottleneck(results, similarity),
         "two_ffn_alignment.png": figure_ffn(results, arrays["two_ffn_alignment.npy"]),
         "two_output.md": text,
@@ -172,11 +173,11 @@ def verdict_sentence(results: dict) -> str:
         "ffn_at_chance": "cannot be told from chance in how much it reads the heads' subspaces",
         "ffn_shares_attention": "reads the heads' subspaces more than chance, the opposite of the recipe's claim",
     }[results["verdict"]]
-    judged, ratio = results["ffn"]["judged"], show(results["ffn_alignment_over_chance"][layer], 3)
+    judged, ratio = results["ffn"]["judged"], decimal(results["ffn_alignment_over_chance"][layer])
     return page.prose(f"""
         At {name} {judged} {what} (`{results["verdict"]}`): {ratio} times k/d = {show(results["chance"])}; 90 % of
-        {haar["draws"]} Haar-random subspaces lie between {show(haar["low"], 3)} and {show(haar["high"], 3)} times (two-sided p
-        {show(haar["p"], 2)}).
+        {haar["draws"]} Haar-random subspaces lie between {decimal(haar["low"])} and {decimal(haar["high"])} times (two-sided p
+        {p_value(haar["p"])}).
     """)
 
 
@@ -195,7 +196,7 @@ def overlap_section(results: dict) -> str:
         ![Similarity of all layer pairs](two_similarity.png)
 
         Grassmann similarity (mean squared cosine of principal angles) of the heads' top k = {k}{clamped} key-side subspaces;
-        chance is k/d = {show(results["chance"])}. Multi-head: the k directions that the heads share most. A layer with itself (1
+        chance is k/d = {show(results["chance"])}. *Multi-head*: the k directions that the heads share most. A layer with itself (1
         by definition) is left blank.
 
         {page.table(["layers", "mean over heads", "multi-head"], rows)}
@@ -231,7 +232,7 @@ def head_section(results: dict) -> str:
 
 
 def ffn_section(results: dict) -> str:
-    show, ffn, chance, layer = page.show, results["ffn"], results["chance"], results["settings"]["layer"]
+    ffn, chance, layer = results["ffn"], results["chance"], results["settings"]["layer"]
     judged = ffn["judged"]
     without_gate = ""
     if judged != "W_gate":
@@ -253,7 +254,7 @@ def ffn_section(results: dict) -> str:
 
         {page.table(*reading_table(results))}
 
-        By KV group at L{layer}: {", ".join(show(value / chance, 3) for value in ffn["groups"][layer])} times chance.
+        By KV group at L{layer}: {", ".join(decimal(value / chance) for value in ffn["groups"][layer])} times chance.
 
         **Writing.** W_down is what the FFN adds to the stream, W_O what attention adds.
 
@@ -267,11 +268,11 @@ def reading_table(results: dict) -> tuple[list[str], list[list]]:
     columns = {name: over_chance(results, "reading", name) for name in (judged, *ffn["reading"])}
     rows = []
     for index, others in enumerate(ffn["other_layers"]):
-        ratios = [column[index] for column in columns.values()]
-        more = [ffn[key][index] / chance for key in ("consensus", "top")]
-        elsewhere = page.show(None if others is None else others / chance)
+        ratios = [decimal(column[index]) for column in columns.values()]
+        more = [decimal(ffn[key][index] / chance) for key in ("consensus", "top")]
+        elsewhere = decimal(None if others is None else others / chance)
         haar = haar_over_chance(results, index)
-        rows.append([f"L{index}", *ratios, range_text(haar, 3), haar["p"], *more, elsewhere])
+        rows.append([f"L{index}", *ratios, range_text(haar), p_value(haar["p"]), *more, elsewhere])
     headers = ["layer", *columns, f"Haar of {judged}", "p", "multi-head", "top directions", "other layers"]
     return headers, rows
 
@@ -285,7 +286,7 @@ def writing_table(results: dict) -> tuple[list[str], list[list]]:
         row = [f"L{index}"]
         for name in names:
             haar = haar_over_chance(results, index, "writing", name)
-            row += [columns[name][index], range_text(haar, 3), haar["p"]]
+            row += [decimal(columns[name][index]), range_text(haar), p_value(haar["p"])]
         rows.append(row)
     return ["layer", *(header for name in names for header in (name, f"Haar of {name}", "p"))], rows
 
@@ -315,6 +316,12 @@ def limitations(results: dict) -> list[str]:
 
         Weights alone do not show what activations carry; phase 2 measures that.
     """
+    if results["layer_chosen"] == "no_bottleneck":
+        text += """
+
+        The layer is *exploratory*: the weights single out none, and the lowest one is looked at all the same, so that what is found
+        there confirms no prediction.
+    """
     if results["zero_kernels"]:
         zeros = ", ".join(f"L{layer} {count}" for layer, count in results["zero_kernels"])
         text += f"""
@@ -324,19 +331,22 @@ def limitations(results: dict) -> list[str]:
     if any(row["holds"] is None for row in results["claims"]):
         text += """
 
-        Rows marked *not testable here* are about Qwen2.5-3B's own numbers and this is another model, need more than one KV
+        Rows marked *open, or not testable here* are about Qwen2.5-3B's own numbers and this is another model, need more than one KV
         group, or (the spread over heads) do not follow from what they cite.
     """
     return page.prose(text).split("\n\n")
 
 
-def figure_similarity(heads: np.ndarray, consensus: np.ndarray, chance: float) -> bytes:
-    with page.figure(10, 4.2, 1, 2) as (figure, panels):
+def figure_similarity(results: dict, heads: np.ndarray, consensus: np.ndarray) -> bytes:
+    with page.figure(10, 4.5, 1, 2) as (figure, panels):
         for panel, matrix, title in zip(panels, (heads, consensus), ("mean over heads", "multi-head subspace")):
             shown = np.where(np.eye(len(matrix), dtype=bool), np.nan, matrix)
             image = panel.imshow(shown, origin="lower", cmap="viridis", vmin=0)
-            panel.set(title=f"similarity, {title} (chance {chance:.2g})", xlabel="layer", ylabel="layer")
-            figure.colorbar(image, ax=panel)
+            panel.set(title=title, xlabel="layer", ylabel="layer")
+            figure.colorbar(image, ax=panel, label="Grassmann similarity")
+        figure.suptitle(
+            f"{results['model']['name']}: similarity of the layers' subspaces (chance {results['chance']:.2g})"
+        )
     return page.png(figure)
 
 
@@ -348,8 +358,9 @@ def figure_to_bottleneck(results: dict, similarity: np.ndarray) -> bytes:
         return np.where(depth == layer, np.nan, values)
 
     with page.figure(7, 4) as (figure, panel):
-        for head in similarity[:, layer]:
-            panel.plot(depth, without_itself(head), color="tab:blue", alpha=0.25, linewidth=1)
+        for index, head in enumerate(similarity[:, layer]):
+            label = "_" if index else "each head"
+            panel.plot(depth, without_itself(head), color="tab:blue", alpha=0.25, linewidth=1, label=label)
         curves = (
             ("to_bottleneck", "tab:blue", "mean over heads"),
             ("to_bottleneck_consensus", "tab:orange", "multi-head"),
@@ -358,7 +369,8 @@ def figure_to_bottleneck(results: dict, similarity: np.ndarray) -> bytes:
             panel.plot(depth, without_itself(results[key]), marker=".", color=color, label=label)
         panel.axhline(results["chance"], color="black", linestyle=":", label="chance k/d")
         panel.axvline(layer, color="tab:red", linewidth=1, label=f"L{layer}")
-        panel.set(title=f"similarity to layer {layer}", xlabel="layer", ylabel="Grassmann similarity", ylim=(0, None))
+        title = f"{results['model']['name']}: similarity to layer {layer}"
+        panel.set(title=title, xlabel="layer", ylabel="Grassmann similarity", ylim=(0, None))
         panel.legend()
     return page.png(figure)
 
@@ -367,7 +379,7 @@ def figure_ffn(results: dict, alignment: np.ndarray) -> bytes:
     """What the layers read of the heads' subspaces, and what they write into them, each with the range of its null."""
     layer, depth = results["settings"]["layer"], np.arange(len(alignment))
     colors = {"W_gate": "tab:blue", "W_up": "tab:green", "W_down": "tab:purple", "W_O": "tab:orange"}
-    with page.figure(11, 4, 1, 2) as (figure, panels):
+    with page.figure(11, 4.4, 1, 2) as (figure, panels):
         for panel, side in zip(panels, ("reading", "writing")):
             for name, matrix in results["ffn"][side].items():
                 panel.plot(depth, over_chance(results, side, name), marker=".", color=colors[name], label=name)
@@ -378,9 +390,11 @@ def figure_ffn(results: dict, alignment: np.ndarray) -> bytes:
                     panel.fill_between(depth, low, high, color=colors[name], alpha=0.2, linewidth=0, label=label)
             panel.axhline(1, color="black", linestyle=":", label="chance k/d")
             panel.axvline(layer, color="tab:red", linewidth=1, label=f"L{layer}")
-            panel.set(title=f"{side}: energy in the heads' subspaces", xlabel="layer", ylabel="multiple of chance")
+            panel.set(title=side, xlabel="layer", ylabel="multiple of chance")
         judged = results["ffn"]["judged"]
-        panels[0].plot(depth, alignment / results["chance"], color=colors[judged], alpha=0.25, linewidth=1)
+        heads = panels[0].plot(depth, alignment / results["chance"], color=colors[judged], alpha=0.25, linewidth=1)
+        heads[0].set_label(f"{judged}, each head")
+        figure.suptitle(f"{results['model']['name']}: energy inside the heads' subspaces")
         for panel in panels:
             panel.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3)
     return page.png(figure)

@@ -17,7 +17,7 @@ import utils
 import verdicts
 from bench import planted
 from lab import answers, checkpoints, edits, engine, ladder, models, questions, room, runs, statistics
-from reports import ablation_tables
+from reports import ablation_opening, ablation_tables
 
 SITES = (2, 3)
 PROMPTS = ["Question: Max has 7 eggs.\nAnswer:", "问题：小杰有7个鸡蛋，然后卖掉3个鸡蛋。\n答案："]
@@ -464,7 +464,7 @@ def results_with(odds: tuple, difference: float = 0.0, p: float = 1.0, text: flo
     rows = [row("primary", odds=record, text=damage, difference=difference, p=p)]
     rows += [row(role) for role in ("complete", "nothing", "reinjected", "z_perp", "z_perp_last", "z_perp_mean")]
     null = {"draws": 20, "low": -0.1, "middle": 0.0, "high": 0.1, "p": changes.pop("p_rise", 1 / 21)}
-    draws = {"draws": 20, "low": -0.1, "middle": 0.0, "high": 0.1, "p": 1 / 21}
+    draws = {"draws": 20, "low": -2.1, "middle": -2.0, "high": -1.9, "p": 1 / 21}
     few = draws | {"draws": 6, "p": 1 / 7}
     nulls = [{"role": "primary", "odds": null, "p_fall": changes.pop("p_fall", 1 / 21), "text": null}]
     nulls += [{"role": role, "odds": few, "p_fall": 1 / 7, "text": few} for role in ("complete", "z_perp")]
@@ -499,6 +499,23 @@ def test_verdict_by_the_rule(given, verdict, holds):
     assert judgement["verdict"] == verdict
     assert judgement["holds"]["language"] is holds
     assert all(isinstance(passed, bool) for passed in judgement["tests"].values())
+
+
+@pytest.mark.parametrize(
+    "middle, low, holds",
+    [
+        (-2.0, -0.1, True),  # random subspaces lose the answer, Z keeps it
+        (-0.3, -0.1, None),  # so do random ones: nothing there is needed
+        (-0.3, -2.0, False),  # random ones keep what Z loses
+        (-2.0, -2.0, False),
+    ],
+)
+def test_z_keeps_only_what_random_subspaces_lose(middle, low, holds):
+    results = results_with((0.0, -0.3, 0.3))
+    row = next(row for row in results["rows"] if "z_perp_mean" in row["roles"])
+    row["odds"] = {"value": low, "low": low, "high": low + 0.1, "p": 1.0}
+    results["nulls"][-1]["odds"]["middle"] = middle
+    assert verdicts.ablation(results)["holds"]["z_perp"] is holds
 
 
 def test_damage_to_plain_text_and_the_null_are_told_apart():
@@ -648,6 +665,12 @@ def test_where_the_answer_knows_no_language_removing_it_changes_nothing(ablation
     assert [row["odds"]["p_holm"] for row in others] == pytest.approx(adjusted, rel=2e-3)
     text = (tmp_path / "ablation_output.md").read_text()
     assert headings_are_the_steps(ablation, text) and "the same to the last bit" in text
+    assert holds["z_perp"] is True and "All but Z can go at the last position" in text
+    null = next(null for null in results["nulls"] if null["role"] == "z_perp_mean")
+    null["odds"] |= {"low": -0.06, "middle": -0.05, "high": -0.04}
+    _, text = again(ablation, tmp_path, results)
+    assert "nothing follows for Z" in text and "or with Haar-random subspaces of its size kept (-0.06 to -0.04" in text
+    assert "which lose nothing either" in text and "All but Z can go" not in text
 
 
 def test_where_the_answer_needs_the_language_removing_it_hurts(ablation, free, bound, tmp_path):
@@ -676,6 +699,14 @@ def test_of_all_but_z_the_page_asks_whether_random_subspaces_keep_as_much():
     assert ablation_tables.null_p(null | {"role": "primary"}) == "1 (6 draws)"
 
 
+def test_beyond_few_draws_is_not_said_to_be_beyond_random_directions():
+    """Eight draws can show no p below .11, twenty can."""
+    said = {n: ablation_opening.beyond_draws({"odds": {"draws": n}}, True, "further") for n in (8, 18, 19, 20)}
+    assert all("each of" in said[n] and "too few to tell" in said[n] for n in (8, 18, 19))
+    assert said[20] == "further than random directions as large do"
+    assert ablation_opening.beyond_draws({"odds": {"draws": 8}}, False, "more").startswith("no more than")
+
+
 def rival_said(ablation, out, results: dict) -> None:
     """Where made-up languages hurt as much, the page leads with that and shows nothing specific to language."""
     changed = json.loads(json.dumps(results))
@@ -696,6 +727,17 @@ def rival_said(ablation, out, results: dict) -> None:
         row["odds"] = changed["development"][0]["odds"] - 1
     _, text = again(ablation, out, changed)
     assert "Here every strength hurt" in text
+    complete = row_of(changed, "complete")["odds"]["value"]
+    for value, words in (
+        (complete - 1, "made-up languages lower them more ("),
+        (0.0, "made-up languages change them by +0.00"),
+    ):
+        next(row for row in changed["rows"] if row["condition"] == "shuffled" and row["strength"] == 1)["odds"][
+            "value"
+        ] = value
+        _, text = again(ablation, out, changed)
+        assert words in text.split("\n\n")[1]
+        assert "further than each of 8 random draws as large, which are too few to tell" in text.split("\n\n")[1]
 
 
 def judged_again_from_the_file(ablation, out, results: dict) -> None:
@@ -733,6 +775,10 @@ def judged_again_from_the_file(ablation, out, results: dict) -> None:
         changed["nulls"][0]["odds"]["p"] = 1 / 21
         found, text = again(ablation, out, changed)
         assert found == verdict and words in text
+        if found in ("no_effect", "ablation_hurts", "inconclusive"):
+            assert f"at λ {row_of(changed, 'primary')['strength']:g}, the strength chosen" in text
+        weaker = "primary" not in row_of(changed, "complete")["roles"]  # where all is removed, the answer is lost
+        assert ("; at λ 1 it is not: " in text) is (verdict == "no_effect" and weaker)
     changed["problems"]["room"] = 10
     verdict, text = again(ablation, out, changed)
     assert verdict == "ablation_helps" and "makes the model answer better" in text

@@ -8,6 +8,7 @@ from conftest import ROOT
 import verdicts
 from bench import ladder
 from lab import models, questions, runs, statistics
+from reports import phase0
 
 PAIR = {"reference": "en", "candidate": "zh"}
 
@@ -279,7 +280,7 @@ def test_the_page_says_what_the_verdict_hangs_on(
     if verdict == "untestable":
         assert f"- {results['no_room'].capitalize()}: {chinese}/15 and {english}/15" in "\n".join(rest)
         assert f"untestable: {results['no_room']}: zh" in capsys.readouterr().out.splitlines()[-1]
-        assert "| open |" in "\n".join(rest)
+        assert "not testable here" in "\n".join(rest)
 
 
 @pytest.mark.parametrize("english, verdict", [(48, "chinese_advantage"), (60, "untestable")])
@@ -324,6 +325,13 @@ def test_copies_of_a_problem_count_once(script, small, tmp_path, monkeypatch):
 def test_an_exemplar_that_is_also_a_problem_is_refused(script, small, tmp_path):
     with pytest.raises(runs.UserError, match="is also a problem"):
         run(script, small, tmp_path, "--exemplars", str(small / "problems.jsonl"))
+
+
+@pytest.mark.parametrize("dtype, said", [("float32", False), ("bfloat16", True), ("float16", True)])
+def test_16_bits_limit_only_a_run_in_16_bits(dtype, said):
+    settings = {"dtype": dtype, "problems": [["phase0.jsonl", "0"]]}
+    lines = phase0.limitations({"n": 15, "verdict": "chinese_advantage", "settings": settings})
+    assert any("16-bit" in line for line in lines) is said
 
 
 def test_model_text_cannot_break_the_report(script, small, tmp_path, monkeypatch):

@@ -183,6 +183,18 @@ def filled(share: float) -> list[dict]:
     return rows
 
 
+def stream_itself() -> list[dict]:
+    """Every middle k passes, where matched draws do better and decide nothing; at the others they decide, and none passes."""
+    rows = grid((FAILS, {}, FAILS), other={})
+    for one in rows:
+        passes = one["share"] == 0.64
+        for part in (one, one["centred"]):
+            part["matched"] |= {"gates": not passes, "p": 0.995}
+            part["p"] = part["haar"]["p"] if passes else 0.995
+            part["p_holm"] = min(1.0, 8 * part["p"])
+    return rows
+
+
 GIVEN = {"given": {"problems": 12, **row()}, "z": FITTED | {"fitted_index": []}, "settings": {"z_from": "abc"}}
 SUNK = {"prompts": 80, "factor": 10, "per_site": [0, 0, 80, 80, 80, 3, 0]}
 SUNK |= {"commonest": [{"position": 0, "token": "|<s>", "prompts": 80}]}
@@ -205,6 +217,7 @@ CASES = {  # name -> results, verdict, beyond the text, what the verdict and wha
     ),
     "nowhere": (results(grid()), "none", True, ("no better than random directions", "*not there*")),
     "covariance": (results(filled(0.31)), "none", True, ("own main directions", "*nothing special*")),
+    "main_ones": (results(stream_itself()), "partial", True, ("in 12 of 36 configurations they beat Haar, offset", "main directions")),
     "few_problems": (results(filled(0.87)), "clear", True, ("keep the problem", "holds as far as a correlation")),
     "offset": (
         results(grid((OFFSET,) * 3)), "none", True,
@@ -286,10 +299,11 @@ def test_every_verdict_is_told_in_a_sentence_with_its_numbers(name):
     assert (found["verdict"], found["beyond_text"]) == (verdict, beyond)
     sentence = text.splitlines()[2]
     assert sentence.startswith("**Verdict.** In a-model, ") and sentence.endswith(f"(`{verdict}`).")
-    assert len(sentence.removeprefix("**Verdict.** ").split()) <= 60
+    parts = re.split(r"(?<=\.) (?=[A-Z])", sentence.removeprefix("**Verdict.** "))
+    assert max(len(part.split()) for part in parts) <= 60 and len(parts) <= 4
     assert says in sentence
     assert follows in text.split("## Claims")[0]
-    assert 6 <= len(bullets(text)) <= 10
+    assert 6 <= len(bullets(text)) <= 11
     assert any(character.isdigit() for character in page.summary(found)) and "\n" not in page.summary(found)
 
 
@@ -376,10 +390,37 @@ def test_three_kinds_of_no_are_told_apart():
 
 
 def test_matched_draws_that_hold_most_of_the_distance_are_said_to():
-    said = "these draws are the stream itself, no null"
+    said = "for no null, and are not counted"
     assert said in "".join(bullets(rendered("few_problems")[0]))
     assert said not in "".join(bullets(rendered("covariance")[0]))
     assert "matched draws hold 87.0 %" in "".join(bullets(rendered("few_problems")[0]))
+
+
+def test_what_is_handed_on_is_also_shown_at_the_last_position():
+    """Phases 3, 3b and the ablation use it there, whatever pooling it passed on."""
+    said = [line for line in bullets(rendered("clear")[0]) if line.startswith("- At the last position")]
+    (own,) = [row for row in rendered("clear")[2]["grid"] if opening.last_row(rendered("clear")[2]) is row]
+    assert (own["pooling"], own["mask"], own["site"], own["k"]) == ("last", "multi", 4, 6)
+    assert len(said) == 1 and "contrast 1.21, p 1, Haar that miss the offset, Holm's p 1;" in said[0]
+    assert said[0].endswith("(does not hold).")
+    for name in ("elsewhere", "contingencies"):  # chosen at the last position
+        assert not any(line.startswith("- At the last position") for line in bullets(rendered(name)[0])), name
+
+
+def test_a_pass_says_which_nulls_it_beat():
+    """Where matched draws decide nothing on what passes, no sentence says that every null was beaten."""
+    text, _, found = rendered("main_ones")
+    passing = [row for row in found["grid"] if tables.verdicts.separation.holds(row)]
+    assert len(passing) == 12 and not any(map(tables.counted, passing))
+    words = "12 of 12 do worse with the offset (p 1), 12 of 12 do worse without it (p 1): not counted"
+    for place in (text.splitlines()[2], "".join(bullets(text)), section(text, 3)):
+        assert words in place and "Where they count, 0 of 24 pass" in place
+    claim = next(claim for claim in found["claims"] if claim["id"] == "ratio")
+    assert claim["null"].endswith("where matched draws count, 0 of 24 pass")
+    above = text.split("## 1 Activations")[0]
+    assert not re.search(r"every null(?! that counts)", above) and "with more problems" not in text.lower()
+    counts = rendered("elsewhere")[0]
+    assert "1 of 36 configurations they beat every null." in counts.splitlines()[2] and "not counted" not in counts
 
 
 def test_what_random_subspaces_do_as_well_is_not_special():
@@ -470,10 +511,10 @@ def test_contingencies_say_what_was_fitted_where():
     assert "builds no Z" in section(text, 6)
     blocks = [block for block in section(text, 5).split("\n\n") if block.startswith("| what tells")]
     assert len(blocks) == 2
-    for name, why in (("never", "--contingencies never"), ("given", "--z-from"), ("clear", "did not fail")):
-        assert f"Not run: {why}" in section(rendered(name)[0], 7).replace("the Z of ", "").replace(
-            "the weights' Z ", ""
-        )
+    never, why = "they run where no configuration separates, and ", {"never": "--contingencies never"}
+    why |= {"given": "the Z of --z-from", "clear": f"{never}3 of 36 do.", "elsewhere": f"{never}1 of 36 do."}
+    for name, words in why.items():
+        assert f"Not run: {words}" in section(rendered(name)[0], 7)
 
 
 def test_a_given_z_is_scored_beside_the_verdict():
@@ -481,8 +522,23 @@ def test_a_given_z_is_scored_beside_the_verdict():
     assert found["verdict"] == "none" and found["given"]["holds"]
     bullet = next(line for line in bullets(text) if line.startswith("- Handed on"))
     assert "given by --z-from, on 12 problems that it was not fitted on: holds yes" in bullet
+    assert "nothing new is measured" in section(text, 5) and "nothing new" not in rendered("clear")[0]
     assert "--z-from FOLDER" in text and "the given Z: ratio_Z" in page.summary(found)
     assert tables.own(found["given"]["centred"]) in section(text, 10)
+
+
+def test_only_what_was_fitted_is_said_to_be():
+    """A run that may fit on half of its problems, and does not, says nothing of that half."""
+    contingent = results(grid(), contingencies=contingencies(), z=FITTED, settings={"fitting_share": 0.5})
+    assert "is fitted on 50.0 % of them" in page.activations_section(judged(contingent))
+    given = results(grid(), **GIVEN | {"settings": {"z_from": "abc", "fitting_share": 0.5}})
+    for found in (given, CASES["never"][0]):
+        assert "fitted on 50.0 %" not in page.activations_section(judged(found))
+
+
+@pytest.mark.parametrize("problems, k, many", [(78, 38, False), (20, 38, True), (40, 30, True)])
+def test_as_many_dimensions_as_problems_are_said_where_there_are(problems, k, many):
+    assert ("as many dimensions as problems" in page.few_problems(problems, k)) is many
 
 
 def test_the_command_is_that_of_the_run():

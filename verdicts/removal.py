@@ -27,6 +27,7 @@ def ablation(results: dict) -> dict:
     rows = {role: row for row in results["rows"] for role in row["roles"]}
     beside = {null["role"]: null for null in results["nulls"]}
     found = {role: effect(rows[role], beside.get(role)) for role in ("primary", "complete", "z_perp", "z_perp_mean")}
+    found["z_perp_mean"]["random_lose"] = random_lose(beside["z_perp_mean"])
     primary, moved = found["primary"], rows["primary"]["difference"]
     verdict = "inconclusive"
     if primary["within"] and rows["primary"]["p"] >= verdicts.LEVEL:
@@ -80,11 +81,17 @@ def beyond(null: dict, p: float) -> bool:
     return p < verdicts.LEVEL or (1 / (1 + draws) >= verdicts.LEVEL and p * (1 + draws) < 1.5)
 
 
+def random_lose(null: dict) -> bool:
+    """Whether random subspaces lose the answer, in the middle of the draws: only there it is needed, and Z can be said to keep it."""
+    return null["odds"]["middle"] <= -math.log(FACTOR)
+
+
 def held(rows: dict, beside: dict, verdict: str, judgement: dict) -> dict:
     """The paper's two claims and ours about Z⊥; None where it is neither shown nor excluded, or cannot show.
 
     Ours is judged where Z⊥ is set to its language's mean at the last position: to remove it from the whole prompt takes the stream
-    where it never is, and then the answer is lost whatever Z holds.
+    where it never is, and then the answer is lost whatever Z holds. Where random subspaces keep the answer as Z does, what is there
+    is not needed, and ours is not tested.
     """
     language = None if verdict in ("untestable", "inconclusive") else verdict == "ablation_helps"
     if verdict == "no_effect" and not judgement["can_rise"]:
@@ -98,8 +105,9 @@ def held(rows: dict, beside: dict, verdict: str, judgement: dict) -> dict:
         above(mean["difference_interval"], -INTACT_MARGIN),
     )
     intact = False if False in parts else None if None in parts else True
-    if intact and not beyond(beside["z_perp_mean"], beside["z_perp_mean"]["odds"]["p"]):
-        intact = None  # the answer stays, as without random subspaces
+    null = beside["z_perp_mean"]
+    if intact and not (random_lose(null) and beyond(null, null["odds"]["p"])):
+        intact = None  # the answer stays, as with random subspaces
     return {"language": language, "reinjected": kept, "z_perp": intact}
 
 
