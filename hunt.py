@@ -20,6 +20,7 @@ import importlib
 import signal
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
@@ -351,7 +352,7 @@ def run_here(script: str, flags: list[str]) -> int:
 
     Python and its packages start once for all steps, and what was read of the model's files is not read again.
     """
-    gc.collect()  # two models at a time may be one too many
+    let_go()
     torch.set_num_threads(THREADS)  # a narrow model's steps take one
     module = importlib.import_module(script.removesuffix(".py"))
 
@@ -371,6 +372,19 @@ def run_here(script: str, flags: list[str]) -> int:
         traceback.print_exc()
         return 1
     return 0
+
+
+def let_go() -> None:
+    """What the last step left is freed: two models at a time may be one too many. Ctrl-C waits, or what is freed swallows it."""
+    came, before = [], signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        gc.collect()
+        return
+    signal.signal(signal.SIGINT, lambda *_: came.append(True))
+    gc.collect()
+    signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 class Interrupted(BaseException):
