@@ -602,7 +602,11 @@ def test_a_step_that_fails_ends_alone_and_ctrl_c_ends_the_hunt(script, monkeypat
 
 def test_ctrl_c_while_memory_is_freed_is_not_lost(script):
     """Python ignores an exception in what runs as an object is freed."""
-    freed = SimpleNamespace()
+
+    class Round:
+        """Refers to itself, so that only the collector frees it."""
+
+    freed = Round()
     freed.itself = freed
     weakref.finalize(freed, os.kill, os.getpid(), signal.SIGINT)
     del freed
