@@ -20,6 +20,7 @@ import importlib
 import signal
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
@@ -29,7 +30,7 @@ from pathlib import Path
 import torch
 
 import verdicts
-from lab import checkpoints, expected, questions, runs
+from lab import checkpoints, expected, models, questions, runs
 from lab.evidence import REASONING, UNPATCHED, candidates, gather, row_of, select, tested_rows, untested
 from lab.problems import NoTexts
 from reports import hunt as page
@@ -98,7 +99,8 @@ def main(argv: list[str] | None = None) -> None:
     elif arguments.models:
         hunt_each(arguments)
     else:
-        hunt(arguments)
+        with models.kept_loaded():
+            hunt(arguments)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -126,14 +128,15 @@ def hunt_each(arguments: argparse.Namespace) -> None:
     failures, device = {}, arguments.device
     for name, folder in folders.items():
         try:
-            hunt(argparse.Namespace(**vars(arguments) | {"model": name, "out": folder, "device": device}))
+            with models.kept_loaded():
+                hunt(argparse.Namespace(**vars(arguments) | {"model": name, "out": folder, "device": device}))
         except runs.UserError as error:  # the other models' hunts are worth their time all the same
             failures[name] = str(error)
         device = children_device(arguments)
     found = {name: runs.load_results(folders[name], "hunt") for name in sorted(folders) if name not in failures}
-    models = {folder_of(name): row_of(result, folder_of(name)) for name, result in found.items()}
+    rows = {folder_of(name): row_of(result, folder_of(name)) for name, result in found.items()}
     failed = {folder_of(name): message for name, message in failures.items()}
-    REPORT.write(out, {"script": "hunt", "models": models, "failures": failed}, {})
+    REPORT.write(out, {"script": "hunt", "models": rows, "failures": failed}, {})
     if failures:
         raise runs.UserError("; ".join(f"{name}: {message}" for name, message in failures.items()))
 
@@ -349,7 +352,7 @@ def run_here(script: str, flags: list[str]) -> int:
 
     Python and its packages start once for all steps, and what was read of the model's files is not read again.
     """
-    gc.collect()  # two models at a time may be one too many
+    let_go()
     torch.set_num_threads(THREADS)  # a narrow model's steps take one
     module = importlib.import_module(script.removesuffix(".py"))
 
@@ -369,6 +372,19 @@ def run_here(script: str, flags: list[str]) -> int:
         traceback.print_exc()
         return 1
     return 0
+
+
+def let_go() -> None:
+    """What the last step left is freed: two models at a time may be one too many. Ctrl-C waits, or what is freed swallows it."""
+    came, before = [], signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        gc.collect()
+        return
+    signal.signal(signal.SIGINT, lambda *_: came.append(True))
+    gc.collect()
+    signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 class Interrupted(BaseException):

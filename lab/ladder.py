@@ -46,7 +46,9 @@ class Rung:
     known: answers.AnswerSet
     left_out: int = 0  # problems of the file that are not asked
     fitted: frozenset = frozenset()  # answers of problems that Z was fitted on: where there are any, they are one half
-    found: dict = field(default_factory=dict)  # (language, problem) -> most probable column, mass of the set, streams
+    found: dict = field(
+        default_factory=dict
+    )  # (language, problem) -> most probable column, mass of the set or None, streams
 
     @property
     def name(self) -> str:
@@ -74,8 +76,9 @@ class Rung:
 
     @property
     def mass(self) -> float | None:
-        """Mean probability of the answer set over all prompts asked."""
-        return float(np.mean([mass for _, mass, _ in self.found.values()])) if self.found else None
+        """Mean probability of the answer set over the prompts asked first; over the whole vocabulary it costs as much as asking."""
+        masses = [mass for _, mass, _ in self.found.values() if mass is not None]
+        return float(np.mean(masses)) if masses else None
 
     @property
     def streams(self) -> torch.Tensor:
@@ -153,7 +156,7 @@ def outcome(row: dict, needed: Needed) -> str:
 
 def ask(asker: Asker, rung: Rung, some: Sequence[int]) -> None:
     """Asks those of a rung's problems that were not asked yet, in every language, and notes what came of these."""
-    numbered = enumerate(asker.names)
+    numbered, first = enumerate(asker.names), not rung.found
     prompts = [
         (number, int(problem)) for number, _ in numbered for problem in some if (number, problem) not in rung.found
     ]
@@ -164,7 +167,8 @@ def ask(asker: Asker, rung: Rung, some: Sequence[int]) -> None:
     engines = engine.patched_prompts(asker.model, asker.tokenizer, texts, rung.known.tokens, asker.batch)
     for chosen, patcher in progress.steps(engines, f"asking {rung.name}, {len(texts)} prompts", "batch"):
         best = patcher.scores(len(patcher.layers), patcher.streams[:, -1:])[:, 0].argmax(-1)
-        found |= dict(zip(chosen, zip(best.tolist(), patcher.masses().tolist(), patcher.streams.float().cpu())))
+        masses = patcher.masses().tolist() if first else [None] * len(chosen)
+        found |= dict(zip(chosen, zip(best.tolist(), masses, patcher.streams.float().cpu())))
     rung.found |= {prompts[index]: row for index, row in runs.gathered(found).items()}
     if not all(torch.isfinite(streams).all() for _, _, streams in rung.found.values()):
         raise runs.UserError("activations are not finite: try --dtype float32")

@@ -2,6 +2,7 @@
 
 from reports import page
 from reports.hunt_beside import COMPARED, compared, comparison_pages, comparison_summary
+from reports.hunt_beyond import ablation_section, bridge_cells
 from reports.hunt_figures import branch, figure_overview, figure_tree
 from reports.hunt_opening import opening, untested, verdict_text
 from reports.hunt_tables import (
@@ -9,10 +10,8 @@ from reports.hunt_tables import (
     NOT_RUN,
     REASONS,
     SOURCES,
-    ablation_section,
     beside,
     bonferroni,
-    bridge_cells,
     contingency_table,
     evidence,
     first_nodes,

@@ -48,7 +48,9 @@ def test_arrows_point_down_only():
         assert not seen & set(SCRIPTS), name
         if name.startswith("reports/") and name != "reports/page.py":
             whole = name.split("_")[0].removesuffix(".py")
-            own = {f"{whole}_{part}.py" for part in ("figures", "tables", "opening", "beside")}  # of a large page
+            own = {
+                f"{whole}_{part}.py" for part in ("figures", "tables", "opening", "beside", "beyond")
+            }  # of a large page
             assert seen <= {"reports/page.py", "verdicts/__init__.py", *own}, name
         if name.startswith("lab/"):
             assert all(file == "utils.py" or file.startswith("lab/") for file in seen), name

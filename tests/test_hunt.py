@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -597,6 +598,21 @@ def test_a_step_that_fails_ends_alone_and_ctrl_c_ends_the_hunt(script, monkeypat
     assert ends(ZeroDivisionError()) == 1 and "ZeroDivisionError" in capsys.readouterr().err
     with pytest.raises(KeyboardInterrupt):
         ends(KeyboardInterrupt())
+
+
+def test_ctrl_c_while_memory_is_freed_is_not_lost(script):
+    """Python ignores an exception in what runs as an object is freed."""
+
+    class Round:
+        """Refers to itself, so that only the collector frees it."""
+
+    freed = Round()
+    freed.itself = freed
+    weakref.finalize(freed, os.kill, os.getpid(), signal.SIGINT)
+    del freed
+    with pytest.raises(KeyboardInterrupt):
+        script("hunt.py").let_go()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_steps_get_the_users_flags(script, small, tmp_path, monkeypatch, capsys):

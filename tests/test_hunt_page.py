@@ -18,6 +18,7 @@ from hunt_parts import (
 import verdicts
 from lab import evidence, runs
 from reports import hunt as page
+from reports import hunt_beyond
 from reports import hunt_figures as figures
 from reports import hunt_opening as opening
 from reports import hunt_tables as tables
@@ -462,11 +463,11 @@ def test_no_sentence_travels(script):
 def test_the_ablation_is_shown_by_the_roles_that_its_rows_play(judged):
     found = judged(parts())["ablation"]
     assert [row["role"] for row in found["rows"]] == ["primary", "reinjected", "z_perp"]
-    table = tables.ablation_section(found)[1]
+    table = hunt_beyond.ablation_section(found)[1]
     row = "| language subspace, whole prompt | 0.2 | -1.25 (-2.00 to -0.50) | -0.20 to +0.10 | < .048 (20 draws) "
     assert row + "| 100.0 % → 80.0 % | ×1 |" in table
     assert "| all but Z, whole prompt | 0.2 | -1.25 (-2.00 to -0.50) | – | – |" in table
-    (said,) = tables.ablation_section(found | {"rows": [], "verdict": "untestable"})
+    (said,) = hunt_beyond.ablation_section(found | {"rows": [], "verdict": "untestable"})
     assert said.startswith("`untestable`: nothing was removed")
 
 

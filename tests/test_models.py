@@ -15,7 +15,7 @@ from gguf_files import write_gguf
 from safetensors.torch import load_file, save_file
 
 import utils
-from lab import checkpoints, models, questions, runs, tensors
+from lab import checkpoints, models, questions, runs, tensors, twins
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -284,6 +284,24 @@ def test_cuda_generates_what_the_cpu_does_in_float32(small):
         model, tokenizer = models.load_model(folder, torch.device(device), torch.float32)
         outputs.append(models.generate(model, tokenizer, ["Question: 5 + 5 = ?\nAnswer:"] * 3, 6, batch=2))
     assert outputs[0] == outputs[1]
+
+
+def test_a_model_is_loaded_once_inside_and_anew_once_it_was_spent(small, families):
+    folder, other = (checkpoints.find_model(str(path)) for path in (small, families["llama"]))
+    assert models.load_model(folder, CPU, torch.float32)[0] is not models.load_model(folder, CPU, torch.float32)[0]
+    with models.kept_loaded():
+        model, tokenizer = models.load_model(folder, CPU, torch.float32)
+        assert models.load_model(folder, CPU, torch.float32) == (model, tokenizer)
+        assert models.load_model(folder, CPU, torch.bfloat16)[0].dtype == torch.bfloat16
+        again, same = models.load_model(folder, CPU, torch.float32)
+        assert again is not model and same is tokenizer
+        own = {name: tensor.clone() for name, tensor in again.named_parameters()}
+        next(twins.make_twins(again, 0, 2, count=1))
+        third, same = models.load_model(folder, CPU, torch.float32)
+        assert third is not again and same is tokenizer
+        assert all(torch.equal(tensor, own[name]) for name, tensor in third.named_parameters())
+        assert models.load_model(other, CPU, torch.float32)[1] is not tokenizer
+    assert not models._kept
 
 
 @pytest.mark.parametrize("scope", ["last", "prefill", "all"])
