@@ -377,14 +377,14 @@ def run_here(script: str, flags: list[str]) -> int:
 def let_go() -> None:
     """What the last step left is freed: two models at a time may be one too many. Ctrl-C waits, or what is freed swallows it."""
     came, before = [], signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
         gc.collect()
         return
     signal.signal(signal.SIGINT, lambda *_: came.append(True))
     gc.collect()
     signal.signal(signal.SIGINT, before)
     if came:
-        raise KeyboardInterrupt
+        before(signal.SIGINT, None)
 
 
 class Interrupted(BaseException):
