@@ -31,7 +31,7 @@ import torch
 
 import verdicts
 from lab import checkpoints, expected, models, questions, runs
-from lab.evidence import REASONING, UNPATCHED, candidates, gather, row_of, select, tested_rows, untested
+from lab.evidence import REASONING, UNPATCHED, gather, row_of, select, tested_rows, untested
 from lab.problems import NoTexts
 from reports import hunt as page
 
@@ -78,7 +78,7 @@ class Plan:
 
 
 THREADS = torch.get_num_threads()
-STEPS = 10  # of a hunt that leaves nothing out and has one contingency at most to patch
+STEPS = 10  # of a hunt that leaves nothing out
 SECOND = tuple(f"{REASONING}/{stem}" for stem in ("phase2", "phase3", "phase3b"))
 ASKS = {
     "phase0": Asks("phase0.jsonl", fewest=1),
@@ -154,7 +154,7 @@ def hunt(arguments: argparse.Namespace) -> None:
     left_out = dict(plan.left_out)
     say(expected.sentence(opening.folder, opening.device, opening.dtype))
     for number, step in enumerate(steps(arguments, plan, parts, left_out), 1):
-        say(f"== part {number} of {parts_in_all(plan, parts, left_out)}: {step.script}{step.where}")
+        say(f"== part {number} of {STEPS - len(left_out)}: {step.script}{step.where}")
         run_step(step, arguments)
         parts[step.key] = runs.load_results(arguments.out / step.folder, step.stem, opening.folder.identity)
     settings = {"dtype": arguments.dtype, "parts": {key: runs.short_hash(part) for key, part in parts.items()}}
@@ -259,8 +259,7 @@ def judged_again(part: dict) -> dict:
 def steps(arguments: argparse.Namespace, plan: Plan, parts: dict, left_out: dict) -> Iterator[Step]:
     """The scripts that run, in the order of the recipe; `parts` holds the results so far, which decide what comes next.
 
-    Where the Z handed on is not causal, every other contingency that holds is patched too before the hunt says no. Last,
-    math's Z on problems that are not math, with nothing fitted again. What is found to tell nothing goes to `left_out`.
+    Last math's Z on problems that are not math, with nothing fitted again. What is found to tell nothing goes to `left_out`.
     """
     for step in every_step(arguments, plan, parts):
         if step.key not in left_out and (why := pointless(step.key, parts)):
@@ -280,28 +279,11 @@ def every_step(arguments: argparse.Namespace, plan: Plan, parts: dict) -> Iterat
     yield Step("phase0_behavioral.py", "phase0", flags=phase0)
     yield Step("phase2_z_extraction.py", "phase2", flags=phase2 + fold)
     yield Step("phase3_patching.py", "phase3", flags=phase3 + learned)
-    for name in untried(parts):
-        layer = str(parts["phase2"]["settings"]["layer"])
-        yield Step("phase2_z_extraction.py", "phase2", name, (*phase2, *fold, "--layer", layer, "--hand-on", name))
-        yield Step("phase3_patching.py", "phase3", name, phase3)
     yield Step("phase3b_bridge.py", "phase3b", flags=("--batch", str(arguments.batch)))
     yield Step("ablation.py", "ablation", flags=phase3)
     yield Step("phase2_z_extraction.py", "phase2", REASONING, (*second[0], *fold, "--z-from", str(arguments.out)))
     yield Step("phase3_patching.py", "phase3", REASONING, second[1])
     yield Step("phase3b_bridge.py", "phase3b", REASONING, ("--batch", str(arguments.batch)))
-
-
-def untried(parts: dict) -> list[str]:
-    """Contingencies that hold in phase 2, beyond the one that was patched in vain; none where nothing can be told by it.
-
-    What was learned for its effect is not the recipe's Z: where it alone acts, the contingencies are still tried.
-    """
-    phase3 = parts.get("phase3", UNPATCHED)
-    found = phase3["verdict"] == "double_dissociation" and phase3["decided_by"] != verdicts.finding.LEARNED
-    if found or untested(phase3):
-        return []
-    patched = parts["phase2"]["z"]["method"]
-    return [row["z"] for row in candidates(parts["phase2"]) if row["holds"] and row["z"] != patched]
 
 
 def pointless(key: str, parts: dict) -> str | None:
@@ -319,11 +301,6 @@ def pointless(key: str, parts: dict) -> str | None:
     z, rows = parts["phase2"]["z"], tested_rows(parts["phase3"])
     moves = any(row["verdict"] in verdicts.MOVES_SOME for row in rows if row["name"] in verdicts.SAME_Z)
     return None if moves or (z["holds"] and z["beyond_text"]) else "nothing_to_carry"
-
-
-def parts_in_all(plan: Plan, parts: dict, left_out: dict) -> int:
-    """How many steps this hunt takes, as far as is known."""
-    return STEPS - len(left_out) + 2 * len(untried(parts))
 
 
 def say(line: str) -> None:

@@ -8,7 +8,8 @@ Inputs     a model, parallel problems (data/phase2.jsonl, or the model folder's 
            output/one_results.json
 Outputs    output/phase2_output.md with figures, phase2_results.json,
            phase2_activations.npy (languages, problems, sites, poolings, d), phase2_z_basis.npy (k, d),
-           phase2_layer_subspaces.npy (L, k, d): the multi-head Z of every layer; z.safetensors: the Z handed on, for use elsewhere
+           phase2_layer_subspaces.npy (L, k, d): the multi-head Z of every layer; z.safetensors: the Z handed on, for use elsewhere;
+           phase2_contingency_bases.npy: other contingencies that hold, one's rows after another's (`also` in the results)
 Run        python phase2_z_extraction.py --model Qwen/Qwen2.5-3B          after 1.py
 
 Step 5 is measured last: twins are made of the model's own weights. Steps, which are also the report's headings:
@@ -42,6 +43,7 @@ from lab.studies import Study
 from reports import phase2 as page
 
 ARRAYS = ("phase2_activations.npy", "phase2_z_basis.npy", "phase2_layer_subspaces.npy", "z.safetensors")
+ARRAYS += (subspaces.CONTINGENCIES,)
 REPORT = runs.Report(__file__, "phase2", ARRAYS, verdicts.phase2, page)
 K_SHARES = (0.25, 0.64, 1.0)  # of the bottleneck's effective rank: the recipe's 20, 50 and 78 on Qwen2.5-3B
 MASKS = ("multi", "head0")
@@ -88,8 +90,10 @@ def main(argv: list[str] | None = None) -> None:
         results["contingencies"] = contingencies(study, results["grid"], results["rivals"])
     results["depth"] = depth(study)
     results["channels"] = channels(study)
+    results["also"], also = [], basis_rows([], study)
     if given is None:
-        results["z"], basis = choose_z(study, results, arguments.hand_on)
+        (results["z"], basis), others = choose_z(study, results, arguments.hand_on)
+        results["also"], also = [z for z, _ in others], basis_rows([rows for _, rows in others], study)
     else:
         results["z"], basis = given_z(study, given)
         results["given"] = score_given(study, results["z"], basis)
@@ -97,7 +101,7 @@ def main(argv: list[str] | None = None) -> None:
     results |= beyond_text(study, foils, model, tokenizer, results["z"], basis, refit)
     basis, every_layer = basis.float().numpy(), torch.stack(study.weights["every_layer"]).float().numpy()
     z_file = subspaces.z_file(basis, results["z"], opening.folder.identity)
-    run.save(results, dict(zip(ARRAYS, (study.vectors, basis, every_layer, z_file))))
+    run.save(results, dict(zip(ARRAYS, (study.vectors, basis, every_layer, z_file, also))))
 
 
 def parse_arguments(argv: list[str] | None):
@@ -360,33 +364,40 @@ def channels(study: Study) -> dict:
     return {**found, "chance": (k / width) ** 0.5, "haar": {"low": null["low"], "high": null["high"]}}
 
 
-def choose_z(study: Study, results: dict, wanted: str) -> tuple[dict, torch.Tensor]:
-    """The Z handed on and its basis (k, d), float64.
+def choose_z(study: Study, results: dict, wanted: str) -> tuple[tuple, list[tuple]]:
+    """The Z handed on with its basis (k, d), float64; and every other contingency that holds with its own, where the rule chose.
 
     The primary one where it is clear, the best row of the grid where partial, else the best contingency; or the `wanted` one
-    where --hand-on names it. What it was fitted on is kept, so that later phases ask other problems.
+    where --hand-on names it. What each was fitted on is kept, so that later phases ask other problems.
     """
-    found, by_name = results.get("contingencies", {}).get("candidates", {}), wanted
+    found, name = results.get("contingencies", {}).get("candidates", {}), wanted
     if wanted == "auto":
-        by_name = {"clear": "weight", "partial": "grid", "none": "weight"}[results["weight_z"]]
+        name = {"clear": "weight", "partial": "grid", "none": "weight"}[results["weight_z"]]
         if results["weight_z"] == "none" and found:
-            by_name = min(found, key=lambda name: (not found[name]["passed"], found[name]["centred"]["contrast"]))
-    if by_name in CONTINGENCIES and by_name not in found:
-        raise runs.UserError(f"--hand-on {by_name}: layer {study.layer} has none")
-    fitted, method = [], by_name
-    if by_name == "weight":
+            name = min(found, key=lambda name: (not found[name]["passed"], found[name]["centred"]["contrast"]))
+    if name in CONTINGENCIES and name not in found:
+        raise runs.UserError(f"--hand-on {name}: layer {study.layer} has none")
+    others = [other for other in CONTINGENCIES if other != name and found.get(other, {}).get("passed")]
+    others = others if wanted == "auto" and results["weight_z"] == "none" else []
+    return subspace_named(study, results, name), [subspace_named(study, results, other) for other in others]
+
+
+def subspace_named(study: Study, results: dict, name: str) -> tuple[dict, torch.Tensor]:
+    """What is said of a subspace that may be handed on, `weight`, `grid` or a contingency, and its basis (k, d), float64."""
+    fitted, method = [], name
+    if name == "weight":
         row, basis = results["primary"] | {"layer": study.layer}, study.primary
         passed, evidence = results["weight_z"] == "clear", None
-    elif by_name == "grid":
+    elif name == "grid":
         row = min(filter(held, results["grid"]), key=lambda row: (max(p_of(row)), row["centred"]["contrast"]))
         row, basis = row | {"layer": row["mask_layer"]}, grid_basis(study, row)
         method, passed, evidence = {"multi": "weight", "head0": "weight_head0"}[row["mask"]], True, row
     else:
-        row = evidence = found[by_name]
+        row = evidence = results["contingencies"]["candidates"][name]
         passed, basis = row["passed"], study.weights["every_layer"][row["layer"]]
-        if by_name in FITTED:
+        if name in FITTED:
             fitted = study.fitting()
-            basis = studies.fitter(study, by_name, POSITION, min(row["k"], max(1, len(fitted) - 1)))(fitted).cpu()
+            basis = studies.fitter(study, name, POSITION, min(row["k"], max(1, len(fitted) - 1)))(fitted).cpu()
     hashes = [questions.problem_hash(problem) for problem in study.problems]
     return {
         "method": method,
@@ -400,6 +411,11 @@ def choose_z(study: Study, results: dict, wanted: str) -> tuple[dict, torch.Tens
         "fitted_index": fitted,
         "stands_on": evidence and stands_on(evidence),
     }, basis
+
+
+def basis_rows(bases: list[torch.Tensor], study: Study) -> np.ndarray:
+    """Bases one after another, (sum of their k, d) float32."""
+    return torch.cat([torch.zeros(0, study.vectors.shape[-1]), *(basis.float() for basis in bases)]).numpy()
 
 
 def stands_on(row: dict) -> dict:

@@ -3,7 +3,8 @@
 Question   the stream at the last prompt position gets the donor prompt's part inside Z, or outside Z: which answer comes
            out, in which language; where along depth can that be asked at all; and do random subspaces do the same?
 Inputs     a model; parallel problems with answers in words: the hardest rung of data/ that the model solves (or the model
-           folder's problems.jsonl, or --problems); output/phase2_results.json, phase2_z_basis.npy, phase2_layer_subspaces.npy
+           folder's problems.jsonl, or --problems); output/phase2_results.json, phase2_z_basis.npy, phase2_layer_subspaces.npy,
+           phase2_contingency_bases.npy
 Outputs    output/phase3_output.md with figures, phase3_results.json, phase3_scores.npy (conditions, recipient language,
            recipients, donor language, donors, answers x languages), phase3_streams.npy (languages, problems, sites, d): the
            unpatched stream at the last prompt position, phase3_prompts.jsonl (a line per prompt)
@@ -169,7 +170,7 @@ def no_arrays(languages: int, folder: checkpoints.ModelFolder) -> tuple:
 
 def measure(study: Study, rung: ladder.Rung) -> dissociation.Measured:
     """The problems made ready for swaps, and the full swap along depth."""
-    design = designs.make_design(study, rung, NEEDED, study.z.fitted_answers, study.seeded)
+    design = designs.make_design(study, rung, NEEDED, study.z.seen, study.seeded)
     groups = [design.part(half) for half in designs.HALVES]
     tokens = design.known.tokens
     patching = swaps.Patching(study.model, study.tokenizer, design.prompts, tokens, study.batch, groups)
@@ -188,6 +189,7 @@ def tested(
     found: the candidates, to which a learned one is added where `search` asks for it; asked: what shows which states the model
     visits.
     """
+    measured.full_draws = dissociation.draws_for(len(found) + search)
     rows = {one.name: measured.test(one) for one in progress.steps(found, "swapping subspaces", "subspace")}
     sought = None
     if search and "answer_means" in rows:
@@ -232,17 +234,19 @@ def candidates(study: Study, rung: ladder.Rung, design: designs.Design) -> list[
         ),
     ]  # fmt: skip
     if not z.predicted:
-        judged = "unseen" if z.fitted_answers else "test"
-        found.append(
-            Candidate(
-                "handed", z.summary["method"], lambda _: z.basis, lambda _: z.summary["layer"], judged,
-                seen=frozenset(z.fitted_answers),
-            )
-        )  # fmt: skip
+        answers = frozenset(z.fitted_answers)
+        found.append(handed("handed", z.summary["method"], z.summary["layer"], z.basis, answers))
+    found += [handed(one.name, one.name, one.layer, one.basis, one.fitted_answers) for one in z.also]
     if len(set(numbers)) > dissociation.FEWEST:
         means = lambda site: swaps.answer_means(streams[:, :, site], numbers, k)  # noqa: E731
         found.append(Candidate("answer_means", "answer_means", means, lambda _: None, seen=answers_of(rung, design)))
     return found
+
+
+def handed(name: str, method: str, layer: int, basis: torch.Tensor, seen: frozenset[str]) -> dissociation.Candidate:
+    """A subspace of phase 2, judged on answers that it has not seen."""
+    judged = "unseen" if seen else "test"
+    return dissociation.Candidate(name, method, lambda _: basis, lambda _: layer, judged, seen=seen)
 
 
 def answers_of(rung: ladder.Rung, design: designs.Design) -> frozenset[str]:
@@ -375,7 +379,7 @@ def described(measured: dissociation.Measured, rung: ladder.Rung) -> dict:
         "blocks": [np.flatnonzero(row).tolist() for row in design.blocks],
         "few": [np.flatnonzero(row).tolist() for row in design.few],
         "answer_set": answer_set,
-        "design": counts | {"full_draws": dissociation.FULL_DRAWS},
+        "design": counts | {"full_draws": measured.full_draws},
     }
 
 

@@ -14,6 +14,10 @@ DRAWN = 10  # recipients of a random subspace: a draw needs no interval of its o
 COARSE = 2  # the curve's step, refined where it crosses what a carrier needs
 RESAMPLES = 2000
 DRAWS, FULL_DRAWS = 20, 120  # Haar subspaces: for every Z; and every null's for a Z that is worth it (6/121 < .05)
+FAMILY, PER_MEMBER = (
+    6,
+    20,
+)  # that many are enough for; and more draws for each further member of the Holm family (7/141 < .05)
 WORTH = 0.25  # coverage from which on: half of what a dissociation asks for
 CHUNK = 40  # drawn subspaces in memory at once
 TIE = 0.01  # of D: a code that is passed on unchanged scores alike at every site that it passes
@@ -76,6 +80,7 @@ class Measured:
     fitted: torch.Tensor  # (languages, problems, sites, d) streams of the development half, which draws are matched on
     words: torch.Tensor  # (u, d) the code of the output word
     seeded: Callable[[str], torch.Generator]
+    full_draws: int = FULL_DRAWS  # of every null of a Z that is worth it
     scores: list[np.ndarray] = field(default_factory=list)  # (1, b, R, a, N, columns) of every condition
     conditions: list[dict] = field(default_factory=list)
     whole: dict[tuple, np.ndarray] = field(default_factory=dict)  # the full swap's scores with some donors at a site
@@ -194,11 +199,11 @@ class Measured:
         found = {"drawn": own, "nulls": {}, "kappa": None, "p": None, "p_holm": None}
         if row["place"] != "joint" or not known:
             return found
-        haar = self.haar(site, k, half, FULL_DRAWS if worth_it(row) else DRAWS)
+        haar = self.haar(site, k, half, self.full_draws if worth_it(row) else DRAWS)
         found["nulls"]["haar"] = null_row(haar, own, gates=True)
         if worth_it(row):
             seeded, streams = self.seeded(f"matched {candidate.name}"), self.fitted[:, :, site]
-            bases = gates.matched_draws(seeded, FULL_DRAWS, basis, streams)
+            bases = gates.matched_draws(seeded, self.full_draws, basis, streams)
             if bases is not None:
                 drawn = self.points(site, bases, half, donors)
                 even = row["within_share"] <= EVEN
@@ -289,6 +294,11 @@ class Measured:
 
 SHARED = ("full", "without_word", "broad")  # conditions that hold for every subspace at a site
 OUTSIDE = ("complement", "without_word")
+
+
+def draws_for(tested: int) -> int:
+    """How many draws a null needs for the smallest p to pass Holm's correction over as many subspaces tested."""
+    return FULL_DRAWS + PER_MEMBER * max(0, tested - FAMILY)
 
 
 def worth_it(row: dict) -> bool:

@@ -2,9 +2,14 @@
 
 REASONING = "reasoning"  # folder of the second kind of problem
 TASKS = {"math": "", "reasoning": f"{REASONING}/"}
-CANDIDATES = ("centroid", "previous_layer", "sweep", "ard_mmd")  # contingencies in the recipe's order: each is patched
+CANDIDATES = (
+    "centroid",
+    "previous_layer",
+    "sweep",
+    "ard_mmd",
+)  # contingencies in the recipe's order: all that hold are swapped
 # in the order that a finding is named by
-TESTED = ("weights", "weights_at_carrier", "best_layer", "handed", "answer_means", "learned")
+TESTED = ("weights", "weights_at_carrier", "best_layer", "handed", *CANDIDATES, "answer_means", "learned")
 AT_CARRIER = (
     "weights_at_carrier",
     "weights",
@@ -187,9 +192,7 @@ def path(parts: dict, left_out: dict) -> list[dict]:
     nodes = [behaviour, separation]
     if found := candidates(phase2):
         nodes.append({"node": "contingencies", "candidates": found})
-    tried = [name for name in CANDIDATES if f"{name}/phase3" in parts]
-    nodes += [patching(parts, prefix, left_out) for prefix in ("", *(f"{name}/" for name in tried))]
-    return [*nodes, {"node": "end"}]
+    return [*nodes, patching(parts, left_out), {"node": "end"}]
 
 
 def candidates(phase2: dict) -> list[dict]:
@@ -203,17 +206,16 @@ def candidates(phase2: dict) -> list[dict]:
     ]
 
 
-def patching(parts: dict, prefix: str, left_out: dict) -> dict:
-    """What phase 3 found in the folder `prefix`: of the Z that decided there; of a contingency's own folder of that one.
+def patching(parts: dict, left_out: dict) -> dict:
+    """What phase 3 found of the Z that decided there.
 
     A Z that was learned for its effect may have decided; verdicts/ puts the best of the recipe's kind in its place, unless
     that one alone is causal.
     """
-    z, phase3 = parts[f"{prefix}phase2"]["z"], parts.get(f"{prefix}phase3", UNPATCHED)
-    row = next(iter(named(phase3, "handed" if prefix else phase3["decided_by"])), None)
+    z, phase3 = parts["phase2"]["z"], parts.get("phase3", UNPATCHED)
+    row = next(iter(named(phase3, phase3["decided_by"])), None)
     node = {"node": "patching", "z": z["method"], **select(z, ("layer", "holds", "beyond_text")), "row": row}
-    node |= select(phase3, ("tests", "verdict", "rung", "pairs")) | reason(phase3, left_out.get(f"{prefix}phase3"))
-    return node | ({"verdict": row["verdict"] if row else "untestable"} if prefix else {})
+    return node | select(phase3, ("tests", "verdict", "rung", "pairs")) | reason(phase3, left_out.get("phase3"))
 
 
 def reason(phase3: dict, left_out: str | None) -> dict:

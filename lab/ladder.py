@@ -163,12 +163,73 @@ def ask(asker: Asker, rung: Rung, some: Sequence[int]) -> None:
     if not prompts or not rung.known.tokens:
         return
     texts = [rung.prompt(asker, asker.names[language], problem) for language, problem in prompts]
-    found = {}
-    engines = engine.patched_prompts(asker.model, asker.tokenizer, texts, rung.known.tokens, asker.batch)
-    for chosen, patcher in progress.steps(engines, f"asking {rung.name}, {len(texts)} prompts", "batch"):
-        best = patcher.scores(len(patcher.layers), patcher.streams[:, -1:])[:, 0].argmax(-1)
-        masses = patcher.masses().tolist() if first else [None] * len(chosen)
-        found |= dict(zip(chosen, zip(best.tolist(), masses, patcher.streams.float().cpu())))
-    rung.found |= {prompts[index]: row for index, row in runs.gathered(found).items()}
+    found = whole_answers(asker, rung, texts) if first else by_first_token(asker, rung, texts)
+    rung.found |= {prompts[index]: row for index, row in found.items()}
     if not all(torch.isfinite(streams).all() for _, _, streams in rung.found.values()):
         raise runs.UserError("activations are not finite: try --dtype float32")
+
+
+def whole_answers(asker: Asker, rung: Rung, texts: list[str]) -> dict[int, tuple]:
+    """Prompt -> its most probable column, the mass of the answer set and its streams: every answer scored in full."""
+    found = {}
+    for chosen, patcher in engines(asker, texts, rung.known.tokens, f"asking {rung.name}"):
+        found |= dict(
+            zip(chosen, zip(unpatched(patcher).argmax(-1).tolist(), patcher.masses().tolist(), streams(patcher)))
+        )
+    return runs.gathered(found)
+
+
+def by_first_token(asker: Asker, rung: Rung, texts: list[str]) -> dict[int, tuple]:
+    """The same without masses: of the answers only those are scored in full whose first token alone does not rule them out.
+
+    An answer is at most as probable as its first token. Going down from the most probable one, the best answer is found as
+    soon as it is at least as probable as the next first token.
+    """
+    columns = {}  # first token -> the columns that begin with it
+    for column, tokens in enumerate(rung.known.tokens):
+        columns.setdefault(tokens[0], []).append(column)
+    firsts, found = list(columns), {}
+    for chosen, patcher in engines(asker, texts, [(token,) for token in firsts], f"asking {rung.name}"):
+        found |= dict(zip(chosen, zip(unpatched(patcher), streams(patcher))))
+    found = runs.gathered(found)
+    begins = {index: row.tolist() for index, (row, _) in found.items()}  # log-probabilities of the first tokens
+    best = {index: (-float("inf"), None) for index in found}  # log-probability and column of the best answer so far
+    while waiting := {index: row for index, row in begins.items() if max(row) > best[index][0]}:
+        groups = {}
+        for index, row in waiting.items():
+            groups.setdefault(row.index(max(row)), []).append(index)
+        for place, group in groups.items():
+            below = columns[firsts[place]]
+            likely = [0.0] * len(group), [0] * len(group)
+            if len(below) > 1:
+                likely = likeliest(asker, [texts[index] for index in group], [rung.known.tokens[one] for one in below])
+            for index, value, own in zip(group, *likely):
+                best[index] = max(best[index], (begins[index][place] + value, below[own]), key=lambda pair: pair[0])
+                begins[index][place] = -float("inf")
+    return {index: (best[index][1], None, rows) for index, (_, rows) in found.items()}
+
+
+def likeliest(asker: Asker, texts: list[str], answers: list[tuple]) -> tuple[list[float], list[int]]:
+    """Of answers that begin alike, given that beginning, each prompt's most probable one: log-probabilities and places."""
+    found = {}
+    for chosen, patcher in engine.patched_prompts(asker.model, asker.tokenizer, texts, answers, asker.batch):
+        values, places = unpatched(patcher).max(-1)
+        found |= dict(zip(chosen, zip(values.tolist(), places.tolist())))
+    found = runs.gathered(found)
+    return tuple([found[index][part] for index in range(len(texts))] for part in (0, 1))
+
+
+def engines(asker: Asker, texts: list[str], answers: list[tuple], what: str):
+    """(indices of a batch's prompts, their engine), with a bar."""
+    batches = engine.patched_prompts(asker.model, asker.tokenizer, texts, answers, asker.batch)
+    return progress.steps(batches, f"{what}, {len(texts)} prompts", "batch")
+
+
+def unpatched(patcher: engine.PatchedPrompts) -> torch.Tensor:
+    """Log-probability of every answer within the set, (prompts, answers), of the prompts as they are."""
+    return patcher.scores(len(patcher.layers), patcher.streams[:, -1:])[:, 0]
+
+
+def streams(patcher: engine.PatchedPrompts) -> torch.Tensor:
+    """(prompts, sites, d) float32 on the CPU"""
+    return patcher.streams.float().cpu()

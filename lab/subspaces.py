@@ -15,8 +15,19 @@ import torch
 import utils
 from lab import checkpoints, progress, runs, statistics
 
+CONTINGENCIES = "phase2_contingency_bases.npy"  # of phase 2
 ARD_RATE = 0.1
 ARD_SPARSITY = 0.01  # weight of the entropy of the relevances, in nats, beside a difference of log MMD²
+
+
+@dataclass(frozen=True)
+class Contingency:
+    """Another of the recipe's contingencies that holds, beside the Z handed on."""
+
+    name: str
+    layer: int
+    basis: torch.Tensor  # (k, d) orthonormal rows, float32
+    fitted_answers: frozenset[str]  # answers of the problems that it was fitted on; none if it comes from weights
 
 
 @dataclass
@@ -27,8 +38,10 @@ class HandedZ:
     every_layer: torch.Tensor  # (L, k', d) the weight-based Z of every layer
     site: int
     bottleneck: int
-    fitted_on: set[str]  # hashes of the problems that the basis was fitted on; none if it comes from weights
-    fitted_answers: set[str]  # and their answers
+    fitted_on: set[
+        str
+    ]  # hashes of the problems that it or another in `also` was fitted on; none if all come from weights
+    fitted_answers: set[str]  # answers of the problems that the basis was fitted on
     languages: list[str]  # in which they were asked: a hash is of their texts
     summary: (
         dict  # method, layer, site, k, whether it passed when it was chosen, bottleneck, and the content of both arrays
@@ -36,6 +49,12 @@ class HandedZ:
     chosen: str = (
         "given"  # what chose the bottleneck, as checkpoints.ChosenLayer has it; no setting: it changes no number
     )
+    also: tuple[Contingency, ...] = ()
+
+    @property
+    def seen(self) -> frozenset[str]:
+        """All answers that it or another in `also` was fitted on."""
+        return frozenset(self.fitted_answers).union(*(other.fitted_answers for other in self.also))
 
     @property
     def predicted(self) -> bool:
@@ -58,11 +77,28 @@ def load_z(out: Path, folder: checkpoints.ModelFolder) -> HandedZ:
     basis = runs.load_array(out, "phase2_z_basis.npy", (z["k"], folder.width))
     shape = (folder.layers, results["z_dimensions"][-1], folder.width)
     every_layer = runs.load_array(out, "phase2_layer_subspaces.npy", shape)
+    also = results.get("also", [])
+    others = (
+        runs.load_array(out, CONTINGENCIES, (sum(other["k"] for other in also), folder.width)) if also else basis[:0]
+    )
     summary = {key: z[key] for key in ("method", "layer", "site", "k", "passed")} | {"bottleneck": bottleneck}
-    summary["content"] = runs.short_hash([runs.array_hash(basis), runs.array_hash(every_layer), sorted(z["fitted_on"])])
-    fitted = (set(z["fitted_on"]), set(z["fitted_answers"]), results["settings"]["languages"])
+    fitted_on = set(z["fitted_on"]).union(*(other["fitted_on"] for other in also))
+    content = [runs.array_hash(basis), runs.array_hash(every_layer), sorted(fitted_on)]
+    summary["content"] = runs.short_hash(content + ([runs.array_hash(others)] if also else []))
+    fitted = (fitted_on, set(z["fitted_answers"]), results["settings"]["languages"])
     bases = (torch.from_numpy(array).float() for array in (basis, every_layer))
-    return HandedZ(*bases, z["site"], bottleneck, *fitted, summary, results["layer_chosen"])
+    found = HandedZ(*bases, z["site"], bottleneck, *fitted, summary, results["layer_chosen"])
+    found.also = contingencies(also, torch.from_numpy(others).float())
+    return found
+
+
+def contingencies(also: list[dict], rows: torch.Tensor) -> tuple[Contingency, ...]:
+    """Contingencies from what phase 2 says of each, and their bases' rows one after another, (sum of their k, d)."""
+    bases = rows.split([other["k"] for other in also]) if also else ()
+    return tuple(
+        Contingency(other["method"], other["layer"], basis, frozenset(other["fitted_answers"]))
+        for other, basis in zip(also, bases)
+    )
 
 
 def z_file(basis: np.ndarray, z: dict, model: dict) -> bytes:

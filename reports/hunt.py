@@ -11,11 +11,10 @@ from reports.hunt_tables import (
     REASONS,
     SOURCES,
     beside,
-    bonferroni,
+    contingencies_swapped,
     contingency_table,
     evidence,
     first_nodes,
-    handed_on,
     layer_text,
     measured,
     report_table,
@@ -72,10 +71,8 @@ TERMS = {
     "beyond the text": "more than numerals, words, or an untrained twin of the model tell of the same problems.",
     "foil, twin": """a text that differs from another in a word or clause, and so in its answer; the same model with the entries
         of its layers' weights shuffled, or with its untrained ones.""",
-    "Holm": """p corrected for how many were tested together within one run of a script: in phase 2 the configurations or
-        contingencies, in phase 3 the subspaces swapped there.""",
-    "Bonferroni": """p of a contingency that was patched in a run of its own, times how many contingencies were patched: only
-        below .05 does it count as causal. Phase 3's Holm does not know of the other runs.""",
+    "Holm": """p corrected for how many were tested together: in phase 2 the configurations or contingencies, in phase 3 the
+        subspaces swapped there.""",
 }
 
 
@@ -149,16 +146,15 @@ def sections(results: dict) -> list[str]:
 
 def tree_table(results: dict) -> str:
     """The tree's nodes that the hunt came by: which way it went, by which numbers, beside which null."""
-    rows, first = [], first_nodes(results["path"])["patching"]
+    rows = []
     for node in results["path"]:
         name = node["node"] if node["node"] != "patching" or "untested" in node else "patching: the best Z tested"
-        again = node["node"] == "patching" and node is not first
-        number, null = measured(node)
-        found = [number or "–", (null or "–") + bonferroni(results["path"], node)]
-        rows.append([f"patching: {CANDIDATES[node['z']]}" if again else name, branch(node), *found])
-        if node is first:
-            name = f"patching: {CANDIDATES.get(node['z'])}"
-            rows += [[name, f"`{row['verdict']}`", *swapped(row)] for row in handed_on(results)]
+        rows.append([name, branch(node), *(cell or "–" for cell in measured(node))])
+        if node["node"] == "patching":
+            rows += [
+                [f"patching: {CANDIDATES[row['method']]}", f"`{row['verdict']}`", *swapped(row)]
+                for row in contingencies_swapped(results)
+            ]
     return page.table(["node", "branch", "measured", "null"], rows)
 
 

@@ -8,7 +8,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from reports import page
 from reports.hunt_opening import scored, stretches
-from reports.hunt_tables import CANDIDATES, first_nodes, handed_on, measured
+from reports.hunt_tables import CANDIDATES, contingencies_swapped, first_nodes, measured
 from reports.page import BLUE, GREEN, ORANGE, PINK, RED, SMALL, place
 
 QUESTIONS = {
@@ -176,7 +176,7 @@ def told(results: dict, node: dict) -> str:
             drawn = {page.NULLS[name]: page.percent(nulls[name]["coverage"]) for name in page.RANKED if name in nulls}
             lines[2] += "".join(f"; {name} {share}" for name, share in drawn.items())
             lines[3] += f"; {page.p_text(node['row'])}"
-        lines += [f"{CANDIDATES[node['z']]}: {row['verdict']}" for row in handed_on(results)]
+        lines += [f"{CANDIDATES[row['method']]}: {row['verdict']}" for row in contingencies_swapped(results)]
     elif node["node"] == "contingencies":
         lines[1:] = [f"{line}, {p}" for line, p in zip(lines[1:], null.split("; "))]
     elif null != "–":

@@ -237,10 +237,8 @@ def judged_text(z: dict) -> str:
 
 
 def best_of(results: dict) -> str:
-    """Of how many subspaces the best is the best: of those that could be measured, the contingencies' own among them."""
-    _, *others = [node for node in results["path"] if node["node"] == "patching"]
-    rows = [row for row in results["tasks"]["math"]["tested"] if scored(row)]
-    count = len(rows) + sum(scored(node["row"] or {}) for node in others)
+    """Of how many subspaces the best is the best: of those that could be measured."""
+    count = sum(map(scored, results["tasks"]["math"]["tested"]))
     return (
         f"The best of the {count} subspaces tested where it carries both"
         if count > 1

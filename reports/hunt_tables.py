@@ -218,14 +218,11 @@ def compared_cells(rivals: dict[str, dict]) -> tuple[str, str]:
 
 def causal_cells(results: dict) -> tuple[str, str]:
     """What swapping the best Z does; of the recipe's kind where only a learned one is causal, since the claim is about that."""
-    path = results["path"]
     if results["verdict"] == "causal_z":
-        found, null = swapped(results["z"])
-        *_, own = [node for node in path if node["node"] == "patching" and node["row"] == results["z"]] or [path[0]]
-        return found, null + bonferroni(path, own)
+        return swapped(results["z"])
     node = first_nodes(results["path"])["patching"]
     if results["verdict"] == "learned_only":
-        rows = verdicts.finding.recipes_own(results["tasks"]["math"]["tested"], [])
+        rows = verdicts.finding.recipes_own(results["tasks"]["math"]["tested"])
         node = node | {"row": rows[0] if rows else None}
     return measured(node)
 
@@ -274,22 +271,15 @@ def measured(node: dict) -> tuple[str, str]:
     return "", ""
 
 
-def bonferroni(path: list[dict], node: dict) -> str:
-    """The p of a contingency patched in a folder of its own, corrected for how many were; nothing for what needs none."""
-    first, *others = (other for other in path if other["node"] == "patching")
-    if node not in others or not node["row"] or node["row"]["p"] is None:
-        return ""
-    count, (p, _) = 1 + len(others), page.p_pair(node["row"])
-    corrected = p_value(min(1.0, count * node["row"]["p"]), bound=p.startswith("<"))
-    return f"; Bonferroni over the {count} contingencies patched {corrected}"
-
-
-def handed_on(results: dict) -> list[dict]:
-    """The contingency that phase 2 handed on, as it was swapped, where it is another Z that decided."""
-    node, tested = first_nodes(results["path"])["patching"], results["tasks"]["math"]["tested"]
-    if "untested" in node or node["z"] not in CANDIDATES or (node["row"] or {}).get("name") == "handed":
+def contingencies_swapped(results: dict) -> list[dict]:
+    """The contingencies that were swapped, those aside of which one decided."""
+    node = first_nodes(results["path"])["patching"]
+    if "untested" in node:
         return []
-    return [row for row in tested if row["name"] == "handed"]
+    rows = [row for row in results["tasks"]["math"]["tested"] if row["method"] in CANDIDATES]
+    return [
+        row for row in rows if row["name"] in ("handed", *CANDIDATES) and row["name"] != (node["row"] or {}).get("name")
+    ]
 
 
 def tier_table(results: dict) -> str:

@@ -28,6 +28,10 @@ SUBSPACES = {  # that phase 3 swaps, as every page calls them
     "weights_at_carrier": "weights' Z, best place",
     "best_layer": "best layer's weights' Z",
     "handed": "Z handed on by phase 2",
+    "centroid": "contingency (a), centroids",
+    "previous_layer": "contingency (b), layer before",
+    "sweep": "contingency (b), best layer",
+    "ard_mmd": "contingency (c), ARD-MMD",
     "answer_means": "answer means",
     "learned": "learned Z",
 }

@@ -27,6 +27,10 @@ TESTED = {  # what it is in the verdict; what it is in full; what follows where 
         "the subspace that phase 2 handed on",
         "the subspace that phase 2 hands on ({method}), at {place}, its best place on development answers",
         "is not shown: weights alone do not give this subspace"],
+    **dict.fromkeys(verdicts.dissociation.CONTINGENCIES, [
+        "the subspace of another of phase 2's contingencies",
+        "the subspace of another contingency that holds in phase 2 ({method}), at {place}, its best place on development answers",
+        "is not shown: weights alone do not give this subspace"]),
     "answer_means": [
         "the span of answers' mean streams",
         "the span of the development answers' mean streams, at {place}",

@@ -146,11 +146,12 @@ def parts(
 ) -> dict:
     """What the hunt reads of the scripts' results, as the scripts write them.
 
-    `found` is phase 3's verdict on the Z handed on, `again` {contingency: its verdict} in folders of their own, `phase3`
-    goes to `phase3_of`.
+    `found` is phase 3's verdict on the Z handed on, `again` {contingency: its verdict} of others that hold, `phase3` goes to
+    `phase3_of`.
     """
     method = "weight" if separates != "none" else "centroid"
     phase2 = phase2_of(separates, method, holds, beyond_text)
+    others = {name: {"verdict": verdict, "method": name, "site": 3} for name, verdict in (again or {}).items()}
     rates = {"ridge": 0.4, "identity": 0.1, "shuffled": 0.1, "own_language": 0.5}
     against = {control: {"ridge": 0.01} for control in ("identity", "shuffled")}
     bridge = {
@@ -169,16 +170,13 @@ def parts(
         "two": {"verdict": "ffn_at_chance", **two},
         "phase0": {"verdict": "no_asymmetry", **asked},
         "phase2": phase2,
-        "phase3": phase3_of(method, found, **phase3),
+        "phase3": phase3_of(method, found, **phase3 | others),
         "phase3b": bridge,
         "ablation": ablation(),
         "reasoning/phase2": phase2,
         "reasoning/phase3": phase3_of(method),
         "reasoning/phase3b": bridge,
     }
-    for name, verdict in (again or {}).items():
-        z = phase2["z"] | {"method": name}
-        result |= {f"{name}/phase2": phase2 | {"z": z}, f"{name}/phase3": phase3_of(name, verdict)}
     return result
 
 

@@ -68,6 +68,10 @@ def test_a_decoy_is_refuted_and_the_centroid_contingency_finds_the_answers(scrip
     assert not candidates["previous_layer"]["holds"]
     assert candidates["centroid"]["pooling"] == results["z"]["position"] == "last"
     assert results["contingencies"]["as_recipe"]["centroid"]["pooling"] == "mean"
+    others = [name for name in candidates if candidates[name]["passed"] and name != "centroid"]
+    assert sorted(z["method"] for z in results["also"]) == sorted(others)
+    rows = np.load(tmp_path / "out" / "phase2_contingency_bases.npy")
+    assert rows.shape == (sum(z["k"] for z in results["also"]), basis.shape[1])
 
 
 def test_random_weights_have_no_z(script, tmp_path):

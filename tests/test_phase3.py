@@ -44,8 +44,8 @@ def read(out) -> dict:
     return json.loads((out / "phase3_results.json").read_text())
 
 
-def hand_on(model, out, basis, *, site, method="weight", bottleneck=2, fitted_on=(), layers=None) -> None:
-    """What phase 2 leaves behind for phase 3, with a Z of our own."""
+def hand_on(model, out, basis, *, site, method="weight", bottleneck=2, fitted_on=(), layers=None, also=None) -> None:
+    """What phase 2 leaves behind for phase 3, with a Z of our own; `also`: other contingencies' bases by name."""
     folder = checkpoints.find_model(str(model))
     k = len(basis)
     z = {
@@ -71,6 +71,10 @@ def hand_on(model, out, basis, *, site, method="weight", bottleneck=2, fitted_on
     (out / "phase2_results.json").write_text(json.dumps(results))
     np.save(out / "phase2_z_basis.npy", np.asarray(basis, np.float32))
     np.save(out / "phase2_layer_subspaces.npy", np.asarray(layers, np.float32))
+    if also:
+        others = [z | {"method": name, "k": len(rows), "layer": 0} for name, rows in also.items()]
+        (out / "phase2_results.json").write_text(json.dumps(results | {"also": others}))
+        np.save(out / "phase2_contingency_bases.npy", np.concatenate(list(map(np.asarray, also.values()))).astype("f4"))
 
 
 def random_basis(k: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -384,6 +388,30 @@ def test_a_decoy_is_refuted_while_what_is_fitted_finds_the_answer(script, tmp_pa
     assert {row["id"]: row["holds"] for row in results["claims"]} == {"z": True, "z_perp": True, "weights": False}
 
 
+def test_every_contingency_that_holds_is_swapped_in_one_family(script, tmp_path):
+    """Phase 2 hands on a random subspace; another contingency is the code: found, corrected with all others, with more draws."""
+    truth = write_planted(tmp_path / "model", "planted", 0)
+    random = utils.random_subspaces(statistics.seeded(1, "others"), 2, RANK, WIDTH)
+    layers = utils.random_subspaces(statistics.seeded(0, "layers"), LAYERS, RANK, WIDTH)
+    also = {"previous_layer": random[1], "sweep": truth.kernels}
+    place = {"site": BOTTLENECK + 1, "bottleneck": BOTTLENECK, "layers": layers, "method": "centroid", "also": also}
+    hand_on(truth.path, tmp_path / "out", random[0], **place)
+    run(script, "phase3_patching.py", truth.path, tmp_path / "out")
+    results = read(tmp_path / "out")
+    tested = results["tested"]
+    assert set(rules.TESTED) - set(tested) == {"centroid", "ard_mmd", "learned"}
+    assert results["decided_by"] == "sweep" and results["verdict"] == "double_dissociation"
+    assert tested["sweep"]["method"] == "sweep" and tested["sweep"]["layer"] == 0
+    assert tested["handed"]["verdict"] == tested["previous_layer"]["verdict"] == "none"
+    draws = {row["nulls"]["haar"]["draws"] for name, row in tested.items() if row["coverage"]["value"] > 0.9}
+    assert draws == {results["design"]["full_draws"]} == {140}  # 7 / 141 < .05
+    ps = {name: row["p"] for name, row in tested.items()}
+    assert len(ps) == 7 and {name: row["p_holm"] for name, row in tested.items()} == pytest.approx(
+        dict(zip(ps, statistics.holm(list(ps.values())))), rel=1e-3
+    )
+    assert "contingency (b), best layer" in (tmp_path / "out" / "phase3_output.md").read_text()
+
+
 def test_the_output_words_own_code_is_no_z(script, tmp_path):
     """Without a translation every subspace that holds the answer is that of the unembedding's rows, fitted ones too."""
     truth, results = patched(script, tmp_path, "answer_word")
@@ -527,6 +555,27 @@ def test_what_a_rung_needs(phase3, monkeypatch, rung, outcome):
     taken, tried, _ = ladder_of(phase3, monkeypatch, {"rung": rung})
     assert tried["rung"]["outcome"] == outcome
     assert (taken == "rung") is (outcome == "taken")
+
+
+def test_the_best_answer_is_the_same_without_scoring_those_that_their_first_token_rules_out(small, monkeypatch):
+    """Some prompts' best answer begins with their most probable first token, and others' with a less probable one."""
+    model, tokenizer = models.load_model(checkpoints.find_model(str(small)), torch.device("cpu"), torch.float32)
+    model.model.norm.weight.data *= 3  # random weights leave all tokens nearly alike
+    several = [*[(11, then) for then in range(20, 28)], *[(12, 30, last) for last in range(40, 46)], (12, 31)]
+    known = SimpleNamespace(tokens=[(10, 20), (10, 21), *several])
+    texts = [json.loads(line)["question"]["en"] for line in (small / "problems.jsonl").read_text().splitlines()]
+    asker, rung = ladder.Asker(model, tokenizer, {"en": {}}, 5), SimpleNamespace(known=known, name="a rung")
+    whole = ladder.whole_answers(asker, rung, texts)
+    scored = []
+    likeliest = ladder.likeliest
+    monkeypatch.setattr(ladder, "likeliest", lambda *given: scored.append(given) or likeliest(*given))
+    found = ladder.by_first_token(asker, rung, texts)
+    assert [row[0] for row in found.values()] == [row[0] for row in whole.values()] and list(found) == list(whole)
+    assert all(row[1] is None for row in found.values())
+    for own, other in zip(found.values(), whole.values()):
+        torch.testing.assert_close(own[2], other[2], atol=1e-5, rtol=1e-4)
+    assert {len(answers) for _, _, answers in scored} <= {2, 8, 7}
+    assert len(texts) < sum(len(asked) for _, asked, _ in scored) < 3 * len(texts)
 
 
 @pytest.mark.parametrize("kept", [19, 0], ids=["fewer than the precheck asks", "none that Z was not fitted on"])

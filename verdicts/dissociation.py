@@ -17,7 +17,8 @@ REACHED, HALF_REACHED = 0.9, 0.5  # T(P_B F)/T(F): those states hold what acts; 
 RANKS = "double_dissociation answer_word illusion language_removed partial inconclusive none".split()
 RANKS += "answer_only language_only untestable".split()
 OPEN = ("inconclusive", "answer_only", "language_only", "untestable")  # verdicts that leave a claim open
-TESTED = ("weights", "weights_at_carrier", "best_layer", "handed", "answer_means", "learned")
+CONTINGENCIES = ("centroid", "previous_layer", "sweep", "ard_mmd")  # the recipe's, in its order
+TESTED = ("weights", "weights_at_carrier", "best_layer", "handed", *CONTINGENCIES, "answer_means", "learned")
 
 
 def phase3(results: dict) -> dict:

@@ -30,35 +30,28 @@ def hunt(results: dict) -> dict:
     if "models" in results:
         return comparison(results)
     separation = next(node for node in results["path"] if node["node"] == "separation")
-    first, *others = (node for node in results["path"] if node["node"] == "patching")
+    patching = next(node for node in results["path"] if node["node"] == "patching")
     own, learned = dissociating(results["tasks"]["math"]["tested"])
-    again = [node["row"] for node in others if node["verdict"] == "double_dissociation"]
-    again = [row for row in again if (1 + len(others)) * row["p"] < verdicts.LEVEL]  # Bonferroni over those patched
-    others = [
-        node if node["row"] in again or node["verdict"] != "double_dissociation" else uncorrected(node)
-        for node in others
-    ]
-    ranked = recipes_own(results["tasks"]["math"]["tested"], others)
+    ranked = recipes_own(results["tasks"]["math"]["tested"])
     best = ranked[0] if ranked else None
     patched = best["verdict"] if best else "untestable"
     tests = {
         "separates": separation["verdict"] != "none",
         "named_separates": separation["primary_k"],
         "beyond_text": separation["beyond_text"],
-        "handed_on_separates": first["holds"],
-        "handed_on_beyond_text": first["beyond_text"],
+        "handed_on_separates": patching["holds"],
+        "handed_on_beyond_text": patching["beyond_text"],
         "causal": bool(own),
-        "causal_contingency": bool(again),
         "causal_learned": bool(learned),
         "moves_some": patched == "partial",
     }
     verdict = verdict_of(tests, patched)
-    first = of_the_verdict(first, results["tasks"]["math"]["tested"], verdict)
+    patching = of_the_verdict(patching, results["tasks"]["math"]["tested"], verdict)
     layers = results["layers"] | distance_of_layers(results["layers"])
-    causal, place = next(iter(own + again + learned), None), results["weight_based"]["place"]
+    causal, place = next(iter(own + learned), None), results["weight_based"]["place"]
     holds = hunt_claims(results, layers, tests, ranked)
     *before, end = (node for node in results["path"] if node["node"] != "patching")
-    path = [*before, first, *others, end]
+    path = [*before, patching, end]
     return {
         "verdict": verdict,
         "tests": tests,
@@ -73,23 +66,19 @@ def hunt(results: dict) -> dict:
     }
 
 
-def uncorrected(node: dict) -> dict:
-    """A contingency that is a dissociation, but not after the correction for how many were patched."""
-    return node | {"verdict": "inconclusive", "row": node["row"] | {"verdict": "inconclusive"}}
-
-
 def of_the_verdict(node: dict, tested: list[dict], verdict: str) -> dict:
     """The first patching with the Z that the hunt is about there: the best of the recipe's kind, or the learned one alone."""
-    rows = dissociating(tested)[1] if verdict == "learned_only" else recipes_own(tested, [])
+    rows = dissociating(tested)[1] if verdict == "learned_only" else recipes_own(tested)
     if not rows or node["row"] is None or node["row"]["name"] == rows[0]["name"]:
         return node
     return node | {"row": rows[0], "verdict": rows[0]["verdict"], "tests": rows[0]["tests"]}
 
 
-def recipes_own(tested: list[dict], others: list[dict]) -> list[dict]:
+def recipes_own(tested: list[dict]) -> list[dict]:
     """Every Z that was swapped on math and is of the recipe's kind, not learned for its effect; the best verdict first."""
-    rows = [row for row in tested if row["name"] != LEARNED] + [node["row"] for node in others if node["row"]]
-    return sorted(rows, key=lambda row: verdicts.RANKS.index(row["verdict"]))
+    return sorted(
+        (row for row in tested if row["name"] != LEARNED), key=lambda row: verdicts.RANKS.index(row["verdict"])
+    )
 
 
 def dissociating(tested: list[dict]) -> tuple[list[dict], list[dict]]:
@@ -104,7 +93,7 @@ def verdict_of(tests: dict, patching: str) -> str:
         tests["named_separates"] and tests["beyond_text"] is True
     )  # both of one Z: the named one, or that handed on
     separates = separates or (tests["handed_on_separates"] and tests["handed_on_beyond_text"] is True)
-    if tests["causal"] or tests["causal_contingency"]:
+    if tests["causal"]:
         return "causal_z"
     if tests["causal_learned"]:
         return "learned_only"
@@ -162,7 +151,7 @@ def hunt_claims(results: dict, layers: dict, tests: dict, swapped: list[dict]) -
         "comparison": lower_everywhere(
             [results["rivals"], *(task["rivals"] for name, task in tasks.items() if name != "math")]
         ),
-        "causal": True if tests["causal"] or tests["causal_contingency"] else dissociates(*swapped),
+        "causal": True if tests["causal"] else dissociates(*swapped),
         "second_model": None,
         "information": None,  # decodability is no mutual information: shown, not judged
         "universal": layers["agree"],
