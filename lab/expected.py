@@ -14,6 +14,7 @@ TOKENS = {  # thousands that go once through every layer in a part, with the sui
     "phase 3b": 10,
     "ablation": 32,
 }
+STRUCTURE = "1.py and 2.py"  # in float64 on the CPU
 GRAMS = (
     4  # of a layer's matrices by 1.py and 2.py together, with what is taken from them: products of a matrix with itself
 )
@@ -38,15 +39,19 @@ def minutes(seconds: float) -> str:
 
 def seconds(folder: checkpoints.ModelFolder, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     """Part -> seconds; a user's own problems and a rung that is not solved change them."""
-    every = checkpoints.parameter_shapes(folder.path, folder.config).values()
-    matrices = [shape for shape in every if len(shape) > 1 and shape[0] != folder.config.vocab_size]
-    once = 2 * sum(map(prod, matrices))  # operations for a token
+    shapes = checkpoints.parameter_shapes(folder.path, folder.config)
+    found = operations(shapes, folder.config.vocab_size)
+    running = speed(device, dtype, folder.width, max(shape[-2] for shape in shapes.values() if len(shape) > 1))
+    at = {STRUCTURE: speed(torch.device("cpu"), torch.float64, folder.width, folder.width)}
+    return {part: count / at.get(part, running) for part, count in found.items()}
+
+
+def operations(shapes: dict[str, tuple[int, ...]], vocabulary: int) -> dict[str, float]:
+    """Part -> floating point operations, for a model whose parameters have these shapes."""
+    matrices = [shape for shape in shapes.values() if len(shape) > 1 and shape[0] != vocabulary]
+    once = 2 * sum(map(prod, matrices))  # for a token
     grams = sum(2 * prod(shape) * min(shape[-2:]) for shape in matrices)
-    running = speed(device, dtype, folder.width, max(shape[-2] for shape in matrices))
-    found = {part: 1000 * tokens * once / running for part, tokens in TOKENS.items()}
-    return {
-        "1.py and 2.py": GRAMS * grams / speed(torch.device("cpu"), torch.float64, folder.width, folder.width)
-    } | found
+    return {STRUCTURE: GRAMS * grams} | {part: 1000 * tokens * once for part, tokens in TOKENS.items()}
 
 
 def speed(device: torch.device, dtype: torch.dtype, width: int, wide: int) -> float:
