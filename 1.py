@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 import utils
 import verdicts
-from lab import checkpoints, runs, statistics
+from lab import checkpoints, commands, runs, statistics
 from reports import one as page
 
 WEIGHT_TYPES = ("W_Q", "W_K", "W_V", "W_O", "W_gate", "W_up", "W_down")
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse_arguments(argv: list[str] | None):
-    parser = runs.command_line(__doc__)
+    parser = commands.parser(__doc__)
     help_text = "multiply kernels by the RMSNorm gains, as the raw residual stream meets them (off = the recipe)"
     parser.add_argument("--fold-norm", action="store_true", help=help_text)
     return parser.parse_args(argv)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import utils
 import verdicts
-from lab import checkpoints, families, runs, statistics
+from lab import checkpoints, commands, families, runs, statistics
 from reports import two as page
 
 DIRECTIONS = 20  # the recipe's k: its recorded chance level 0.0098 is 20 / 2048
@@ -67,9 +67,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse_arguments(argv: list[str] | None):
-    parser = runs.command_line(__doc__)
+    parser = commands.parser(__doc__)
     help_text = "directions per head, at most the head width"
-    parser.add_argument("--k", type=runs.positive, default=DIRECTIONS, help=help_text)
+    parser.add_argument("--k", type=commands.positive, default=DIRECTIONS, help=help_text)
     parser.add_argument("--layer", default="auto", help="bottleneck layer; auto = the one that 1.py found")
     help_text = (
         "multiply kernels, and what the FFN and attention read and write, by the norm gains, as the raw residual stream "

@@ -23,7 +23,7 @@ import torch
 
 import utils
 import verdicts
-from lab import checkpoints, edits, ladder, models, progress, questions, room, runs, statistics, subspaces
+from lab import checkpoints, commands, edits, ladder, models, progress, questions, room, runs, statistics, subspaces
 from reports import ablation as page
 
 ARRAYS = ("ablation_samples.jsonl",)
@@ -111,7 +111,7 @@ NOTHING = {"subspaces": [], "development": [], "rows": [], "nulls": [], "free": 
 
 
 def parse_arguments(argv: list[str] | None):
-    return runs.command_line(__doc__, asks_problems=True).parse_args(argv)
+    return commands.parser(__doc__, asks_problems=True).parse_args(argv)
 
 
 def layer_parts(folder: checkpoints.ModelFolder) -> dict[str, list[int]]:

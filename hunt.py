@@ -30,7 +30,7 @@ from pathlib import Path
 import torch
 
 import verdicts
-from lab import checkpoints, expected, models, questions, runs
+from lab import checkpoints, commands, expected, models, questions, runs
 from lab.evidence import REASONING, UNPATCHED, gather, row_of, select, tested_rows, untested
 from lab.problems import NoTexts
 from reports import hunt as page
@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = runs.command_line(__doc__, asks_problems=True)
+    parser = commands.parser(__doc__, asks_problems=True)
     parser.add_argument("--models", nargs="+", help="several models: a folder each, and one comparison")
     parser.add_argument(
         "--learned", action="store_true", help="phase 3 also learns a Z by gradient (DAS): a third longer"
@@ -113,7 +113,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--fold-norm", action="store_true", help="take kernels with the RMSNorm gains in 1.py, 2.py, phase 2"
     )
     help_text = "processes for the phases that ask problems, by `accelerate launch`"
-    parser.add_argument("--processes", type=runs.positive, default=1, help=help_text)
+    parser.add_argument("--processes", type=commands.positive, default=1, help=help_text)
     return parser.parse_args(argv)
 
 

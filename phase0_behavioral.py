@@ -16,7 +16,7 @@ from collections.abc import Iterable
 import numpy as np
 
 import verdicts
-from lab import checkpoints, models, questions, runs, statistics
+from lab import checkpoints, commands, models, questions, runs, statistics
 from reports import phase0 as page
 
 ARRAYS = ("phase0_samples.jsonl",)
@@ -49,8 +49,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse_arguments(argv: list[str] | None):
-    parser = runs.command_line(__doc__, asks_problems=True)
-    parser.add_argument("--max-new-tokens", type=runs.positive, default=MAX_NEW_TOKENS)
+    parser = commands.parser(__doc__, asks_problems=True)
+    parser.add_argument(
+        "--max-new-tokens", type=commands.positive, default=MAX_NEW_TOKENS, help="of an answer that does not end"
+    )
     return parser.parse_args(argv)
 
 

@@ -27,6 +27,7 @@ import utils
 import verdicts
 from lab import (
     checkpoints,
+    commands,
     decoding,
     pairs,
     pooling,
@@ -105,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse_arguments(argv: list[str] | None):
-    parser = runs.command_line(__doc__, asks_problems=True)
+    parser = commands.parser(__doc__, asks_problems=True)
     parser.add_argument("--layer", default="auto", help="bottleneck layer; auto = the one that 1.py found")
     help_text = "take kernels with the RMSNorm gains, as the raw residual stream meets them (off = the recipe)"
     parser.add_argument("--fold-norm", action="store_true", help=help_text)

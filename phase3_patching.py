@@ -25,6 +25,7 @@ import utils
 import verdicts
 from lab import (
     checkpoints,
+    commands,
     continuations,
     contrasts,
     designs,
@@ -55,7 +56,7 @@ MAX_NEW_TOKENS = 12  # an answer in words
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = runs.command_line(__doc__, asks_problems=True)
+    parser = commands.parser(__doc__, asks_problems=True)
     parser.add_argument(
         "--easier", nargs="+", type=Path, default=[], metavar="FILE", help="problem files to go down to, in this order"
     )

@@ -35,6 +35,7 @@ import utils
 import verdicts
 from lab import (
     checkpoints,
+    commands,
     engine,
     gates,
     maps,
@@ -68,8 +69,8 @@ SUCCESS = "donor_recipient"
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = runs.command_line(__doc__)
-    parser.add_argument("--batch", type=runs.positive, default=16, help="prompts per forward pass")
+    parser = commands.parser(__doc__)
+    parser.add_argument("--batch", type=commands.positive, default=16, help="prompts per forward pass")
     arguments = parser.parse_args(argv)
     opening = checkpoints.begin(REPORT, arguments)
     if opening is None:

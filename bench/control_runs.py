@@ -12,7 +12,20 @@ import torch
 import phase3_patching as phase3
 import utils
 from bench import planted
-from lab import checkpoints, dissociation, formats, gates, ladder, models, questions, runs, statistics, subspaces, text
+from lab import (
+    checkpoints,
+    commands,
+    dissociation,
+    formats,
+    gates,
+    ladder,
+    models,
+    questions,
+    runs,
+    statistics,
+    subspaces,
+    text,
+)
 
 SCRIPTS = ("1", "phase2_z_extraction", "phase3_patching")
 NONE = {"Haar": 3, "other layer": 3, "decoy": 2, "other positions": 2}  # of each seed: subspaces that are no Z
@@ -114,7 +127,7 @@ def prepared(path: Path, out: Path, seed: int) -> tuple:
 
 def arguments_of(path: Path, out: Path):
     """Phase 3's flags for a model and a folder."""
-    parser = runs.command_line(phase3.__doc__, asks_problems=True)
+    parser = commands.parser(phase3.__doc__, asks_problems=True)
     return parser.parse_args(["--model", str(path), "--out", str(out), "--device", "cpu"])
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, as_completed
 from pathlib import Path
 
-from lab import runs
+from lab import commands, runs
 
 
 def command_line(doc: str, cases: Iterable[str], seeds: int) -> argparse.Namespace:
@@ -13,8 +13,8 @@ def command_line(doc: str, cases: Iterable[str], seeds: int) -> argparse.Namespa
     parser = argparse.ArgumentParser(
         description=doc.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--seeds", type=runs.positive, default=seeds, help="models of every case")
-    parser.add_argument("--jobs", type=runs.positive, default=2, help="runs at a time, of one thread each")
+    parser.add_argument("--seeds", type=commands.positive, default=seeds, help="models of every case")
+    parser.add_argument("--jobs", type=commands.positive, default=2, help="runs at a time, of one thread each")
     parser.add_argument("--cases", nargs="+", choices=list(cases), default=list(cases), help="rows of the page")
     parser.add_argument("--out", type=Path, default=Path("output/controls"), help="folder of page and results")
     arguments = parser.parse_args()

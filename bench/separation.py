@@ -23,7 +23,7 @@ import phase2_z_extraction as phase2
 import utils
 import verdicts
 from bench import planted
-from lab import checkpoints, pairs, progress, questions, runs, separation, statistics, studies, twins
+from lab import checkpoints, commands, pairs, progress, questions, runs, separation, statistics, studies, twins
 from reports import page
 
 LOW, HIGH = 0.02, 0.08  # share of subspaces like a null's own draws that may pass it
@@ -43,8 +43,8 @@ TINY = runs.ROOT / "tiny"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--trials", type=runs.positive, default=TRIALS, help="shuffled pairings of each source")
-    parser.add_argument("--seeds", type=runs.positive, default=SEEDS, help="untrained models of each kind")
+    parser.add_argument("--trials", type=commands.positive, default=TRIALS, help="shuffled pairings of each source")
+    parser.add_argument("--seeds", type=commands.positive, default=SEEDS, help="untrained models of each kind")
     parser.add_argument("--out", type=Path, default=Path("output/controls"), help="folder of page and results")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""What every script does around its measurement: flags, one-line errors, processes, fingerprints, saving and loading."""
+"""What every script does around its measurement: one-line errors, processes, fingerprints, saving and loading."""
 
 import argparse
 import ast
@@ -36,55 +36,6 @@ DEFAULT_MODEL = "Qwen/Qwen2.5-3B"
 
 class UserError(Exception):
     """Bad input or a missing file: one line that names the file, the value and the remedy. Exit status 2."""
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """Reports a wrong argument in one line instead of argparse's usage block."""
-
-    def error(self, message: str):
-        raise UserError(f"{message} (see {self.prog} --help)")
-
-
-class DefaultsHelp(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the default of every flag that has one."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return super()._get_help_string(action) if action.default not in (None, False) else action.help
-
-
-def command_line(description: str, asks_problems: bool = False) -> argparse.ArgumentParser:
-    """The flags that every script shares; with `asks_problems` also those about problems."""
-    title = description.strip().split("\n")[0]
-    parser = OneLineParser(description=title, formatter_class=DefaultsHelp)
-    parser.add_argument("--model", help=f"hub name, local folder or GGUF file (default: {DEFAULT_MODEL})")
-    parser.add_argument("--revision", help="branch, tag or commit on the hub")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
-    parser.add_argument(
-        "--dtype",
-        default="auto",
-        choices=("auto", "float32", "bfloat16"),
-        help="of the running model (1.py and 2.py run none and compute in float64); auto = bfloat16 on CUDA, float32 on CPU; "
-        "float16 overflows in Qwen2.5",
-    )
-    parser.add_argument("--out", type=Path, default=Path("output"), help="folder for reports and arrays")
-    parser.add_argument("--seed", type=int, default=0, help="of every random draw")
-    parser.add_argument("--fresh", action="store_true", help="measure again even if results are up to date")
-    parser.add_argument("--report-only", action="store_true", help="write the report again from saved results")
-    if asks_problems:
-        parser.add_argument("--problems", nargs="+", type=Path, help="a JSONL file, or one MGSM TSV per language")
-        parser.add_argument("--exemplars", type=Path, help="few-shot exemplars, JSONL")
-        parser.add_argument("--languages", nargs="+", default=["en", "zh"], help="rows of data/languages.json")
-        parser.add_argument("--limit", type=positive, help="use only the first problems")
-        parser.add_argument("--batch", type=positive, default=16, help="prompts per forward pass")
-    return parser
-
-
-def positive(text: str) -> int:
-    """argparse type: an integer ≥ 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
 
 
 def run_script(main: Callable[[], None]) -> None:

@@ -15,6 +15,7 @@ from bench.planted import ANSWERS, BOTTLENECK, LAYERS, PROBLEMS, RANK, WIDTH, Pl
 from lab import (
     answers,
     checkpoints,
+    commands,
     designs,
     dissociation,
     ladder,
@@ -661,7 +662,7 @@ def test_few_donors_have_different_answers():
 
 
 def test_rungs_come_from_data_unless_problems_are_named(script, phase3, small, tmp_path):
-    arguments = runs.command_line("", asks_problems=True).parse_args(["--model", str(small)])
+    arguments = commands.parser("", asks_problems=True).parse_args(["--model", str(small)])
     folder = checkpoints.find_model(str(small))
     assert [asked.files[0].parent for asked in questions.find_ladder(arguments, folder, phase3.RUNGS)] == [folder.path]
     bare = SimpleNamespace(path=tmp_path)
