@@ -74,6 +74,8 @@ def main(argv: list[str] | None = None) -> None:
     settings = {"layer": found.layer, "contingencies": arguments.contingencies, "hand_on": arguments.hand_on}
     settings |= {"fitting_share": fitting_share(opening), "contrasts": foils.asked and foils.asked.settings}
     settings |= {"fold_norm": arguments.fold_norm, "z_from": given and given_hash(*given), "draws": DRAWS}
+    told = None if given is None else told_there(given[0], opening.settings | settings)
+    settings["text_from"] = told and runs.short_hash(told)
     run = opening.run({"layer_chosen": found.chosen}, **settings)
     if run is None:
         return
@@ -99,7 +101,7 @@ def main(argv: list[str] | None = None) -> None:
         results["z"], basis = given_z(study, given)
         results["given"] = score_given(study, results["z"], basis)
     refit = refit_of(study, opening, results["z"]) if given is None else None
-    results |= beyond_text(study, foils, model, tokenizer, results["z"], basis, refit)
+    results |= told or beyond_text(study, foils, model, tokenizer, results["z"], basis, refit)
     basis, every_layer = basis.float().numpy(), torch.stack(study.weights["every_layer"]).float().numpy()
     z_file = subspaces.z_file(basis, results["z"], opening.folder.identity)
     run.save(results, dict(zip(ARRAYS, (study.vectors, basis, every_layer, z_file, also))))
@@ -169,6 +171,17 @@ def given_hash(results: dict, basis: np.ndarray) -> str:
     keys = ("method", "layer", "site", "k", "passed", "position")
     what = {key: z[key] for key in keys} | {"fitted_on": sorted(z["fitted_on"])}
     return runs.short_hash([runs.array_hash(basis), what])
+
+
+def told_there(results: dict, settings: dict) -> dict | None:
+    """What the run of a given Z found beyond the text, where it asked the same stories alike; else None.
+
+    The same subspaces in the same model on the same stories are not measured again: and a fitted one has been fitted in every
+    twin there, which here, where nothing is fitted, it could not be.
+    """
+    asked = ("contrasts", "templates", "languages", "seed", "dtype", "device", "draws")
+    alike = all(results["settings"].get(key) == runs.significant(settings[key]) for key in asked)
+    return {key: results[key] for key in ("text", "text_handed")} if alike and "text" in results else None
 
 
 def make_study(opening: questions.Asking, model, tokenizer, settings: dict) -> tuple[Study, dict]:

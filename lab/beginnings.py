@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 
 SHORTEST = 16  # tokens; a shorter beginning is not worth a pass of its own
+KEPT = 4  # beginnings: of two languages, and room for others between
 
 
 def batches(prompts: Sequence[Sequence[int]], size: int) -> list[tuple[list[int], int]]:
@@ -42,10 +43,13 @@ def common(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 class Beginnings:
-    """Keys and values of the beginning that a batch's prompts share; run when a batch first asks for it, the last one kept."""
+    """Keys and values of the beginnings that batches share; each is run when a batch first asks for it, the last few are kept.
+
+    They are the model's as it is: one whose weights or hooks change needs new ones.
+    """
 
     def __init__(self, model):
-        self.model, self.tokens, self.layers = model, None, []
+        self.model, self.kept = model, {}  # tokens -> a layer's keys and values each
 
     @torch.no_grad()
     def cache(self, ids: torch.Tensor, mask: torch.Tensor, length: int):
@@ -60,18 +64,33 @@ class Beginnings:
             return None
         pads = (mask == 0).sum(1)
         tokens = ids[0, pads[0] : pads[0] + length]
-        if self.tokens is None or not torch.equal(tokens, self.tokens):
-            whole, decoder = DynamicCache(), self.model.get_decoder()  # one that knows no windows keeps all keys
-            decoder(input_ids=tokens[None], use_cache=True, **{cache_argument(decoder): whole})
-            self.tokens, self.layers = tokens, [(layer.keys, layer.values) for layer in whole.layers]
+        key = tuple(tokens.tolist())
+        if key not in self.kept:
+            self.kept[key] = self.run(tokens)
+            for oldest in list(self.kept)[:-KEPT]:
+                del self.kept[oldest]
         places = (torch.arange(length, device=ids.device) - pads[:, None]).clamp_min(
             0
         )  # (b, length); pads hold anything
         cache = DynamicCache()
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(self.kept[key]):
             rows = (part[0][:, places.to(part.device)].transpose(0, 1) for part in layer)
             cache.update(*rows, number)
         return cache
+
+    def run(self, tokens: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Every layer's keys and values of a beginning (T,): of what is new in it, behind the most that a kept one begins with."""
+        from transformers import DynamicCache
+
+        key, decoder = tokens.tolist(), self.model.get_decoder()
+        whole = DynamicCache()  # one that knows no windows keeps all keys
+        known = max(self.kept, key=lambda kept: common(kept, key), default=())
+        alike = common(known, key)
+        for number, layer in enumerate(self.kept[known] if alike else []):
+            whole.update(*(part[:, :, :alike] for part in layer), number)
+        if alike < len(key):
+            decoder(input_ids=tokens[None, alike:], use_cache=True, **{cache_argument(decoder): whole})
+        return [(layer.keys, layer.values) for layer in whole.layers]
 
 
 def cache_argument(decoder) -> str:

@@ -377,14 +377,20 @@ def check_length(config, length: int) -> None:
 
 
 def patched_prompts(
-    model, tokenizer, prompts: Sequence[str], answers: Sequence[Sequence[int]], batch: int, everyone: bool = False
+    model,
+    tokenizer,
+    prompts: Sequence[str],
+    answers: Sequence[Sequence[int]],
+    batch: int,
+    everyone: bool = False,
+    shared: beginnings.Beginnings | None = None,
 ) -> Iterator[tuple[list[int], PatchedPrompts]]:
     """(indices of a batch's prompts, their engine); prompts that begin alike come together, and their beginning runs once.
 
     A batch that does not fit into memory is halved. Under `accelerate launch` each process yields its share, unless everyone
-    runs all of them; what is made of shares has to be `gathered`.
+    runs all of them; what is made of shares has to be `gathered`. `shared`: beginnings that earlier prompts had, for more.
     """
-    shared, rows = beginnings.Beginnings(model), tokenizer(list(prompts))["input_ids"] if prompts else []
+    shared, rows = shared or beginnings.Beginnings(model), tokenizer(list(prompts))["input_ids"] if prompts else []
     batches = beginnings.batches(rows, batch)
     waiting = (batches if everyone else list(runs.own_turns(batches)))[::-1]
     while waiting:

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
 
-from lab import answers, engine, progress, questions, runs
+from lab import answers, beginnings, engine, progress, questions, runs
 
 MOST_FITTED = 2 / 3  # of a rung's answers, that a Z may be fitted on and still leave enough to be judged by
 
@@ -30,6 +31,11 @@ class Asker:
     tokenizer: object
     languages: dict  # name -> template
     batch: int
+
+    @cached_property
+    def shared(self) -> beginnings.Beginnings:
+        """What prompts that are asked unpatched begin alike with, run once for all of them."""
+        return beginnings.Beginnings(self.model)
 
     @property
     def names(self) -> list[str]:
@@ -212,17 +218,18 @@ def by_first_token(asker: Asker, rung: Rung, texts: list[str]) -> dict[int, tupl
 def likeliest(asker: Asker, texts: list[str], answers: list[tuple]) -> tuple[list[float], list[int]]:
     """Of answers that begin alike, given that beginning, each prompt's most probable one: log-probabilities and places."""
     found = {}
-    for chosen, patcher in engine.patched_prompts(asker.model, asker.tokenizer, texts, answers, asker.batch):
+    for chosen, patcher in engines(asker, texts, answers):
         values, places = unpatched(patcher).max(-1)
         found |= dict(zip(chosen, zip(values.tolist(), places.tolist())))
     found = runs.gathered(found)
     return tuple([found[index][part] for index in range(len(texts))] for part in (0, 1))
 
 
-def engines(asker: Asker, texts: list[str], answers: list[tuple], what: str):
-    """(indices of a batch's prompts, their engine), with a bar."""
-    batches = engine.patched_prompts(asker.model, asker.tokenizer, texts, answers, asker.batch)
-    return progress.steps(batches, f"{what}, {len(texts)} prompts", "batch")
+def engines(asker: Asker, texts: list[str], answers: list[tuple], what: str | None = None):
+    """(indices of a batch's prompts, their engine), with a bar where it is said what they are for."""
+    given = (asker.model, asker.tokenizer, texts, answers, asker.batch)
+    batches = engine.patched_prompts(*given, shared=asker.shared)
+    return progress.steps(batches, f"{what}, {len(texts)} prompts", "batch") if what else batches
 
 
 def unpatched(patcher: engine.PatchedPrompts) -> torch.Tensor:

@@ -252,9 +252,9 @@ def test_a_beginning_that_prompts_share_is_run_once(loaded, monkeypatch, kind):
     real = beginnings.Beginnings.cache
 
     def counting(self, ids, mask, length):
-        known = self.tokens
+        known = len(self.kept)
         cache = real(self, ids, mask, length)
-        counted.append(self.tokens is not known)
+        counted.append(len(self.kept) > known)
         return cache
 
     monkeypatch.setattr(beginnings.Beginnings, "cache", counting)
@@ -276,6 +276,23 @@ def test_a_beginning_that_prompts_share_is_run_once(loaded, monkeypatch, kind):
         torch.testing.assert_close(vectors, 2 * patcher.streams[0, 2, None], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(scores, patcher.scores(2, vectors[None])[0], rtol=0, atol=1e-4)
     assert together == models.generate(model, tokenizer, prompts, 4, 1)
+
+
+def test_a_beginning_is_run_behind_what_a_kept_one_begins_with(loaded):
+    """Kept keys and values serve longer and shorter beginnings, and those that go on otherwise; the oldest is let go."""
+    model, tokenizer = loaded["qwen2"]
+    shared, ids = beginnings.Beginnings(model), torch.tensor(tokenizer([EXEMPLARS])["input_ids"])
+    ids = torch.cat([ids, ids.flip(1)[:, :6]], 1)
+    other = torch.cat([ids[:, :20], ids[:, :5]], 1)
+    wanted = [(ids, 24), (ids, 30), (ids, 18), (other, 23), (ids, 20), (ids, 25)]
+    for own, length in wanted:
+        cache = shared.cache(own, torch.ones_like(own), length)
+        fresh = beginnings.Beginnings(model).cache(own, torch.ones_like(own), length)
+        for kept, new in zip(cache.layers, fresh.layers):
+            torch.testing.assert_close(kept.keys, new.keys, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(kept.values, new.values, rtol=1e-4, atol=1e-5)
+        assert len(shared.kept) <= beginnings.KEPT
+    assert {len(key) for key in shared.kept} == {18, 23, 20, 25}
 
 
 def test_prompts_that_begin_alike_come_together():
