@@ -1,13 +1,14 @@
-"""The README's example that uses Z elsewhere does what the suite's own swap does."""
+"""The README's example that uses Z elsewhere does what the suite's own swap does; help, version and citation say what they must."""
 
 import re
 
+import pytest
 import torch
 from conftest import ROOT
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import utils
-from lab import models, statistics, subspaces
+from lab import commands, models, runs, statistics, subspaces
 
 SITE, K = 6, 10
 
@@ -46,3 +47,30 @@ def test_the_readmes_swap_is_the_suites(tmp_path, monkeypatch, capsys):
     torch.testing.assert_close(names["logits"], expected, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(model(**recipient).logits[0, -1], expected, atol=1e-2)  # the swap does something
     assert capsys.readouterr().out == tokenizer.decode(expected.argmax()) + "\n"
+
+
+@pytest.mark.parametrize("name", runs.SCRIPTS.values())
+def test_help_says_what_is_read_written_and_run(script, capsys, name):
+    with pytest.raises(SystemExit) as end:
+        script(name).main(["--help"])
+    said = capsys.readouterr().out
+    assert end.value.code == 0
+    for part in (
+        "\nQuestion ",
+        "\nInputs ",
+        "\nOutputs ",
+        f"\nRun        python {name} --model ",
+        "(default: Qwen/Qwen2.5-3B)",
+    ):
+        assert part in said
+    flags = re.findall(r"^  (--[a-z-]+)", said, re.MULTILINE)
+    blocks = re.split(r"^  --[a-z-]+", said.split("options:")[1].split("\n\n")[0], flags=re.MULTILINE)[1:]
+    assert len(flags) == len(blocks) and all(re.search(r"[a-z]{2}", block) for block in blocks)  # none without words
+
+
+def test_the_version_is_the_citations(script, capsys):
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {commands.VERSION}\n" in citation
+    with pytest.raises(SystemExit):
+        script("1.py").main(["--version"])
+    assert capsys.readouterr().out == f"Z hunt {commands.VERSION}\n"
