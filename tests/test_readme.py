@@ -60,7 +60,7 @@ def test_help_says_what_is_read_written_and_run(script, capsys, name):
         "\nInputs ",
         "\nOutputs ",
         f"\nRun        python {name} --model ",
-        "(default: Qwen/Qwen2.5-3B)",
+        " Qwen/Qwen2.5-3B)\n",
     ):
         assert part in said
     flags = re.findall(r"^  (--[a-z-]+)", said, re.MULTILINE)
