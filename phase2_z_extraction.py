@@ -93,13 +93,13 @@ def main(argv: list[str] | None = None) -> None:
         results["contingencies"] = contingencies(study, results["grid"], results["rivals"])
     results["depth"] = depth(study)
     results["channels"] = channels(study)
-    results["also"], also = [], basis_rows([], study)
     if given is None:
         (results["z"], basis), others = choose_z(study, results, arguments.hand_on)
         results["also"], also = [z for z, _ in others], basis_rows([rows for _, rows in others], study)
     else:
         results["z"], basis = given_z(study, given)
         results["given"] = score_given(study, results["z"], basis)
+        results["also"], also = given[0].get("also", []), given[2]
     refit = refit_of(study, opening, results["z"]) if given is None else None
     results |= told or beyond_text(study, foils, model, tokenizer, results["z"], basis, refit)
     basis, every_layer = basis.float().numpy(), torch.stack(study.weights["every_layer"]).float().numpy()
@@ -139,8 +139,11 @@ def find_foils(opening: questions.Asking) -> text.Foils:
     return text.find_foils(questions.find_contrasts(given, opening.folder))
 
 
-def load_given(opening: questions.Asking) -> tuple[dict, np.ndarray] | None:
-    """With --z-from that run's results and Z (k, d); None without. Raises UserError for another model's."""
+def load_given(opening: questions.Asking) -> tuple[dict, np.ndarray, np.ndarray] | None:
+    """With --z-from that run's results, its Z (k, d), and the rows of further contingencies' bases; None without.
+
+    Raises UserError for another model's.
+    """
     arguments, folder = opening.arguments, opening.folder
     if arguments.z_from is None:
         return None
@@ -157,7 +160,8 @@ def load_given(opening: questions.Asking) -> tuple[dict, np.ndarray] | None:
         raise runs.UserError(f"--z-from {arguments.z_from}: an older edition wrote it: run phase 2 there again")
     if results["settings"]["fold_norm"] != arguments.fold_norm:
         raise runs.UserError(f"--z-from {arguments.z_from} was run with another --fold-norm: run this alike")
-    return results, runs.load_array(arguments.z_from, "phase2_z_basis.npy", (results["z"]["k"], folder.width))
+    basis = runs.load_array(arguments.z_from, "phase2_z_basis.npy", (results["z"]["k"], folder.width))
+    return results, basis, subspaces.load_also(arguments.z_from, results, folder.width)[1]
 
 
 def given_layer(results: dict) -> checkpoints.ChosenLayer:
@@ -165,12 +169,12 @@ def given_layer(results: dict) -> checkpoints.ChosenLayer:
     return checkpoints.ChosenLayer(results["settings"]["layer"], results["layer_chosen"])
 
 
-def given_hash(results: dict, basis: np.ndarray) -> str:
-    """The content of another run's Z: what it is, on which problems it was fitted, and its bytes."""
-    z = results["z"]
+def given_hash(results: dict, *bases: np.ndarray) -> str:
+    """The content of another run's Zs: what they are, on which problems they were fitted, and their bytes."""
     keys = ("method", "layer", "site", "k", "passed", "position")
-    what = {key: z[key] for key in keys} | {"fitted_on": sorted(z["fitted_on"])}
-    return runs.short_hash([runs.array_hash(basis), what])
+    zs = [results["z"], *results.get("also", [])]
+    what = [{key: z[key] for key in keys} | {"fitted_on": sorted(z["fitted_on"])} for z in zs]
+    return runs.short_hash([*map(runs.array_hash, bases), what])
 
 
 def told_there(results: dict, settings: dict) -> dict | None:
@@ -438,7 +442,7 @@ def stands_on(row: dict) -> dict:
     return {key: row[key] for key in keys} | {"centred": {key: row["centred"][key] for key in keys}}
 
 
-def given_z(study: Study, given: tuple[dict, np.ndarray]) -> tuple[dict, torch.Tensor]:
+def given_z(study: Study, given: tuple[dict, np.ndarray, np.ndarray]) -> tuple[dict, torch.Tensor]:
     """--z-from: that run's Z, and which of these problems it was fitted on."""
     z, hashes = given[0]["z"], [questions.problem_hash(problem) for problem in study.problems]
     fitted = [index for index, name in enumerate(hashes) if name in z["fitted_on"]]

@@ -77,10 +77,7 @@ def load_z(out: Path, folder: checkpoints.ModelFolder) -> HandedZ:
     basis = runs.load_array(out, "phase2_z_basis.npy", (z["k"], folder.width))
     shape = (folder.layers, results["z_dimensions"][-1], folder.width)
     every_layer = runs.load_array(out, "phase2_layer_subspaces.npy", shape)
-    also = results.get("also", [])
-    others = (
-        runs.load_array(out, CONTINGENCIES, (sum(other["k"] for other in also), folder.width)) if also else basis[:0]
-    )
+    also, others = load_also(out, results, folder.width)
     summary = {key: z[key] for key in ("method", "layer", "site", "k", "passed")} | {"bottleneck": bottleneck}
     fitted_on = set(z["fitted_on"]).union(*(other["fitted_on"] for other in also))
     content = [runs.array_hash(basis), runs.array_hash(every_layer), sorted(fitted_on)]
@@ -90,6 +87,14 @@ def load_z(out: Path, folder: checkpoints.ModelFolder) -> HandedZ:
     found = HandedZ(*bases, z["site"], bottleneck, *fitted, summary, results["layer_chosen"])
     found.also = contingencies(also, torch.from_numpy(others).float())
     return found
+
+
+def load_also(out: Path, results: dict, width: int) -> tuple[list[dict], np.ndarray]:
+    """What phase 2's results say of further contingencies that hold, and their bases' rows (sum of their k, d)."""
+    also = results.get("also", [])
+    if not also:
+        return [], np.zeros((0, width), np.float32)
+    return also, runs.load_array(out, CONTINGENCIES, (sum(other["k"] for other in also), width))
 
 
 def contingencies(also: list[dict], rows: torch.Tensor) -> tuple[Contingency, ...]:

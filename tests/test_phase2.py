@@ -113,6 +113,13 @@ def test_a_given_z_is_scored_and_not_fitted(script, tmp_path):
     assert "contingencies" not in results
     assert results["given"]["problems"] == 12
     assert results["given"]["holds"]
+    assert results["also"] == first["also"]
+    assert (
+        results["text"] == first["text"] and results["text_handed"] == first["text_handed"]
+    )  # fitted in every twin there
+    np.testing.assert_array_equal(
+        *(np.load(tmp_path / name / "phase2_contingency_bases.npy") for name in ("out", "second"))
+    )
     same, _ = run(script, control.path, tmp_path / "same", *second[2:])
     with pytest.raises(runs.UserError, match="has a layer of its own"):
         run(script, control.path, tmp_path / "third", "--layer", "1", *second)

@@ -1,13 +1,14 @@
 """The hunt's verdict, over what all scripts found in one model, and over several models."""
 
 import verdicts
-from verdicts.dissociation import left_open
+from verdicts.dissociation import CONTINGENCIES, left_open
 
 NEAR = 1  # layers: the recipe speaks of L32 and L33 together, so prediction and cause agree within one
 WAYS = {"clear": "yes", "double_dissociation": "yes", "partial": "partial", "inconclusive": "inconclusive"}
 WAYS |= dict.fromkeys(("untestable", "answer_only", "language_only"), "untestable")  # all others: "no"
 EXPLAINED = ("answer_word", "illusion", "inconclusive")  # verdicts of phase 3, and of the hunt if nothing is causal
-SAME_Z = ("weights", "weights_at_carrier", "handed")  # subspaces of math, tested unchanged on other problems
+# subspaces of math, tested unchanged on other problems
+SAME_Z = ("weights", "weights_at_carrier", "handed", *CONTINGENCIES)
 MOVES_SOME = ("double_dissociation", "partial", "language_removed", "inconclusive", *EXPLAINED[:2])
 LEARNED = "learned"  # sought for its effect: no prediction confirms it, and the recipe's Z is not of this kind
 TIERS = {  # the recipe's publishability list: each tier asks for the ones before it too
