@@ -204,7 +204,7 @@ def by_first_token(asker: Asker, rung: Rung, texts: list[str]) -> dict[int, tupl
         groups = {}
         for index, row in waiting.items():
             groups.setdefault(row.index(max(row)), []).append(index)
-        for place, group in groups.items():
+        for place, group in progress.steps(list(groups.items()), f"asking {rung.name}, answers in full", "first token"):
             below = columns[firsts[place]]
             likely = [0.0] * len(group), [0] * len(group)
             if len(below) > 1:
