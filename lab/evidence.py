@@ -284,7 +284,20 @@ def bridge(phase3b: dict) -> dict:
 def row_of(result: dict, folder: str) -> dict:
     """One model of a comparison, from its hunt's results; `dissociates`: what became of its claim that a Z is causal."""
     z, carriers = result["z"], (result["arrival"] or UNPATCHED)["carriers"]
-    keys = ("name", "site", "k", "verdict", "coverage", "leak", "d", "found_by", "nulls")
+    keys = (
+        "name",
+        "method",
+        "site",
+        "k",
+        "verdict",
+        "coverage",
+        "leak",
+        "complement_transfer",
+        "d",
+        "found_by",
+        "nulls",
+    )
+    keys += ("p", "p_holm", "within_share", "rivals", "judged", "pairs", "rung")
     row = {"folder": folder, **result["layers"], **select(result, ("reports", "verdict", "fingerprint", "model"))}
     measured = [point["site"] for point in (result["arrival"] or {"curve": []})["curve"]]
     row |= {"carriers": carriers, "measured": measured, "rung": result["tasks"]["math"]["rung"], "text": result["text"]}

@@ -2,10 +2,11 @@
 
 import verdicts
 from reports import page
+from reports.hunt_beyond import terms
 from reports.hunt_figures import figure_depth
 from reports.hunt_opening import passes
-from reports.hunt_tables import CARRIES, nearest, null_p, of_size, own
-from reports.page import listing, p_value, percent, place, show, span
+from reports.hunt_tables import CARRIES, SOURCES, beside_draws, nearest, null_p, of_size, own
+from reports.page import decimal, listing, p_value, percent, place, show, span
 
 COMPARED = {  # what a comparison says of the recipe's list
     "second_model": ("another model has a causal Z too", "strong 5"),
@@ -17,6 +18,8 @@ FOUND = {  # what told where a causal Z is, in a table
     "weights": "as the weights predict", "weights, another place": "weights' layer, another place",
     "weights, another layer": "weights of another layer", "activations": "found by activations",
 }  # fmt: skip
+SAID = ("effective rank", "L6.out", "Z, Z⊥", "whole stream, swap", "kind of problem", "surely", "coverage, leak", "D")
+SAID += ("Haar", "matched draws", "PCA", "contrast", "without the offset", "foil, twin", "Holm")  # terms of this page
 FEW = 5  # models: with fewer, the page says that they are no sample
 
 
@@ -32,16 +35,40 @@ def compared(results: dict) -> dict[str, tuple[str, str]]:
     judged = [name for name, row in models.items() if row["agree"] is not None]
     chances = "; ".join(f"{row['model']['name']} {row['chance']:.0%}" for row in models.values())
     return {
-        "second_model": (f"causal Z in {len(results['causal'])} of {len(models)} models", "two are needed"),
+        "second_model": (f"causal Z in {shown_in(results)}", "two are needed"),
         "universal": (
-            f"within {verdicts.finding.NEAR} layer in {len(agreeing)} of {len(judged)} models that have a causal layer",
-            f"by chance {chances}",
+            f"within {verdicts.finding.NEAR} layer in {len(agreeing)} of {len(judged)} models that have a causal layer"
+            if judged
+            else "no model has a causal layer to compare",
+            f"by chance {chances}" if judged else "–",
         ),
         "place": (
-            f"in {where['reached']} of {len(where['models'])} models where both pass anywhere",
-            f"so many or more by chance: p {p_value(where['p'])}" if where["models"] else "–",
+            f"in {where['reached']} of {len(where['models'])} models where both pass anywhere{singled_out(results)}",
+            f"an inner layer drawn from those measured hits in {chances_text(where)}; so many or more: p {p_value(where['p'])}"
+            if where["models"]
+            else "–",
         ),
     }
+
+
+def shown_in(results: dict) -> str:
+    """In how many of the models that could be tested a causal Z is there, and how many could not be."""
+    tested, rest = len(results["tested"]), len(once(results)) - len(results["tested"])
+    return f"{len(results['causal'])} of {tested} models that could be tested" + (
+        f" ({rest} could not)" if rest else ""
+    )
+
+
+def singled_out(results: dict) -> str:
+    """In how many of the tested models the weights single out a layer at all, where not in all."""
+    models = once(results)
+    clear = sum(models[name]["predicted_verdict"] != "no_bottleneck" for name in results["tested"])
+    return "" if clear == len(results["tested"]) else f"; the weights single out that layer in {clear} of these"
+
+
+def chances_text(where: dict) -> str:
+    """How often a measured inner layer drawn at random is one where both pass."""
+    return listing([percent(row["chance"]) for row in where["models"].values()])
 
 
 def comparison_summary(results: dict) -> str:
@@ -52,15 +79,16 @@ def comparison_summary(results: dict) -> str:
         if where["models"]
         else ""
     )
-    return f"causal Z in {len(results['causal'])} of {len(once(results))} models{told}"
+    return f"causal Z in {shown_in(results)}{told}"
 
 
 def comparison_pages(results: dict) -> dict[str, bytes]:
     """The page of a comparison and its picture."""
     picture = [
         "![Relative depth of what the weights predict, of answer and language, and of the best Z](hunt_depth.png)",
-        page.prose("""Bars join neighbouring places that were measured; a place carries what swapping the whole stream surely
-            moves by half of the most it does anywhere in that model (lower end of a 95 % interval)."""),
+        page.prose("""A place carries the answer (or the language) if swapping the whole stream there, at a prompt's last
+            position, moves it by at least half of what such a swap moves at most at any place of that model, by the lower end
+            of the 95 % interval. Bars join neighbouring places that were measured."""),
     ]
     rows = list(results["models"].values())
     sections = ["No model's hunt came to its end."]
@@ -68,6 +96,7 @@ def comparison_pages(results: dict) -> dict[str, bytes]:
         picture.append(recipe_text(results))
         sections = ["## 1 Models", model_table(rows), "## 2 Beyond the text, and without the offset"]
         sections += [activations_table(rows), "## 3 Do the weights predict where?", where_text(results)]
+        sections += ["## Terms", terms(SAID)]
     if results["failures"]:
         failed = [f"- {name} did not finish: {page.escape(message)}" for name, message in results["failures"].items()]
         sections += ["## Left out", "\n".join(failed)]
@@ -93,10 +122,23 @@ def comparison_text(results: dict) -> str:
             in: {named}""",
         "inconclusive": f"""Whether {SOUGHT} are in more than one model is left open: in {len(decided)} of {len(models)} models are
             they either found or excluded; found in: {named}""",
-        "untestable": f"""Whether {SOUGHT} are in more than one model cannot be told: in {len(tested)} of {len(models)} models
-            do both pass any place where something could be swapped""",
+        "untestable": f"""Whether {SOUGHT} are in more than one model cannot be told: it could be tested in {len(tested)} of
+            {len(models)} models""",
     }
-    return f"{page.prose(said[results['verdict']])} (`{results['verdict']}`).{repeats_text(results)}"
+    return f"{page.prose(said[results['verdict']])} (`{results['verdict']}`).{weights_text(results)}{repeats_text(results)}"
+
+
+def weights_text(results: dict) -> str:
+    """What the tested models say of the weights, in one sentence: do they point where both pass, and what does their Z move?"""
+    models, where, tested = once(results), results["where"], results["tested"]
+    if not where["models"]:
+        return ""
+    rows = [row for name in tested if ((row := models[name]["weights_swapped"]).get("nulls") or {}).get("haar")]
+    pairs = [(row["coverage"]["value"], row["nulls"]["haar"]["coverage"]) for row in rows]
+    moved = [f"{percent(own)} (random {percent(haar)})" for own, haar in pairs]
+    z = f", and the weights' Z, moved to its best place, brings over {listing(moved)} of the answer" if moved else ""
+    return " " + page.prose(f"""The layer that the weights point at is a place where both pass in {where["reached"]} of
+        {len(where["models"])}{z}.""")
 
 
 def repeats_text(results: dict) -> str:
@@ -123,12 +165,13 @@ def recipe_text(results: dict) -> str:
     beyond = sum(text["haar"]["p"] < verdicts.LEVEL for text in told)
     better = sum(row["without_offset"]["matched"]["high"] < row["without_offset"]["contrast"] for row in rows.values())
     lines = [
-        f"""**A bottleneck.** The weights single out a layer in {len(single)} of {len(rows)} models; the layer taken, else the lowest
-            inner one, is {listing(layers)}.""",
-        f"""**Separation.** With the languages' means removed, problems lie closer to their translations inside the weights' Z than
-            outside by this contrast (below 1: as hoped), on held-out problems ({"; ".join(parts)}); the stream's
-            own main directions (matched draws) do better in {better} of {len(rows)}; stories are told from foils surely better than
-            by their text in {ahead} of {len(told)} models, better than by random subspaces in {beyond}.""",
+        f"""**A bottleneck.** The weights single out a layer (95 % of resamples pick it, with a lead that has p < .05 among equal
+            layers) in {len(single)} of {len(rows)} models; the layer taken, else the lowest inner one, is {listing(layers)}.""",
+        f"""**Separation.** How far problems lie from their translations inside the weights' Z, relative to outside of it (contrast,
+            below 1: closer), the languages' means removed, on held-out problems: {"; ".join(parts)}. The stream's own
+            main directions (matched draws), no null where they hold most of what tells problems apart, do better in {better} of
+            {len(rows)}. Stories are told from foils surely better than by their text in {ahead} of {len(told)} models, better than
+            by random subspaces in {beyond}.""",
         f"**Where it acts.** {passes_text(results, named)}",
     ]
     if swapped:
@@ -137,8 +180,8 @@ def recipe_text(results: dict) -> str:
         lines += [
             f"""**The weights' Z**, swapped at the best place for it, moves of what the whole stream moves there
                 {"; ".join(moved)}.""",
-            f"""**The best of all subspaces tried** moves {"; ".join(best)}: a causal Z is shown in {len(results["causal"])} of
-                {len(results["tested"])} models where one could be.""",
+            f"""**The subspace nearest to the hypothesis of all that were swapped** moves {"; ".join(best)}.
+                A causal Z is shown in {shown_in(results)}.""",
         ]
     numbered = "\n".join(f"{number}. {page.prose(line)}" for number, line in enumerate(lines, 1))
     return f"What the recipe's claim comes to in these models, with 95 % intervals:\n\n{numbered}"
@@ -153,9 +196,9 @@ def haar_text(row: dict) -> str:
 def passes_text(results: dict, named: dict) -> str:
     """In which models something could be swapped, where answer and language both pass there, and whether the weights point at it."""
     rows, where = once(results), results["where"]
-    rest = [named[key] for key in rows if key not in results["tested"]]
-    without = f"; not in {listing(rest)}, where too few problems are solved or no place carries both" if rest else ""
-    text = f"In {len(results['tested'])} of {len(rows)} models something could be swapped{without}"
+    rest = [f"{named[key]} ({why_not(rows[key])})" for key in rows if key not in results["tested"]]
+    without = f"; not in {listing(rest)}" if rest else ""
+    text = f"In {len(results['tested'])} of {len(rows)} models a subspace could be tested{without}"
     if not where["models"]:
         return f"{text}."
     spans = []
@@ -165,16 +208,25 @@ def passes_text(results: dict, named: dict) -> str:
             f"{named[key]} from {place(min(joint))} to {place(max(joint))} (layers 0 to {rows[key]['layers'] - 1})"
         )
     return f"""{text}. The stream carries both answer and language at the places measured in {listing(spans)}; at the output of the
-        weights' layer in {where["reached"]} of {len(where["models"])} (so many or more by chance: p {p_value(where["p"])})."""
+        weights' layer in {where["reached"]} of {len(where["models"])} (an inner layer drawn from those measured hits in
+        {chances_text(where)}; so many or more: p {p_value(where["p"])})."""
+
+
+def why_not(row: dict) -> str:
+    """Why no subspace could be tested in a model, in a few words."""
+    return "no place carries both answer and language" if row["rung"] else "too few problems solved of every kind"
 
 
 def moves(row: dict) -> str:
-    """What a subspace moves at its place, beside random ones as large."""
-    haar = (row["nulls"] or {}).get("haar")
+    """What a subspace moves at its place, what it is, and what stands beside it: random ones as large, and rivals."""
+    layer = "" if row["name"] not in ("handed", "answer_means") else f", {SOURCES[row['method']].partition(':')[0]}"
     text = f"{span(row['coverage'])} of the answer"
-    text += f" (Haar {percent(haar['coverage'])})" if haar else ""
-    leak = f" and {span(row['leak'])} of the language" if row["leak"] and row["leak"]["value"] is not None else ""
-    return f"{text}{leak} ({page.SUBSPACES[row['name']]}, k {row['k']}, {place(row['site'])})"
+    text += f" and {span(row['leak'])} of the language" if row["leak"] and row["leak"]["value"] is not None else ""
+    rest = row.get("complement_transfer") or {"value": None}
+    text += f", the rest {span(rest)} of the answer" if rest["value"] is not None else ""
+    text += f", D {span(row['d'], decimal)} of 2" if row["d"]["value"] is not None else ""
+    beside = "; ".join([page.random_text(row), *beside_draws(row)])
+    return f"{text} ({page.SUBSPACES[row['name']]}{layer}, k = {row['k']}, {place(row['site'])}; {beside})"
 
 
 def model_table(rows) -> str:
@@ -189,7 +241,9 @@ def model_row(row: dict) -> list:
     found = {"carriers": row["carriers"], "curve": [{"site": site} for site in row["measured"]]}
     edge = f"; of all L{row['lowest']}" if row["lowest"] != row["predicted"] else ""
     carries = (
-        f"answer {passes(found, 'answer')}; language {passes(found, 'language')}" if row["measured"] else "not swapped"
+        f"answer {passes(found, 'answer')}; language {passes(found, 'language')}"
+        if row["measured"]
+        else f"not swapped: {why_not(row)}"
     )
     weights, z = row["weight_based"], row["z"]
     at = f" (there {CARRIES[weights['place']]})" if weights["place"] else ""
@@ -215,14 +269,16 @@ def activations_table(rows) -> str:
         text, part = row["text"], row["without_offset"]
         told, ahead = "–", text["unmeasured"] or ""
         if not text["unmeasured"]:
-            told = f"{percent(text['z']['rate'])}; {percent(text['haar']['low'])} to {percent(text['haar']['high'])}"
+            z, haar = text["z"], text["haar"]
+            told = f"{span(z | {'value': z['rate']})} of {text['comparisons']}"
+            told += f"; {percent(haar['low'])} to {percent(haar['high'])}"
             ahead = nearest(text).removeprefix("ahead of ")
         haar = f"{show(part['haar']['low'], 3)} to {show(part['haar']['high'], 3)}"
         cells.append([row["model"]["name"], told, ahead, f"{own(part)} ({of_size(part)})", haar, null_p(part)])
     headers = [
         "model",
-        "texts told from foils; Haar",
-        "surely ahead least of",
+        "texts told from foils, by chance 50 %; Haar",
+        "least sure lead over what knows the text alone",
         "contrast without the offset",
         "Haar's",
         "largest p",
@@ -248,13 +304,13 @@ def where_text(results: dict) -> str:
     if alone:
         text += f""" In {len(alone)} of {len(models)} the weights single out no layer (`no_bottleneck`), and the lowest inner one
             stands in for a prediction."""
-    causal = f"{len(results['causal'])} of all have a causal Z"
+    causal = f"causal Z in {shown_in(results)}"
     if agree:
         causal += f"""; where a layer's own Z is causal, it lies within {verdicts.finding.NEAR} layer of the predicted in
             {sum(row["agree"] for row in agree)} of {len(agree)}"""
     few = (
-        f""" {count} {"model is" if count == 1 else "models are"} too few to tell a rule from luck: what holds here in every one of
-        them may fail in the next, and what fails may be about these models' size."""
+        f""" {count} {"model is" if count == 1 else "models are"} too few to tell a rule from luck, and what fails may be about
+        these models' size."""
         if count < FEW
         else ""
     )

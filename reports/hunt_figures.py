@@ -73,7 +73,7 @@ def figure_overview(results: dict) -> bytes:
         top.legend(fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncol=2, frameon=False)
         if count == 2:
             profile_panel(panels[1], z)
-            panels[1].legend(fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.42, -0.26), ncol=3, frameon=False)
+            panels[1].legend(fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.42, -0.26), ncol=2, frameon=False)
         figure.suptitle(f"{results['model']['name']}: swapping one prompt's stream for another's", fontsize=12)
     return page.png(figure)
 
@@ -91,12 +91,13 @@ def depth_panel(panel: Axes, results: dict) -> None:
         panel.vlines(x, low, high, color=colour, linewidth=1.5)
         panel.plot(x, value, color=colour, marker=marker, markersize=5, label=f"{label} moved by the whole stream")
     lines = [(layers["predicted"], "layer that the weights point at", "--")]
-    lines += [(layers["lowest"], "lowest of all layers", ":")] if layers["lowest"] != layers["predicted"] else []
+    lines += [(layers["lowest"], "lowest rank of all layers", ":")] if layers["lowest"] != layers["predicted"] else []
     for layer, label, style in lines:
         panel.axvline(layer, color="black", linestyle=style, linewidth=1.5, label=f"{label}: L{layer}")
     if z.get("site") is not None:
         label = f"place of the best Z: {page.SUBSPACES[z['name']]}, k {z['k']}"
         above = {"transform": panel.get_xaxis_transform(), "clip_on": False, "zorder": 5}  # a place, and no value
+        above["markerfacecolor"] = PINK if z["verdict"] == "double_dissociation" else "white"  # as over several models
         panel.plot([z["site"] - 1], [1.0], marker="*", color=PINK, markersize=15, linestyle="", label=label, **above)
     lowest = min(point[key]["low"] or 0 for point in found["curve"] for key in CURVES)
     panel.set(
@@ -124,7 +125,10 @@ def profile_panel(panel: Axes, z: dict) -> None:
     haar = z["nulls"]["haar"]
     random = {"coverage": haar["coverage"]} | haar.get("shares", {})
     shares = [np.nan if random.get(key) is None else 100 * random[key] for key in SHARES]
-    panel.plot(shares, y + 0.24, "D", color=ORANGE, markersize=7, label="random of that size (Haar)")
+    panel.plot(shares, y + 0.24, "D", color=ORANGE, markersize=7, label="random of that size (Haar), mean")
+    if matched := (z["nulls"].get("matched") or {}).get("shares"):
+        values = [100 * matched[key] for key in SHARES]
+        panel.plot(values, y + 0.24, "^", color=PINK, markersize=7, label="matched draws, mean")
     panel.hlines(y, low, high, color=BLUE, linewidth=2.4)
     panel.plot(value, y, "o", color=BLUE, markersize=7, label="best Z, 95 % interval")
     for height in np.flatnonzero(np.isnan(value)):
@@ -260,12 +264,16 @@ def depth_row(panel: Axes, y: int, row: dict) -> None:
             label = f"the whole stream carries the {kind}"
             panel.plot(x, [y + beside] * 2, color=colour, linewidth=5, solid_capstyle="round", label=label)
     if not row["measured"]:
-        panel.text(0.5, y + 0.2, "nothing could be swapped", ha="center", va="center", fontsize=SMALL, color="dimgray")
+        why = "not swapped: too few problems solved"
+        panel.text(0.36, y + 0.22, why, ha="center", va="center", fontsize=SMALL, color="dimgray")
     points = [(row["lowest"], "o", "black", "none", 13, "lowest effective rank of all layers")]
-    points += [(row["predicted"], "D", "black", "black", 7, "lowest of the inner layers (predicted)")]
+    if row["predicted_verdict"] == "no_bottleneck":
+        points += [(row["predicted"], "D", "black", "white", 7, "lowest of the inner layers, not singled out")]
+    else:
+        points += [(row["predicted"], "D", "black", "black", 7, "lowest of the inner layers, singled out")]
     if row["z"]["site"] is not None:
         filled = PINK if row["verdict"] == "causal_z" else "white"
-        points.append((row["z"]["site"] - 1, "*", PINK, filled, 15, "best Z (filled where it is causal)"))
+        points.append((row["z"]["site"] - 1, "*", PINK, filled, 15, "best subspace swapped (filled where causal)"))
     for layer, marker, edge, face, size, label in points:
         style = {"markeredgecolor": edge, "markerfacecolor": face, "markersize": size, "markeredgewidth": 1.6}
         panel.plot([layer / last], [y], marker, label=label, zorder=4, **style)

@@ -319,10 +319,12 @@ def at(layers: int = 8, joint: tuple = (4, 5), predicted: int = 3, place: str = 
     carriers = {"answer": list(joint), "language": list(joint), "joint": list(joint)}
     return {"layers": layers, "carriers": carriers, "measured": list(measured), "weight_based": {"place": place}} | {
         "predicted": predicted, "window": None, "causal": None, "verdict": "no_z", "dissociates": False,
+        "predicted_verdict": "weak_bottleneck",
     }  # fmt: skip
 
 
 CAUSAL = {"verdict": "causal_z", "dissociates": True}
+UNSURE = {"predicted_verdict": "no_bottleneck"}
 
 
 def test_the_chance_of_pointing_where_both_pass():
@@ -347,6 +349,8 @@ def test_the_chance_of_pointing_where_both_pass():
         ([at() | CAUSAL, at(place="answer") | {"verdict": "partial_z", "dissociates": None}], "inconclusive", False),
         ([at(), at(joint=(), place="none")], "untestable", None),
         ([at(joint=(), place="none")] * 2, "untestable", None),
+        ([at(place="answer") | UNSURE] * 2, "does_not_generalise", None),  # nothing was predicted
+        ([at(joint=(4,)) | UNSURE] * 3, "does_not_generalise", None),
     ],
 )
 def test_what_several_models_say(rows, verdict, place):
@@ -447,7 +451,7 @@ def test_several_models_are_compared_and_judged_again(script, small, tmp_path, m
         "place": None,
     }
     assert (
-        "generalises: causal Z in 2 of 2 models; the weights point where both pass in 2 of 2 -> "
+        "generalises: causal Z in 2 of 2 models that could be tested; the weights point where both pass in 2 of 2 -> "
         in capsys.readouterr().out
     )
     before = snapshot(out)

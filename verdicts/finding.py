@@ -224,7 +224,11 @@ def comparison(results: dict) -> dict:
     holds = {"second_model": True if shared else False if len(decided) > 1 else None}
     holds |= {"universal": all_agree([row for row in once.values() if row["agree"] is not None])}
     sure = True if hits < verdicts.LEVEL else None  # that all do could be luck, that one does not is none
-    holds["place"] = (sure if reached == len(where) else False) if where else None
+    predicted = [
+        name for name in where if models[name]["predicted_verdict"] != "no_bottleneck"
+    ]  # else nothing is predicted
+    missed = [name for name in predicted if not where[name]["carries_both"]]
+    holds["place"] = False if missed else sure if predicted and reached == len(where) else None
     found = {"models": models, "repeats": repeats, "causal": causal, "tested": tested, "decided": decided}
     found["where"] = {"models": where, "reached": reached, "p": hits}
     return {"verdict": verdict, "tests": {"second_model": shared}, "holds": holds} | found
