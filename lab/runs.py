@@ -35,6 +35,7 @@ SCRIPTS = {  # by the stem of what they write
     "hunt": "hunt.py",
 }
 DEFAULT_MODEL = "Qwen/Qwen2.5-3B"
+DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration)  # of what was written
 LONGEST_LINE = 900  # characters of an error
 
 
@@ -212,27 +213,31 @@ class Report:
             json.loads(content), arrays
         )  # from what is saved: --report-only writes the same bytes
         write_files(out, files | {f"{self.stem}_results.json": content})
-        self.print_verdict(out, results)
+        self.print_verdict(out, results, self.page.summary(results))
 
     def again(self, out: Path, results: dict) -> None:
         """Judge and render saved results once more, without a model. UserError where an older edition wrote them."""
         arrays = {name: load_array(out, name) for name in self.arrays}
+        path = out / f"{self.stem}_results.json"
         try:
             results = self.judged(results)
             content = json_bytes(results)
-            files = self.page.render(json.loads(content), arrays)
+            files, said = self.page.render(json.loads(content), arrays), self.page.summary(results)
         except KeyError as error:
             raise UserError(
-                f"{out / f'{self.stem}_results.json'} lacks {error}, an older edition wrote it: measure again, without "
-                "--report-only"
+                f"{path} lacks {error}, an older edition wrote it: measure again, without --report-only"
             ) from None
-        write_files(out, files | {f"{self.stem}_results.json": content})
-        self.print_verdict(out, results)
+        except DAMAGE as error:
+            raise UserError(
+                f"{path} is not as it was written ({first_line(error)}): measure again, without --report-only"
+            ) from None
+        write_files(out, files | {path.name: content})
+        self.print_verdict(out, results, said)
 
-    def print_verdict(self, out: Path, results: dict) -> None:
+    def print_verdict(self, out: Path, results: dict, said: str) -> None:
         """The last line that a script prints."""
         if processes()[0] == 0:
-            print(f"{results['verdict']}: {self.page.summary(results)} -> {out / f'{self.stem}_output.md'}")
+            print(f"{results['verdict']}: {said} -> {out / f'{self.stem}_output.md'}")
 
 
 class Run:
@@ -433,7 +438,7 @@ def as_written(out: Path, stem: str) -> Iterator[None]:
     """Inside, an earlier phase's results are taken apart: UserError where they are not as that phase writes them."""
     try:
         yield
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except DAMAGE as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else f"is not as it was written ({first_line(error)})"
         raise UserError(f"{out / f'{stem}_results.json'} {what}: delete it and run {SCRIPTS[stem]} again") from None
 

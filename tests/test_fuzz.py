@@ -4,6 +4,7 @@ import argparse
 import json
 import shutil
 from contextlib import suppress
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -301,6 +302,83 @@ def test_the_layer_that_an_earlier_phase_chose(tmp_path):
     def one(content: bytes) -> None:
         put(tmp_path / "one_results.json", content)
         tally(read)
+
+    one()
+    tally.settle()
+
+
+def test_what_scripts_read_of_other_scripts(tmp_path):
+    """Whatever is in the results that a script reads beside the Z, before it runs a model."""
+    solved = {"rung": "words", "asked": 9, "solved": {"en": 5, "zh": 4}}
+    own = {
+        "one": {
+            "bottleneck": {"lowest": {"layer": 1}, "window": [0, 1]},
+            "weight_types": {"attention": ["W_Q"], "ffn": ["W_up"]},
+        },
+        "phase2": RESULTS,
+        "phase3": {"settings": {"ladder": [{"limit": 9}]}, "tried": [solved]},
+    }
+    results = {stem: {"script": stem, "tests": {}, "model": FOLDER.identity} | parts for stem, parts in own.items()}
+    flags = argparse.Namespace(out=tmp_path / "out", fold_norm=False, z_from=tmp_path, layer="auto")
+    rungs, z = [SimpleNamespace(settings={"limit": 9})], SimpleNamespace(bottleneck=1)
+    readers = {
+        "one": lambda: (
+            load_script("phase3_patching").pointed(tmp_path, FOLDER, z),
+            load_script("2").saved_spectra(argparse.Namespace(out=tmp_path, fold_norm=False), FOLDER),
+        ),
+        "phase2": lambda: load_script("phase2_z_extraction").load_given(
+            SimpleNamespace(arguments=flags, folder=FOLDER)
+        ),
+        "phase3": lambda: load_script("ablation").solved_before(tmp_path, FOLDER, rungs),
+    }
+    for name, array in ARRAYS.items():
+        np.save(tmp_path / name, array)
+    np.save(tmp_path / load_script("2").SPECTRA, np.zeros((2, 2, WIDTH)))
+    tally = Tally()
+
+    @fuzzed
+    @given(st.sampled_from(sorted(own)).flatmap(lambda stem: st.tuples(st.just(stem), json_files(results[stem]))))
+    def one(chosen: tuple[str, bytes]) -> None:
+        stem, content = chosen
+        put(tmp_path / f"{stem}_results.json", content)
+        tally(readers[stem])
+
+    one()
+    tally.settle()
+
+
+TINY = ROOT / "output" / "tiny"
+
+
+def unpainted(report: runs.Report) -> runs.Report:
+    """A script's report without arrays and pictures."""
+    page = SimpleNamespace(claims=report.page.claims, summary=report.page.summary, render=lambda *_: {})
+    return replace(report, arrays=(), page=page)
+
+
+def test_reports_of_saved_results(tmp_path, monkeypatch):
+    """Results judged again by --report-only, a script's own or a whole hunt's; what is refused leaves the file as it was."""
+    reports = {stem: unpainted(load_script(name).REPORT) for stem, name in runs.SCRIPTS.items()}
+    hunt, tally = load_script("hunt"), Tally()
+    monkeypatch.setattr(hunt, "REPORT", reports["hunt"])
+    saved = {file.relative_to(TINY): file.read_bytes() for file in TINY.rglob("*_results.json")}
+    for name, content in saved.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        put(tmp_path / name, content)
+    values = {name: json.loads(content) for name, content in saved.items()}
+    files = st.sampled_from(sorted(saved)).flatmap(lambda name: st.tuples(st.just(name), json_files(values[name], 1)))
+
+    @fuzzed
+    @given(files, st.integers(0, 3))
+    def one(chosen: tuple[Path, bytes], way: int) -> None:
+        name, content = chosen
+        file, stem, refused = put(tmp_path / name, content), name.name.partition("_")[0], tally.refused
+        if stem == "hunt" or not way:
+            tally(lambda: hunt.judge_again(argparse.Namespace(out=tmp_path, model=None)))
+        else:
+            tally(lambda: runs.render_again(argparse.Namespace(out=file.parent, model=None), reports[stem]))
+        assert tally.refused == refused or file.read_bytes() == content
+        put(file, saved[name])
 
     one()
     tally.settle()
