@@ -135,10 +135,11 @@ def saved_spectra(arguments, folder) -> dict[str, np.ndarray]:
     """
     if arguments.fold_norm or not all((arguments.out / name).exists() for name in (SPECTRA, "one_results.json")):
         return {}
-    types = runs.load_results(arguments.out, "one", folder.identity)["weight_types"]
-    names = (*types["attention"], *types["ffn"])
-    spectra = runs.load_array(arguments.out, SPECTRA, (folder.layers, len(names), folder.width))
-    return dict(zip(names, spectra.swapaxes(0, 1)))
+    results = runs.load_results(arguments.out, "one", folder.identity)
+    with runs.as_written(arguments.out, "one"):
+        names = (*results["weight_types"]["attention"], *results["weight_types"]["ffn"])
+        spectra = runs.load_array(arguments.out, SPECTRA, (folder.layers, len(names), folder.width))
+        return dict(zip(names, spectra.swapaxes(0, 1)))
 
 
 def ffn_alignment(

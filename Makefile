@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 
 MODEL ?= Qwen/Qwen2.5-0.5B
 
-.PHONY: hunt real test controls lint clean
+.PHONY: hunt real test fuzz controls lint clean
 
 hunt: $(VENV)/ready
 	$(BIN)/python hunt.py --model tiny --out output/tiny
@@ -15,6 +15,9 @@ real: $(VENV)/ready
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -n 2
+
+fuzz: $(VENV)/ready
+	FUZZ=5000 $(BIN)/python -m pytest tests/test_fuzz*.py
 
 controls: $(VENV)/ready
 	$(BIN)/python -m bench.controls

@@ -151,10 +151,11 @@ def solved_before(out, folder: checkpoints.ModelFolder, rungs: list[questions.As
         return {}
     phase3 = runs.load_results(out, "phase3", folder.identity)
     asked = [runs.significant(asked.settings) for asked in rungs]
-    if not all(settings in phase3["settings"]["ladder"] for settings in asked):
-        return {}
-    rows = {row["rung"]: row for row in phase3["tried"] if row["asked"]}
-    return {name: [sum(row["solved"].values()), row["asked"] * len(row["solved"])] for name, row in rows.items()}
+    with runs.as_written(out, "phase3"):
+        if not all(settings in phase3["settings"]["ladder"] for settings in asked):
+            return {}
+        rows = {row["rung"]: row for row in phase3["tried"] if row["asked"]}
+        return {name: [sum(row["solved"].values()), row["asked"] * len(row["solved"])] for name, row in rows.items()}
 
 
 @dataclass(frozen=True)

@@ -226,13 +226,14 @@ def going_down(file: Path, what: argparse.Namespace, folder: checkpoints.ModelFo
 def judge_again(arguments: argparse.Namespace) -> None:
     """--report-only: every script's saved numbers judged by today's rules, then the hunt's own, without a model."""
     results = runs.saved_results(arguments, REPORT)
-    if "models" in results:
-        folders = {name: row["folder"] for name, row in results["models"].items()}
-        found = {name: REPORT.judged(gathered_again(arguments.out / folder)) for name, folder in folders.items()}
-        results["models"] = {name: row_of(result, folders[name]) for name, result in found.items()}
-    else:
-        results = gathered_again(arguments.out)
-    REPORT.write(arguments.out, results, {})
+    with runs.as_written(arguments.out, "hunt"):
+        if "models" in results:
+            folders = {name: row["folder"] for name, row in results["models"].items()}
+            found = {name: REPORT.judged(gathered_again(arguments.out / folder)) for name, folder in folders.items()}
+            results["models"] = {name: row_of(result, folders[name]) for name, result in found.items()}
+        else:
+            results = gathered_again(arguments.out)
+    REPORT.again(arguments.out, results)
 
 
 def gathered_again(out: Path) -> dict:

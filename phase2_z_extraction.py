@@ -156,12 +156,16 @@ def load_given(opening: questions.Asking) -> tuple[dict, np.ndarray, np.ndarray]
             f"--layer {arguments.layer}: the Z of --z-from has a layer of its own; leave one of them out"
         )
     results = runs.load_results(arguments.z_from, "phase2", folder.identity)
-    if "position" not in results["z"]:
-        raise runs.UserError(f"--z-from {arguments.z_from}: an older edition wrote it: run phase 2 there again")
-    if results["settings"]["fold_norm"] != arguments.fold_norm:
-        raise runs.UserError(f"--z-from {arguments.z_from} was run with another --fold-norm: run this alike")
-    basis = runs.load_array(arguments.z_from, "phase2_z_basis.npy", (results["z"]["k"], folder.width))
-    return results, basis, subspaces.load_also(arguments.z_from, results, folder.width)[1]
+    with runs.as_written(arguments.z_from, "phase2"):
+        if "position" not in results["z"]:
+            raise runs.UserError(f"--z-from {arguments.z_from}: an older edition wrote it: run phase 2 there again")
+        if results["settings"]["fold_norm"] != arguments.fold_norm:
+            raise runs.UserError(f"--z-from {arguments.z_from} was run with another --fold-norm: run this alike")
+        shape = (results["z"]["k"], folder.width)
+        basis = subspaces.load_bases(arguments.z_from, "phase2_z_basis.npy", shape)
+        given = results, basis, subspaces.load_also(arguments.z_from, results, folder.width)[1]
+        range(folder.layers).index(given_layer(results).layer), given_hash(*given)  # what is read of it below
+    return given
 
 
 def given_layer(results: dict) -> checkpoints.ChosenLayer:

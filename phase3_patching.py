@@ -138,9 +138,12 @@ def pointed(out, folder: checkpoints.ModelFolder, z: subspaces.HandedZ) -> dict:
     """Where the weights point: the layer that phase 2 used and its window, and the lowest of all layers where 1.py ran."""
     lowest, window = None, [z.bottleneck]
     if (out / "one_results.json").exists():
-        found = runs.load_results(out, "one", folder.identity)["bottleneck"]
-        lowest = found["lowest"]["layer"]
-        window = found["window"] if z.bottleneck in found["window"] else window
+        results = runs.load_results(out, "one", folder.identity)
+        with runs.as_written(out, "one"):
+            found, layers = results["bottleneck"], range(folder.layers)
+            lowest = layers.index(found["lowest"]["layer"])
+            inside = [layers.index(layer) for layer in found["window"]]
+        window = inside if z.bottleneck in inside else window
     return {"inner": z.bottleneck, "lowest": lowest, "window": window}
 
 

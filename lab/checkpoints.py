@@ -15,9 +15,10 @@ from pathlib import Path
 
 import torch
 
-from lab import families, runs, tensors
+from lab import families, readers, runs, tensors
 
 NARROW = 512  # up to this width the matrices are so small that a second CPU thread costs more than it brings
+MOST_LAYERS = 10_000
 QWEN25_3B_SHAPE = {
     "model_type": "qwen2",
     "num_hidden_layers": 36,
@@ -182,7 +183,7 @@ def check_family(path: Path, config) -> None:
 
 def locate(name: str, revision: str | None) -> tuple[Path, str, str | None]:
     """(folder or GGUF file, name that reports show, the hub's commit or None)."""
-    path = Path(name).expanduser()
+    path = runs.local_path(name)
     if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
         if revision:
             kind = "folder" if path.is_dir() else "file"
@@ -235,6 +236,8 @@ def load_config(path: Path):
         raise runs.UserError(f"{path}: no config.json; {held}")
     try:
         with silent_transformers():
+            if (layers := stated_layers(path)) > MOST_LAYERS:
+                raise ValueError(f"{layers} layers, of which no model has more than {MOST_LAYERS}: download it again")
             return AutoConfig.from_pretrained(**source(path))
     except Exception as error:  # a wrong type in it surfaces as one of several unrelated types
         what = (
@@ -243,6 +246,18 @@ def load_config(path: Path):
             else f"{path} is no usable GGUF file"
         )
         raise runs.UserError(f"{what}: {runs.first_line(error)}") from None
+
+
+def stated_layers(path: Path) -> int:
+    """How many layers a configuration names, itself or in a part; transformers makes as many, however long that takes."""
+    if path.is_dir():
+        config = readers.parsed((path / "config.json").read_text(encoding="utf-8"))
+        parts = [part for part in (config, *config.values()) if isinstance(part, dict)]
+        named = [part.get("num_hidden_layers") for part in parts]
+    else:
+        fields = tensors.read_gguf(path).fields
+        named = [field.contents() for name, field in fields.items() if name.endswith(".block_count")]
+    return max((number for number in named if isinstance(number, int)), default=0)
 
 
 @contextmanager
@@ -348,8 +363,11 @@ def bottleneck_layer(arguments: argparse.Namespace, folder: ModelFolder) -> Chos
         except ValueError:
             raise runs.UserError(f"--layer {arguments.layer} is neither auto nor a number") from None
     results = runs.load_results(arguments.out, "one", folder.identity)
-    if results["settings"]["fold_norm"] != arguments.fold_norm:
-        raise runs.UserError(
-            f"{arguments.out / 'one_results.json'} has another --fold-norm: run 1.py alike, or give --layer"
-        )
-    return ChosenLayer(results["bottleneck"]["layer"], results["verdict"])
+    with runs.as_written(arguments.out, "one"):
+        if results["settings"]["fold_norm"] != arguments.fold_norm:
+            raise runs.UserError(
+                f"{arguments.out / 'one_results.json'} has another --fold-norm: run 1.py alike, or give --layer"
+            )
+        if not isinstance(results["verdict"], str):
+            raise ValueError("its verdict is no text")
+        return ChosenLayer(range(folder.layers).index(results["bottleneck"]["layer"]), results["verdict"])

@@ -1,12 +1,14 @@
 """The flags of the scripts: what they share, and how help and a wrong argument are shown."""
 
 import argparse
+import sys
 from itertools import takewhile
 from pathlib import Path
 
 from lab import runs
 
 VERSION = "0.3.0"  # as in CITATION.cff
+LONGEST_NAME, LONGEST_PATH = 255, 3000  # bytes that file systems allow; of a path, with room for the files in it
 PROBLEMS = (
     "a JSONL file, or one MGSM TSV per language (default: the model folder's problems.jsonl, else files of data/)"
 )
@@ -14,6 +16,17 @@ PROBLEMS = (
 
 class OneLineParser(argparse.ArgumentParser):
     """Reports a wrong argument in one line instead of argparse's usage block."""
+
+    def parse_args(self, args=None, namespace=None):
+        """argparse's, of arguments that can be written into a report and could be the name of a file."""
+        for argument in sys.argv[1:] if args is None else args:
+            try:
+                size = len(argument.encode())
+            except UnicodeEncodeError:
+                self.error(f"argument {argument!r} is not UTF-8 text")
+            if size > LONGEST_PATH or max(len(part.encode()) for part in argument.split("/")) > LONGEST_NAME:
+                self.error(f"argument {argument!r} is too long for a name or a path")
+        return super().parse_args(args, namespace)
 
     def error(self, message: str):
         raise runs.UserError(f"{message} (see {self.prog} --help)")

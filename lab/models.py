@@ -30,10 +30,10 @@ def load_tokenizer(folder: checkpoints.ModelFolder):
     try:
         with checkpoints.silent_transformers():
             tokenizer = transformers.AutoTokenizer.from_pretrained(**folder.source)
-        read = unmarked(tokenizer, PROBE)
+        read, unknown = unmarked(tokenizer, PROBE), tokenizer.unk_token_id
     except Exception as error:  # missing files surface as OSError, ValueError, TypeError or a Rust exception
         raise runs.UserError(f"{folder.path}: no usable tokenizer ({runs.first_line(error)})") from None
-    if set(read) <= {tokenizer.unk_token_id}:  # transformers makes an empty one where files are missing
+    if set(read) <= {unknown}:  # transformers makes an empty one where files are missing
         raise runs.UserError(
             f"{folder.path}: no usable tokenizer, {PROBE!r} has no tokens in it: are tokenizer.json, or the vocabulary "
             "files of its class, beside the weights?"

@@ -1,6 +1,5 @@
 """Problem files: read, checked line by line, and every problem once, whatever its copies are called."""
 
-import json
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
-from lab import numerals, quantities, runs
+from lab import numerals, quantities, readers, runs
 
 SOLUTION_MARK = "####"  # GSM8K ends a worked solution with it and the answer
 FINAL = re.compile(r"(?:[\s.?。؟।]|(?<![\d)])!)+$")  # final punctuation; 5! is a factorial
@@ -134,7 +133,7 @@ def read_jsonl(file: Path, languages: Sequence[str]) -> list[Entry]:
             continue
         place = f"{file}, line {number}"
         try:
-            entries.append(Entry(place, *read_record(json.loads(line, parse_float=Decimal), languages)))
+            entries.append(Entry(place, *read_record(readers.parsed(line, parse_float=Decimal), languages)))
         except NoTexts as error:
             raise NoTexts(f"{place}: {error}") from None
         except KeyError as error:
@@ -162,8 +161,11 @@ def read_record(record: dict, languages: Sequence[str]) -> tuple[Problem, bool]:
             raise ValueError("a text is empty or not a string")
     answer, worked = read_answer(record["answer"], answer_text)
     check_agreement(answer, answer_text)
-    identifier, category = str(record["id"]), str(record.get("category", ""))
-    return Problem(identifier, category, answer, asked, answer_text, parts["solution"]), worked
+    if isinstance(record["id"], bool) or not isinstance(record["id"], int | str):
+        raise ValueError("id is neither a text nor a number")
+    return Problem(
+        str(record["id"]), str(record.get("category", "")), answer, asked, answer_text, parts["solution"]
+    ), worked
 
 
 def read_answer(answer: object, answer_text: dict) -> tuple[Fraction | str, bool]:

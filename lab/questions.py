@@ -1,15 +1,15 @@
 """Languages, prompts in each of them, what a script asks, and what an answer is: right, and in which language."""
 
 import argparse
-import json
 import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from string import Formatter
 
-from lab import checkpoints, models, numerals, runs, words
-from lab.problems import NoTexts, Problem, load_problems, plain, read_problems
+from lab import checkpoints, models, numerals, readers, runs, words
+from lab.problems import NoTexts, Problem, load_problems, plain, read_lines, read_problems
 
 DEFAULT_EXEMPLARS = runs.ROOT / "data" / "exemplars.jsonl"
 SHARED_EXEMPLARS = {"phase2": "words"}  # problem files asked with another's exemplars, if those lie beside them
@@ -38,9 +38,11 @@ def load_languages(wanted: Sequence[str]) -> dict[str, dict]:
     """Templates of the wanted languages, in that order, from data/languages.json."""
     path = runs.ROOT / "data" / "languages.json"
     try:
-        known = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+        known = readers.parsed(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, OSError) as error:
         raise runs.UserError(f"data/{path.name} is not JSON ({runs.first_line(error)})") from None
+    if not isinstance(known, dict):
+        raise runs.UserError(f"data/{path.name} holds no rows by language: download it again")
     for language in wanted:
         if language not in known:
             raise runs.UserError(
@@ -55,9 +57,24 @@ def load_languages(wanted: Sequence[str]) -> dict[str, dict]:
 def check_template(language: str, template: dict) -> None:
     """UserError for a row of data/languages.json that lacks something."""
     for key, part in TEMPLATE.items():
-        if not isinstance(template.get(key), str) or part not in template[key]:
+        text = template.get(key) if isinstance(template, dict) else None
+        if not isinstance(text, str) or part not in text:
             raise runs.UserError(f"data/languages.json: {language} has no {key}{f' with {part}' if part else ''}")
+        if part and not fills_in(text, part):
+            raise runs.UserError(
+                f"data/languages.json: {language}'s {key} {text!r} has other braces than {part}: write {{{{ and }}}} for "
+                "those that are meant"
+            )
     check_script(language, template)
+
+
+def fills_in(text: str, part: str) -> bool:
+    """Whether `format` puts something in the place of this part of a template, as it is, and of nothing else."""
+    try:
+        fields = [field for _, *field in Formatter().parse(text) if field[0] is not None]
+    except ValueError:
+        return False
+    return all(field == [part[1:-1], "", None] for field in fields)
 
 
 def check_script(language: str, template: dict) -> None:
@@ -246,10 +263,12 @@ def find_contrasts(arguments, folder: checkpoints.ModelFolder) -> Asked | None:
 
 def variants(asked: Asked) -> dict[int, tuple[str, str]]:
     """Which problems of a file are variants of each other: {place: (base, variant)}, of lines that say so."""
-    lines = [
-        json.loads(line) for file in asked.files for line in file.read_text("utf-8-sig").split("\n") if line.strip()
-    ]
-    told = {line["id"]: (line["base"], line["variant"]) for line in lines if {"base", "variant"} <= line.keys()}
+    lines = [readers.parsed(line) for file in asked.files for line in read_lines(file) if line.strip()]
+    told = {
+        str(line["id"]): (str(line["base"]), str(line["variant"]))
+        for line in lines
+        if {"base", "variant"} <= line.keys()
+    }
     return {place: told[one.id] for place, one in enumerate(asked.problems) if one.id in told}
 
 

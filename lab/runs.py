@@ -11,7 +11,8 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,8 @@ from types import ModuleType
 
 import numpy as np
 import torch
+
+from lab import readers
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = {  # by the stem of what they write
@@ -32,10 +35,20 @@ SCRIPTS = {  # by the stem of what they write
     "hunt": "hunt.py",
 }
 DEFAULT_MODEL = "Qwen/Qwen2.5-3B"
+DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration)  # of what was written
+LONGEST_LINE = 900  # characters of an error
 
 
 class UserError(Exception):
-    """Bad input or a missing file: one line that names the file, the value and the remedy. Exit status 2."""
+    """Bad input or a missing file: one line that names the file, the value and the remedy. Exit status 2.
+
+    Whatever the file or the value holds: what would break the line is shown escaped, and the middle of a long one left out.
+    """
+
+    def __init__(self, message: str):
+        shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in message)
+        half = LONGEST_LINE // 2
+        super().__init__(shown if len(shown) <= LONGEST_LINE else f"{shown[:half]} ... {shown[-half:]}")
 
 
 def run_script(main: Callable[[], None]) -> None:
@@ -200,27 +213,31 @@ class Report:
             json.loads(content), arrays
         )  # from what is saved: --report-only writes the same bytes
         write_files(out, files | {f"{self.stem}_results.json": content})
-        self.print_verdict(out, results)
+        self.print_verdict(out, results, self.page.summary(results))
 
     def again(self, out: Path, results: dict) -> None:
         """Judge and render saved results once more, without a model. UserError where an older edition wrote them."""
         arrays = {name: load_array(out, name) for name in self.arrays}
+        path = out / f"{self.stem}_results.json"
         try:
             results = self.judged(results)
             content = json_bytes(results)
-            files = self.page.render(json.loads(content), arrays)
+            files, said = self.page.render(json.loads(content), arrays), self.page.summary(results)
         except KeyError as error:
             raise UserError(
-                f"{out / f'{self.stem}_results.json'} lacks {error}, an older edition wrote it: measure again, without "
-                "--report-only"
+                f"{path} lacks {error}, an older edition wrote it: measure again, without --report-only"
             ) from None
-        write_files(out, files | {f"{self.stem}_results.json": content})
-        self.print_verdict(out, results)
+        except DAMAGE as error:
+            raise UserError(
+                f"{path} is not as it was written ({first_line(error)}): measure again, without --report-only"
+            ) from None
+        write_files(out, files | {path.name: content})
+        self.print_verdict(out, results, said)
 
-    def print_verdict(self, out: Path, results: dict) -> None:
+    def print_verdict(self, out: Path, results: dict, said: str) -> None:
         """The last line that a script prints."""
         if processes()[0] == 0:
-            print(f"{results['verdict']}: {self.page.summary(results)} -> {out / f'{self.stem}_output.md'}")
+            print(f"{results['verdict']}: {said} -> {out / f'{self.stem}_output.md'}")
 
 
 class Run:
@@ -288,7 +305,8 @@ def render_again(arguments: argparse.Namespace, report: Report) -> None:
 def saved_results(arguments: argparse.Namespace, report: Report) -> dict:
     """The results that --report-only is about; UserError if --model names another model."""
     results = load_results(arguments.out, report.stem)
-    name = results["model"]["name"] if "model" in results else "several models"
+    with as_written(arguments.out, report.stem):
+        name = results["model"]["name"] if "model" in results else "several models"
     if arguments.model is not None and shown_name(arguments.model) != name:
         path = arguments.out / f"{report.stem}_results.json"
         raise UserError(
@@ -299,8 +317,13 @@ def saved_results(arguments: argparse.Namespace, report: Report) -> dict:
 
 def shown_name(model: str) -> str:
     """A model's name as reports show it: the hub's, or a local folder's or file's own name."""
-    path = Path(model).expanduser()
+    path = local_path(model)
     return path.resolve().name if path.exists() else model
+
+
+def local_path(model: str) -> Path:
+    """A model's name as a path; `~` is the user's home, as the shell has it."""
+    return Path(os.path.expanduser(model))  # Path.expanduser raises where there is no such user
 
 
 def check_owner(out: Path, model: dict | None) -> None:
@@ -309,10 +332,13 @@ def check_owner(out: Path, model: dict | None) -> None:
         path = out / f"{stem}_results.json"
         found = read_json(path) if path.exists() else None
         owner = found.get("model") if isinstance(found, dict) else model
-        same = owner and model and all(owner[key] == model[key] for key in owner.keys() & model.keys())
-        if found and owner != model and not same:
-            name = f"{owner['name']} (weights {owner['weights_hash']})" if owner else "a comparison of several models"
-            raise UserError(f"{out} holds results of {name}: a folder belongs to one model, give another --out")
+        with as_written(out, stem):
+            same = owner and model and all(owner[key] == model[key] for key in owner.keys() & model.keys())
+            if found and owner != model and not same:
+                name = (
+                    f"{owner['name']} (weights {owner['weights_hash']})" if owner else "a comparison of several models"
+                )
+                raise UserError(f"{out} holds results of {name}: a folder belongs to one model, give another --out")
 
 
 @cache
@@ -374,11 +400,12 @@ def load_results(out: Path, stem: str, model: dict | None = None) -> dict:
         raise UserError(f"{path} is not a result of this suite: delete it and run again")
     if "tests" not in results:  # the first edition's
         raise UserError(f"{path} was written by an older edition of this suite: run {SCRIPTS[stem]} again")
-    if model and results["model"] != model:
-        raise UserError(
-            f"{path} is about another model ({results['model']['name']}, weights {results['model']['weights_hash']}; "
-            f"now {model['name']}, weights {model['weights_hash']}): use another --out or run that phase again"
-        )
+    with as_written(out, stem):
+        if model and results["model"] != model:
+            raise UserError(
+                f"{path} is about another model ({results['model']['name']}, weights {results['model']['weights_hash']}; "
+                f"now {model['name']}, weights {model['weights_hash']}): use another --out or run that phase again"
+            )
     return results
 
 
@@ -387,11 +414,9 @@ def load_array(out: Path, name: str, shape: tuple[int, ...] | None = None) -> np
     path = out / name
     if not path.exists():
         raise UserError(f"{path} is missing: run the script that writes it again with --fresh")
-    if path.suffix != ".npy":
-        return path.read_bytes()
     try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        array = readers.read_array(path) if path.suffix == ".npy" else path.read_bytes()
+    except (ValueError, OSError) as error:
         raise UserError(
             f"{path} is damaged ({first_line(error)}): run the script that writes it with --fresh"
         ) from None
@@ -403,9 +428,19 @@ def load_array(out: Path, name: str, shape: tuple[int, ...] | None = None) -> np
 def read_json(path: Path) -> dict:
     """A JSON file's content; UserError where it is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return readers.parsed(path.read_text(encoding="utf-8"), parse_constant=readers.no_constant)
     except (ValueError, OSError) as error:
         raise UserError(f"{path} is damaged ({first_line(error)}): delete it and run again") from None
+
+
+@contextmanager
+def as_written(out: Path, stem: str) -> Iterator[None]:
+    """Inside, an earlier phase's results are taken apart: UserError where they are not as that phase writes them."""
+    try:
+        yield
+    except DAMAGE as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else f"is not as it was written ({first_line(error)})"
+        raise UserError(f"{out / f'{stem}_results.json'} {what}: delete it and run {SCRIPTS[stem]} again") from None
 
 
 def json_bytes(value: object) -> bytes:

@@ -71,20 +71,31 @@ class HandedZ:
 def load_z(out: Path, folder: checkpoints.ModelFolder) -> HandedZ:
     """Phase 2's Z; UserError if it is missing, another model's, or of the wrong shape."""
     results = runs.load_results(out, "phase2", folder.identity)
-    z, bottleneck = results["z"], results["settings"]["layer"]
+    with runs.as_written(out, "phase2"):
+        return taken_from(out, results, folder)
+
+
+def taken_from(out: Path, results: dict, folder: checkpoints.ModelFolder) -> HandedZ:
+    """Phase 2's Z from its results and the arrays beside them."""
+    z, bottleneck = results["z"], range(folder.layers).index(results["settings"]["layer"])
     if "fitted_answers" not in z:
         raise runs.UserError(f"{out / 'phase2_results.json'}: an older edition wrote it: run phase 2 again")
-    basis = runs.load_array(out, "phase2_z_basis.npy", (z["k"], folder.width))
+    basis = load_bases(out, "phase2_z_basis.npy", (z["k"], folder.width))
     shape = (folder.layers, results["z_dimensions"][-1], folder.width)
-    every_layer = runs.load_array(out, "phase2_layer_subspaces.npy", shape)
+    every_layer = load_bases(out, "phase2_layer_subspaces.npy", shape)
     also, others = load_also(out, results, folder.width)
     summary = {key: z[key] for key in ("method", "layer", "site", "k", "passed")} | {"bottleneck": bottleneck}
     fitted_on = set(z["fitted_on"]).union(*(other["fitted_on"] for other in also))
     content = [runs.array_hash(basis), runs.array_hash(every_layer), sorted(fitted_on)]
     summary["content"] = runs.short_hash(content + ([runs.array_hash(others)] if also else []))
-    fitted = (fitted_on, set(z["fitted_answers"]), results["settings"]["languages"])
+    languages, chosen = results["settings"]["languages"], results["layer_chosen"]
+    answers = [answer for one in (z, *also) for answer in one["fitted_answers"]]
+    if not all(isinstance(text, str) for text in (*languages, *answers, chosen, z["method"])):
+        raise ValueError("a language, an answer, a method or what chose the layer is no text")
+    fitted = (fitted_on, set(z["fitted_answers"]), languages)
     bases = (torch.from_numpy(array).float() for array in (basis, every_layer))
-    found = HandedZ(*bases, z["site"], bottleneck, *fitted, summary, results["layer_chosen"])
+    site = range(folder.layers + 1).index(z["site"])
+    found = HandedZ(*bases, site, bottleneck, *fitted, summary, chosen)
     found.also = contingencies(also, torch.from_numpy(others).float())
     return found
 
@@ -94,7 +105,15 @@ def load_also(out: Path, results: dict, width: int) -> tuple[list[dict], np.ndar
     also = results.get("also", [])
     if not also:
         return [], np.zeros((0, width), np.float32)
-    return also, runs.load_array(out, CONTINGENCIES, (sum(other["k"] for other in also), width))
+    return also, load_bases(out, CONTINGENCIES, (sum(other["k"] for other in also), width))
+
+
+def load_bases(out: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Subspaces that phase 2 saved; UserError also where they are not finite."""
+    array = runs.load_array(out, name, shape)
+    if not np.isfinite(array).all():
+        raise runs.UserError(f"{out / name} holds NaN or infinite values: run phase 2 again with --fresh")
+    return array
 
 
 def contingencies(also: list[dict], rows: torch.Tensor) -> tuple[Contingency, ...]:

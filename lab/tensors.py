@@ -3,7 +3,7 @@
 Files are resolved as transformers resolves them: model.safetensors before an index, and nothing else in the folder counts.
 """
 
-import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from lab import runs
+from lab import readers, runs
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 GGUF_READER = gguf.GGUFReader
@@ -107,17 +107,22 @@ def safetensors_files(folder: Path, wanted: str | None) -> list[Path]:
     """The files that transformers would load: the one wanted, else model.safetensors, else the shards of the index."""
     if (folder / "adapter_config.json").exists():
         raise runs.UserError(f"{folder}: an adapter (adapter_config.json); merge it into its model, and save that")
+    if wanted and not (isinstance(wanted, str) and os.path.isfile(folder / wanted)):
+        raise runs.UserError(
+            f"{folder / 'config.json'} names {wanted!r} as transformers_weights, no file beside it: take that entry out, or "
+            "download the file"
+        )
     if wanted or (folder / SINGLE).exists():
         return [folder / (wanted or SINGLE)]
     index = folder / INDEX
     if not index.exists():
         raise runs.UserError(f"{folder}: no {SINGLE}; {other_weights(folder)}")
     try:
-        files = [folder / name for name in sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))]
+        files = [folder / name for name in sorted(set(readers.parsed(index.read_text("utf-8"))["weight_map"].values()))]
     except (ValueError, KeyError, AttributeError, TypeError):
         raise runs.UserError(f"{index} is damaged: download it again") from None
     for file in files:
-        if not file.exists():
+        if not os.path.isfile(file):  # Path.is_file raises for a name that no file could have
             raise runs.UserError(f"{file}: shard named in {index.name} is missing; download it again")
     return files
 
