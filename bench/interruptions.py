@@ -27,7 +27,7 @@ from lab import folders, runs
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 PART = re.compile(r"== part (\d+) of \d+: (\S+)(?: \((\w+)\))?")
-SHARE = 0.7  # of a script's time, in which a random stop falls: later ones may come when it is through
+SHARE = 0.4  # of a script's time, in which a random stop falls: later ones may come when it is through
 GLANCE = 0.0004  # seconds between two looks for files that are being written
 AFTER = 0.004  # seconds from the first sight of one to the stop, at the most
 
