@@ -20,17 +20,17 @@ import importlib
 import signal
 import subprocess
 import sys
-import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 
 import verdicts
-from lab import checkpoints, commands, expected, models, questions, runs
+from lab import checkpoints, commands, ending, expected, models, questions, runs
 from lab.evidence import REASONING, UNPATCHED, gather, row_of, select, tested_rows, untested
 from lab.problems import NoTexts
 from reports import hunt as page
@@ -95,7 +95,8 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.models and len(arguments.models) == 1:
         arguments.model, arguments.models = arguments.models[0], None
     if arguments.report_only:
-        judge_again(arguments)
+        with runs.held(arguments.out):
+            judge_again(arguments)
     elif arguments.models:
         hunt_each(arguments)
     else:
@@ -124,21 +125,21 @@ def hunt_each(arguments: argparse.Namespace) -> None:
     if len(set(folders.values())) < len(names):
         raise runs.UserError(f"--models {' '.join(names)}: two of them have the same name")
     runs.check_owner(out, None)
-    runs.prepare_folder(out)
-    failures, device = {}, arguments.device
-    for name, folder in folders.items():
-        try:
-            with models.kept_loaded():
-                hunt(argparse.Namespace(**vars(arguments) | {"model": name, "out": folder, "device": device}))
-        except runs.UserError as error:  # the other models' hunts are worth their time all the same
-            failures[name] = str(error)
-        device = children_device(arguments)
-    found = {name: runs.load_results(folders[name], "hunt") for name in sorted(folders) if name not in failures}
-    rows = {folder_of(name): row_of(result, folder_of(name)) for name, result in found.items()}
-    failed = {folder_of(name): message for name, message in failures.items()}
-    REPORT.write(out, {"script": "hunt", "models": rows, "failures": failed}, {})
-    if failures:
-        raise runs.UserError("; ".join(f"{name}: {message}" for name, message in failures.items()))
+    with runs.held(out, make=True):
+        failures, device = {}, arguments.device
+        for name, folder in folders.items():
+            try:
+                with models.kept_loaded():
+                    hunt(argparse.Namespace(**vars(arguments) | {"model": name, "out": folder, "device": device}))
+            except runs.UserError as error:  # the other models' hunts are worth their time all the same
+                failures[name] = str(error)
+            device = children_device(arguments)
+        found = {name: runs.load_results(folders[name], "hunt") for name in sorted(folders) if name not in failures}
+        rows = {folder_of(name): row_of(result, folder_of(name)) for name, result in found.items()}
+        failed = {folder_of(name): message for name, message in failures.items()}
+        REPORT.write(out, {"script": "hunt", "models": rows, "failures": failed}, {})
+        if failures:
+            raise runs.UserError("; ".join(f"{name}: {message}" for name, message in failures.items()))
 
 
 def folder_of(name: str) -> str:
@@ -152,14 +153,14 @@ def hunt(arguments: argparse.Namespace) -> None:
     opening = checkpoints.begin(REPORT, arguments)
     plan, parts = make_plan(arguments, opening.folder), {}
     left_out = dict(plan.left_out)
+    opening.hold = runs.take_folder(arguments.out)  # until the last step is through
     say(expected.sentence(opening.folder, opening.device, opening.dtype))
     for number, step in enumerate(steps(arguments, plan, parts, left_out), 1):
         say(f"== part {number} of {STEPS - len(left_out)}: {step.script}{step.where}")
         run_step(step, arguments)
         parts[step.key] = runs.load_results(arguments.out / step.folder, step.stem, opening.folder.identity)
     settings = {"dtype": arguments.dtype, "parts": {key: runs.short_hash(part) for key, part in parts.items()}}
-    run = runs.Run(REPORT, arguments, opening.folder.identity, opening.settings | settings)
-    run.save(gather(parts, opening.folder.layers, left_out), {})
+    opening.begun(**settings).save(gather(parts, opening.folder.layers, left_out), {})
 
 
 def make_plan(arguments: argparse.Namespace, folder: checkpoints.ModelFolder) -> Plan:
@@ -333,17 +334,8 @@ def run_here(script: str, flags: list[str]) -> int:
     let_go()
     torch.set_num_threads(THREADS)  # a narrow model's steps take one
     module = importlib.import_module(script.removesuffix(".py"))
-
-    def main() -> None:
-        try:
-            module.main(flags)
-        except KeyboardInterrupt:
-            raise Interrupted from None
-
     try:
-        runs.run_script(main)
-    except Interrupted:
-        raise KeyboardInterrupt from None
+        runs.run_script(lambda: module.main(flags), within=True)
     except SystemExit as end:
         return end.code
     except Exception:  # a fault of the script: the other models' hunts are worth their time all the same
@@ -354,19 +346,8 @@ def run_here(script: str, flags: list[str]) -> int:
 
 def let_go() -> None:
     """What the last step left is freed: two models at a time may be one too many. Ctrl-C waits, or what is freed swallows it."""
-    came, before = [], signal.getsignal(signal.SIGINT)
-    if not callable(before) or threading.current_thread() is not threading.main_thread():
+    with ending.undisturbed():
         gc.collect()
-        return
-    signal.signal(signal.SIGINT, lambda *_: came.append(True))
-    gc.collect()
-    signal.signal(signal.SIGINT, before)
-    if came:
-        before(signal.SIGINT, None)
-
-
-class Interrupted(BaseException):
-    """Ctrl-C in a step: it ends the hunt, not the step alone."""
 
 
 def run_shared(script: str, flags: list[str], processes: int) -> int:
@@ -374,7 +355,28 @@ def run_shared(script: str, flags: list[str], processes: int) -> int:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
     command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_processes", str(processes)]
     # Ctrl-C is for this process: it ends the script, which on its own would print a traceback while it still imports
-    return subprocess.run([*command, str(runs.ROOT / script), *flags], preexec_fn=ignore_interrupts).returncode
+    process = subprocess.Popen(
+        [*command, str(runs.ROOT / script), *flags], preexec_fn=ignore_interrupts, **runs.handed_down()
+    )
+    try:
+        return process.wait()
+    except BaseException:
+        end_with_workers(process)
+        raise
+
+
+def end_with_workers(launcher: subprocess.Popen) -> None:
+    """End a launch and the processes below it, which would work on alone, at once: files are written all or none.
+
+    A launcher that is asked to end prints a traceback.
+    """
+    below = []
+    with suppress(psutil.NoSuchProcess):
+        below = psutil.Process(launcher.pid).children(recursive=True)
+    for process in (launcher, *below):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    launcher.wait()
 
 
 def children_device(arguments: argparse.Namespace) -> str:

@@ -6,7 +6,7 @@ Letters: L layers, d width, h query heads, g KV groups, dh head width.
 import argparse
 import json
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ import torch
 
 from lab import families, readers, runs, tensors
 
+TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json")
 NARROW = 512  # up to this width the matrices are so small that a second CPU thread costs more than it brings
 MOST_LAYERS = 10_000
 QWEN25_3B_SHAPE = {
@@ -40,6 +41,7 @@ class ModelFolder:
     revision: str | None  # the snapshot's commit; None for what is local
     config: object  # transformers' config of the language model
     tensors: tensors.Safetensors | tensors.Gguf
+    seen: dict[Path, tuple]  # its files as they were before any was read
 
     @property
     def layers(self) -> int:
@@ -99,8 +101,7 @@ class ModelFolder:
             config = {
                 key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")
             }
-            names = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json")
-            tokenizer = [runs.file_hash(self.path / name) for name in names if (self.path / name).exists()]
+            tokenizer = [runs.file_hash(self.path / name) for name in TOKENIZER if (self.path / name).exists()]
         return {
             "name": self.name,
             "revision": self.revision,
@@ -110,6 +111,22 @@ class ModelFolder:
             "tokenizer_hash": runs.short_hash(tokenizer) if tokenizer else None,
             "weights_hash": runs.short_hash(weights),
         }
+
+    def check_unchanged(self) -> None:
+        """UserError where the files are no longer those of the identity: what was measured since may be either's.
+
+        Files that were only touched, or replaced by the same, are as they were.
+        """
+        own = [*self.files, *(self.path / name for name in ("config.json", *TOKENIZER) if self.path.is_dir())]
+        if files_now(own) == {file: self.seen[file] for file in own if file in self.seen}:
+            return
+        try:
+            now = find_model(str(self.path)).identity
+            same = all(now[key] == value for key, value in self.identity.items() if key.endswith("_hash"))
+        except runs.UserError:
+            same = False
+        if not same:
+            raise runs.UserError(f"{self.path} changed while it was measured: nothing is saved of it, run again")
 
     @cached_property
     def prefix(self) -> str:
@@ -123,6 +140,12 @@ class ModelFolder:
 
     def read(self, layer: int, name: str) -> torch.Tensor:
         return self.tensors.read(f"{self.prefix}layers.{layer}.{name}")
+
+
+def files_now(files: Iterable[Path]) -> dict[Path, tuple]:
+    """What tells each file that is there from one that has taken its place."""
+    states = {file: file.stat() for file in files if file.is_file()}
+    return {file: (state.st_size, state.st_mtime_ns, state.st_ino) for file, state in states.items()}
 
 
 def source(path: Path) -> dict:
@@ -149,10 +172,11 @@ def find_model(name: str, revision: str | None = None) -> ModelFolder:
     configuration and weights do not fit each other to the last tensor.
     """
     path, shown, commit = locate(name, revision)
+    seen = files_now(path.iterdir() if path.is_dir() else [path])
     if path.is_file():
         stat = path.stat()
         config, held = open_gguf(path, stat.st_size, stat.st_mtime_ns)
-        return ModelFolder(shown, path, commit, deepcopy(config), held)  # loading a model writes into it
+        return ModelFolder(shown, path, commit, deepcopy(config), held, seen)  # loading a model writes into it
     whole = load_config(path)
     config = whole.get_text_config()  # Gemma 3's larger models also see images
     if quantised := getattr(whole, "quantization_config", None):
@@ -161,7 +185,7 @@ def find_model(name: str, revision: str | None = None) -> ModelFolder:
     check_family(path, config)
     held = tensors.Safetensors(path, getattr(whole, "transformers_weights", None))
     check_that_it_loads(path)
-    return ModelFolder(shown, path, commit, config, held)
+    return ModelFolder(shown, path, commit, config, held, seen)
 
 
 @lru_cache(maxsize=4)
@@ -321,11 +345,17 @@ class Opening:
     dtype: torch.dtype
     folder: ModelFolder
     settings: dict  # seed and device
+    hold: object  # of the output folder, where it was there already
 
     def run(self, handed: dict | None = None, **settings) -> runs.Run | None:
         """The run under these further settings, `handed` as `runs.Run` has it; None where its results are there already."""
-        run = runs.Run(self.report, self.arguments, self.folder.identity, self.settings | settings, handed)
+        run = self.begun(handed, **settings)
         return None if run.finished() else run
+
+    def begun(self, handed: dict | None = None, **settings) -> runs.Run:
+        """The same, whatever is there already."""
+        settings, check = self.settings | settings, self.folder.check_unchanged
+        return runs.Run(self.report, self.arguments, self.folder.identity, settings, handed, check)
 
 
 def begin(report: runs.Report, arguments: argparse.Namespace) -> Opening | None:
@@ -335,13 +365,14 @@ def begin(report: runs.Report, arguments: argparse.Namespace) -> Opening | None:
         return None
     device = runs.choose_device(arguments.device)
     folder = find_model(arguments.model or runs.DEFAULT_MODEL, arguments.revision)
+    hold = runs.hold(arguments.out)
     runs.check_owner(arguments.out, folder.identity)
     if device.type == "cpu" and folder.width <= NARROW:
         torch.set_num_threads(1)
     if device.type == "cpu" and arguments.device == "auto" and runs.processes()[0] == 0:
         print("warning: no CUDA device here, running on the CPU", file=sys.stderr)
     settings = {"seed": arguments.seed, "device": device.type}
-    return Opening(report, arguments, device, runs.choose_dtype(arguments.dtype, device), folder, settings)
+    return Opening(report, arguments, device, runs.choose_dtype(arguments.dtype, device), folder, settings, hold)
 
 
 @dataclass(frozen=True)

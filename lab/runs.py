@@ -9,7 +9,6 @@ import math
 import os
 import platform
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,11 @@ import numpy as np
 import torch
 
 from lab import readers
+from lab.ending import UserError, first_line, processes
+from lab.ending import run_script as run_script  # for the scripts, as what is imported from folders
+from lab.folders import append_line, held, take_folder, write_files
+from lab.folders import handed_down as handed_down
+from lab.folders import hold as hold
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = {  # by the stem of what they write
@@ -36,45 +40,6 @@ SCRIPTS = {  # by the stem of what they write
 }
 DEFAULT_MODEL = "Qwen/Qwen2.5-3B"
 DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration)  # of what was written
-LONGEST_LINE = 900  # characters of an error
-
-
-class UserError(Exception):
-    """Bad input or a missing file: one line that names the file, the value and the remedy. Exit status 2.
-
-    Whatever the file or the value holds: what would break the line is shown escaped, and the middle of a long one left out.
-    """
-
-    def __init__(self, message: str):
-        shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in message)
-        half = LONGEST_LINE // 2
-        super().__init__(shown if len(shown) <= LONGEST_LINE else f"{shown[:half]} ... {shown[-half:]}")
-
-
-def run_script(main: Callable[[], None]) -> None:
-    """Call main; every foreseeable failure becomes one line on stderr and exit status 2."""
-    try:
-        main()
-    except UserError as error:
-        message = str(error)
-    except KeyboardInterrupt:
-        message = "interrupted; results already saved are intact"
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        message = f"out of memory ({first_line(error)}): try --dtype bfloat16, a smaller --batch, or --device cpu"
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
-            raise
-        message = f"out of memory ({first_line(error)}): try --dtype bfloat16 or a smaller --batch"
-    else:
-        return
-    if processes()[0] == 0:
-        print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
-
-
-def first_line(error: BaseException) -> str:
-    """An error's message cut to one line."""
-    return (str(error).strip() or type(error).__name__).split("\n")[0][:200]
 
 
 def choose_device(name: str) -> torch.device:
@@ -100,16 +65,6 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return getattr(torch, name)
-
-
-def processes() -> tuple[int, int]:
-    """(rank, number of processes) under `accelerate launch`; (0, 1) for a script run by itself."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return 0, 1
-    from accelerate import PartialState
-
-    state = PartialState(cpu=not torch.cuda.is_available())
-    return state.process_index, state.num_processes
 
 
 def own_turns(batches: Sequence) -> Sequence:
@@ -212,8 +167,9 @@ class Report:
         files |= self.page.render(
             json.loads(content), arrays
         )  # from what is saved: --report-only writes the same bytes
-        write_files(out, files | {f"{self.stem}_results.json": content})
-        self.print_verdict(out, results, self.page.summary(results))
+        name, said = f"{self.stem}_results.json", self.page.summary(results)
+        write_files(out, files | {name: content}, replaced=name if self.arrays else None)
+        self.print_verdict(out, results, said)
 
     def again(self, out: Path, results: dict) -> None:
         """Judge and render saved results once more, without a model. UserError where an older edition wrote them."""
@@ -244,18 +200,25 @@ class Run:
     """One run of one script: its fingerprint, whether the work is done already, and saving all files together."""
 
     def __init__(
-        self, report: Report, arguments: argparse.Namespace, model: dict, settings: dict, handed: dict | None = None
+        self,
+        report: Report,
+        arguments: argparse.Namespace,
+        model: dict,
+        settings: dict,
+        handed: dict | None = None,
+        check: Callable[[], None] | None = None,
     ):
         """`model` is the model's identity; `settings` are those that change results, files among them by content.
 
         `handed`: further entries of the results that an earlier phase hands on and that change no measurement; results that
-        are there already take them anew.
+        are there already take them anew. `check`: raises UserError where the model is not what it was, before it is saved.
 
-        Raises UserError where the output folder is not writable or holds another model's results.
+        The output folder belongs to this run as long as it lives. Raises UserError where it is not writable, another process
+        is at work there, or it holds another model's results.
         """
         self.report, self.out, self.fresh, self.started = report, arguments.out, arguments.fresh, time.monotonic()
+        self.hold, self.check = take_folder(self.out), check
         check_owner(self.out, model)
-        prepare_folder(self.out)
         self.model, self.settings, self.handed = model, significant(settings), handed or {}
         self.fingerprint = short_hash([self.model, self.settings, code_hash(Path(report.script))])
 
@@ -279,6 +242,8 @@ class Run:
         """
         if processes()[0] > 0:
             return
+        if self.check:
+            self.check()
         head = {"script": self.report.stem, "model": self.model, "settings": self.settings}
         self.report.write(self.out, head | {"fingerprint": self.fingerprint} | self.handed | results, arrays)
         self.log()
@@ -293,13 +258,13 @@ class Run:
         line += (
             f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}"
         )
-        with open(self.out / "run.log", "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        append_line(self.out / "run.log", line)
 
 
 def render_again(arguments: argparse.Namespace, report: Report) -> None:
     """--report-only: saved results judged and rendered again, without a model."""
-    report.again(arguments.out, saved_results(arguments, report))
+    with held(arguments.out):
+        report.again(arguments.out, saved_results(arguments, report))
 
 
 def saved_results(arguments: argparse.Namespace, report: Report) -> dict:
@@ -452,35 +417,3 @@ def json_lines(records: Sequence[dict]) -> bytes:
     """Records as JSONL."""
     lines = [json.dumps(record, ensure_ascii=False, sort_keys=True) for record in records]
     return ("\n".join(lines) + "\n").encode()
-
-
-def prepare_folder(out: Path) -> None:
-    """Make the output folder; UserError if it cannot be written to."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"--out {out} is not writable ({error.strerror}): give another folder") from None
-
-
-def write_files(out: Path, files: dict[str, bytes]) -> None:
-    """Write every file that changes under a temporary name in the same folder, then rename them all, in the order given."""
-    staged = {}
-    try:
-        for name, content in files.items():
-            for left in out.glob(f".{name}.*.new"):  # of a run that was killed while it wrote
-                left.unlink()
-            if (out / name).is_file() and (out / name).read_bytes() == content:
-                continue
-            staged[name] = out / f".{name}.{os.getpid()}.new"
-            staged[name].write_bytes(content)
-        for name in list(staged):
-            os.replace(staged[name], out / name)
-            del staged[name]
-    except OSError as error:
-        raise UserError(f"--out {out}: writing failed ({error.strerror}); earlier results are intact") from None
-    finally:
-        for path in staged.values():
-            path.unlink(missing_ok=True)

@@ -566,9 +566,9 @@ def test_ctrl_c_while_memory_is_freed_is_not_lost(script):
 
 def test_steps_get_the_users_flags(script, small, tmp_path, monkeypatch, capsys):
     commands, module = [], script("hunt.py")
-    failed = SimpleNamespace(returncode=1)
+    failed = SimpleNamespace(wait=lambda: 1)
     monkeypatch.setattr(module, "run_here", lambda *command: commands.append(command) or 1)
-    monkeypatch.setattr(subprocess, "run", lambda command, **_: commands.append(command) or failed)
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **_: commands.append(command) or failed)
     flags = ["--model", str(small), "--out", str(tmp_path), "--dtype", "float32", "--seed", "7", "--fresh"]
     with pytest.raises(runs.UserError):
         module.main([*flags, "--fold-norm", "--device", "cpu"])
