@@ -47,8 +47,8 @@ REACHED = {True: "**reached**", False: "failed", None: "open"}
 
 
 def first_nodes(path: list[dict]) -> dict:
-    """The tree's nodes by name; of several patchings the first."""
-    return {node["node"]: node for node in reversed(path)}
+    """The tree's nodes by name."""
+    return {node["node"]: node for node in path}
 
 
 def swapped(row: dict) -> tuple[str, str]:

@@ -268,8 +268,9 @@ def handed_on(out: Path) -> None:
     runs.check_owner(out, FOLDER.identity)
     z = subspaces.load_z(out, FOLDER)
     assert z.basis.shape == (z.summary["k"], WIDTH) and 0 <= z.site <= FOLDER.layers
-    assert np.isfinite(z.basis.numpy()).all() and z.predicted in (True, False)
-    assert sorted(z.seen) is not None and runs.json_bytes(runs.significant(z.summary)) and " ".join(z.languages)
+    assert np.isfinite(z.basis.numpy()).all()
+    assert all(isinstance(text, str) for text in (*z.seen, *z.languages))
+    runs.json_bytes(runs.significant(z.summary))  # raises where it could not be saved
 
 
 def test_results_of_an_earlier_phase(tmp_path):
