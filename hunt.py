@@ -20,6 +20,7 @@ import importlib
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
@@ -30,12 +31,13 @@ import psutil
 import torch
 
 import verdicts
-from lab import checkpoints, commands, ending, expected, models, questions, runs
+from lab import checkpoints, commands, ending, expected, kept, questions, runs
 from lab.evidence import REASONING, UNPATCHED, gather, row_of, select, tested_rows, untested
 from lab.problems import NoTexts
 from reports import hunt as page
 
 SHARDED = ("phase0_behavioral.py", "phase2_z_extraction.py", "phase3_patching.py", "phase3b_bridge.py", "ablation.py")
+LONGEST_END = 10  # seconds that killed processes are waited for
 MINIMUM = 4  # problems that phases 2, 3 and the ablation need; twice as many where a half may be what Z was fitted on
 REPORT = runs.Report(__file__, "hunt", (), verdicts.hunt, page)
 
@@ -100,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
     elif arguments.models:
         hunt_each(arguments)
     else:
-        with models.kept_loaded():
+        with kept.loaded():
             hunt(arguments)
 
 
@@ -129,7 +131,7 @@ def hunt_each(arguments: argparse.Namespace) -> None:
         failures, device = {}, arguments.device
         for name, folder in folders.items():
             try:
-                with models.kept_loaded():
+                with kept.loaded():
                     hunt(argparse.Namespace(**vars(arguments) | {"model": name, "out": folder, "device": device}))
             except runs.UserError as error:  # the other models' hunts are worth their time all the same
                 failures[name] = str(error)
@@ -199,19 +201,19 @@ def asking(arguments, folder: checkpoints.ModelFolder, asks: Asks, problems: lis
     """
     what = argparse.Namespace(languages=arguments.languages, problems=problems, exemplars=exemplars, limit=None)
     asked = questions.find_asked(what, folder, asks.default)
-    kept, files = asked.problems[: arguments.limit], ", ".join(map(str, asked.files))
-    for problem in [*kept, *asked.exemplars] if asks.in_words else []:
+    some, files = asked.problems[: arguments.limit], ", ".join(map(str, asked.files))
+    for problem in [*some, *asked.exemplars] if asks.in_words else []:
         questions.check_words(problem, arguments.languages)
-    if len(kept) < asks.fewest:
+    if len(some) < asks.fewest:
         raise runs.UserError(
-            f"{files}: {len(kept)} problems to ask; the hunt needs {asks.fewest} or more to fit and to test"
+            f"{files}: {len(some)} problems to ask; the hunt needs {asks.fewest} or more to fit and to test"
         )
     flags = ["--languages", *arguments.languages, "--batch", str(arguments.batch)]
     flags += ["--problems", *map(str, problems)] if problems else []
     flags += ["--exemplars", str(exemplars)] if exemplars else []
     if asks.easier and asked.files == [runs.ROOT / "data" / asks.default]:
         flags += going_down(runs.ROOT / "data" / asks.easier, what, folder)
-    return (*flags, *(["--limit", str(len(kept))] if len(kept) < len(asked.problems) else []))
+    return (*flags, *(["--limit", str(len(some))] if len(some) < len(asked.problems) else []))
 
 
 def going_down(file: Path, what: argparse.Namespace, folder: checkpoints.ModelFolder) -> list[str]:
@@ -368,15 +370,29 @@ def run_shared(script: str, flags: list[str], processes: int) -> int:
 def end_with_workers(launcher: subprocess.Popen) -> None:
     """End a launch and the processes below it, which would work on alone, at once: files are written all or none.
 
-    A launcher that is asked to end prints a traceback.
+    A launcher that is asked to end prints a traceback. It is halted first, so that it starts nothing more meanwhile. One
+    that is killed may work on for a moment: it is waited for.
     """
     below = []
     with suppress(psutil.NoSuchProcess):
-        below = psutil.Process(launcher.pid).children(recursive=True)
+        top = psutil.Process(launcher.pid)
+        top.suspend()
+        below = top.children(recursive=True)
     for process in (launcher, *below):
         with suppress(psutil.NoSuchProcess):
             process.kill()
     launcher.wait()
+    deadline = time.monotonic() + LONGEST_END
+    while any(map(at_work, below)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def at_work(process: psutil.Process) -> bool:
+    """Neither gone nor dead and not yet taken note of."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def children_device(arguments: argparse.Namespace) -> str:

@@ -11,11 +11,10 @@ from functools import partial
 
 import torch
 
-from lab import beginnings, checkpoints, progress, runs, tensors
+from lab import beginnings, checkpoints, kept, progress, runs, tensors
 
 SINK_FACTOR = 10  # a position whose norm exceeds this many medians of its prompt's is an attention sink
 PROBE = "1 a"  # a text that every tokenizer reads
-_kept: dict = {}  # inside `kept_loaded` the model loaded last, its tokenizer, and what they are
 FINAL_NORMS = ("norm", "final_layer_norm")  # what decoders call the norm above their last layer
 
 
@@ -130,35 +129,14 @@ def placement(folder: checkpoints.ModelFolder, device: torch.device, dtype: torc
     return {"device_map": "auto"} if parameters * dtype.itemsize > 0.9 * torch.cuda.mem_get_info(device)[0] else {}
 
 
-@contextmanager
-def kept_loaded() -> Iterator[None]:
-    """Inside, what `load_model` gave is given again for the same: for scripts that run one after the other in one process."""
-    _kept["on"] = True
-    try:
-        yield
-    finally:
-        _kept.clear()
-
-
-def spend(model) -> None:
-    """To be called before a model's weights are changed for good: it is not given again."""
-    if _kept.get("model") is model:
-        _kept["model"] = None
-
-
 def load_model(folder: checkpoints.ModelFolder, device: torch.device, dtype: torch.dtype):
     """(model in eval mode, tokenizer). Raises UserError where not just the folder's weights would run, all of them finite."""
-    whose = (folder.path, runs.short_hash(folder.identity))
-    key = (*whose, str(device), dtype)
-    if not _kept:
-        tokenizer = load_tokenizer(folder)
-        return load_beside(tokenizer, folder, device, dtype), tokenizer
-    if _kept.get("whose") != whose:
-        _kept.update(whose=whose, model=None, tokenizer=load_tokenizer(folder))
-    if _kept["model"] is None or _kept["key"] != key:
-        _kept.update(model=None)  # not two at a time
-        _kept.update(key=key, model=load_beside(_kept["tokenizer"], folder, device, dtype))
-    return _kept["model"], _kept["tokenizer"]
+    return kept.given(
+        (folder.path, runs.short_hash(folder.identity)),
+        (str(device), dtype),
+        lambda: load_tokenizer(folder),
+        lambda tokenizer: load_beside(tokenizer, folder, device, dtype),
+    )
 
 
 def load_beside(tokenizer, folder: checkpoints.ModelFolder, device: torch.device, dtype: torch.dtype):

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from lab import models, statistics
+from lab import kept, statistics
 
 KINDS = ("permuted", "reinitialised")  # in this order: the second spoils what the first keeps
 SEEDS = 3  # twins of each kind
@@ -30,7 +30,7 @@ def make_twins(model, seed: int, layers: int, count: int = SEEDS) -> Iterator[tu
 
     `layers`: how many, from the first, have to be those of a twin.
     """
-    models.spend(model)
+    kept.spend(model)
     for kind in KINDS:
         for number in range(count):
             if kind == "permuted":

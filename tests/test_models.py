@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import gguf
 import pytest
@@ -15,7 +16,7 @@ from gguf_files import write_gguf
 from safetensors.torch import load_file, save_file
 
 import utils
-from lab import checkpoints, models, questions, runs, tensors, twins
+from lab import checkpoints, kept, models, questions, runs, tensors, twins
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -286,22 +287,26 @@ def test_cuda_generates_what_the_cpu_does_in_float32(small):
     assert outputs[0] == outputs[1]
 
 
-def test_a_model_is_loaded_once_inside_and_anew_once_it_was_spent(small, families):
+@pytest.mark.parametrize("room", [True, False], ids=["memory for a copy", "none"])
+def test_a_model_is_loaded_once_inside_and_has_its_own_weights_once_it_was_spent(small, families, room, monkeypatch):
+    if not room:
+        monkeypatch.setattr(kept.psutil, "virtual_memory", lambda: SimpleNamespace(available=0))
     folder, other = (checkpoints.find_model(str(path)) for path in (small, families["llama"]))
     assert models.load_model(folder, CPU, torch.float32)[0] is not models.load_model(folder, CPU, torch.float32)[0]
-    with models.kept_loaded():
+    with kept.loaded():
         model, tokenizer = models.load_model(folder, CPU, torch.float32)
         assert models.load_model(folder, CPU, torch.float32) == (model, tokenizer)
         assert models.load_model(folder, CPU, torch.bfloat16)[0].dtype == torch.bfloat16
         again, same = models.load_model(folder, CPU, torch.float32)
         assert again is not model and same is tokenizer
-        own = {name: tensor.clone() for name, tensor in again.named_parameters()}
-        next(twins.make_twins(again, 0, 2, count=1))
+        own = {name: tensor.clone() for name, tensor in kept.weights(again).items()}
+        for _ in twins.make_twins(again, 0, 2, count=1):
+            assert not all(torch.equal(tensor, own[name]) for name, tensor in again.named_parameters())
         third, same = models.load_model(folder, CPU, torch.float32)
-        assert third is not again and same is tokenizer
-        assert all(torch.equal(tensor, own[name]) for name, tensor in third.named_parameters())
+        assert (third is again) == room and same is tokenizer
+        assert all(torch.equal(tensor, own[name]) for name, tensor in kept.weights(third).items())
         assert models.load_model(other, CPU, torch.float32)[1] is not tokenizer
-    assert not models._kept
+    assert not kept._kept
 
 
 @pytest.mark.parametrize("scope", ["last", "prefill", "all"])
