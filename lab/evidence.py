@@ -277,6 +277,7 @@ def bridge(phase3b: dict) -> dict:
         "held_out_r2": select(phase3b["held_out_r2"], (name, "mean_shift")),
         "pairs": transfer["pairs"],
         "success": select(transfer["success"], (name, "identity", "shuffled", "own_language")),
+        "interval": select(transfer["interval"], (name,)),
         "p_against": {control: ps[name] for control, ps in transfer["p_against"].items()},
     }
 

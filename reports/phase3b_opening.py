@@ -225,6 +225,10 @@ def carried(results: dict) -> str:
     if holds is None and verdicts.bridge.too_few(move["pairs"]):
         return f"""Whether mapped vectors carry the answer cannot be told from {move["pairs"]} swaps, in {rate} of which they bring it:
             no difference between so few can show."""
+    if holds is None and move["success"]["own_language"] >= verdicts.bridge.REACHED:
+        return f"""That mapped vectors carry the answer over more often than unmapped ones and those of a shuffled map is neither
+            shown nor excluded: in {rate} of {move["pairs"]} swaps, {sent(results, "identity")} and
+            {sent(results, "shuffled")}; the vector that a perfect map would send in {own}."""
     if holds is None:
         return f"""Whether mapped vectors carry the answer cannot be told at this place: the vector that a perfect map would send
             brings it in {own} of {move["pairs"]} swaps (mapped ones in {rate})."""

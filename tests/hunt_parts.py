@@ -158,7 +158,7 @@ def parts(
         "verdict": "no_bridge",
         "settings": {"primary": "ridge"},
         "held_out_r2": {"ridge": 0.0, "mean_shift": 0.0},
-        "transfer": {"pairs": 10, "success": rates, "p_against": against},
+        "transfer": {"pairs": 10, "success": rates, "interval": {"ridge": [0.17, 0.69]}, "p_against": against},
     }
     one = {"layer": 1, "mean": 3.0, "support": 0.5, "support_groups": 0.5, "window": [1], "lowest": {"layer": 0}}
     asked = {"settings": {"languages": ["zh", "en"]}, "right": {"en": 1, "zh": 2}, "n": 2, "mcnemar_p": 1.0}

@@ -316,18 +316,35 @@ def test_maps_too_few_to_tell_are_not_said_to_fail():
     """Five swaps cannot differ at the level, whatever comes of them."""
     rate = {"ridge": 0.0, "identity": 0.0, "shuffled": 0.0, "own_language": 1.0}
     move = {"success": rate, "map": "ridge", "p_against": {"identity": 1.0, "shuffled": 1.0}}
-    assert [verdicts.carries(move | {"pairs": pairs}) for pairs in (1, 5, 6, 20)] == [None, None, False, False]
+    cases = [
+        move | {"pairs": pairs, "interval": {"ridge": statistics.wilson_interval(0, pairs)}} for pairs in (1, 5, 6, 20)
+    ]
+    assert [verdicts.carries(case) for case in cases] == [None, None, False, False]
 
 
 @pytest.mark.parametrize(
     "map_, own, p, holds",
-    [(0.6, 0.9, 0.01, True), (0.6, 0.3, 0.01, True), (0.1, 0.9, 0.01, False), (0.6, 0.9, 0.2, False), (0.1, 0.3, 0.9, None)],
+    [(0.6, 0.9, 0.01, True), (0.6, 0.3, 0.01, True), (0.1, 0.9, 0.01, False), (0.6, 0.9, 0.2, None), (0.1, 0.3, 0.9, None)],
 )  # fmt: skip
-def test_a_map_fails_only_where_there_is_something_to_carry(map_, own, p, holds):
+def test_a_map_fails_only_where_there_is_something_to_carry_and_half_of_it_is_excluded(map_, own, p, holds):
     rate = {"ridge": map_, "identity": 0.2, "shuffled": 0.2, "own_language": own}
-    move = {"pairs": 9, "success": rate, "map": "ridge", "p_against": {"identity": p, "shuffled": 0.01}}
+    move = {"pairs": 20, "success": rate, "map": "ridge", "p_against": {"identity": p, "shuffled": 0.01}}
+    move["interval"] = {"ridge": statistics.wilson_interval(round(20 * map_), 20)}
     assert verdicts.carries(move) is holds
     assert verdicts.carries(move | {"pairs": 0}) is None
+
+
+@pytest.mark.parametrize(
+    "successes, own, said",
+    [(12, 18, "is neither shown nor excluded"), (1, 18, "do not carry"), (12, 2, "cannot be told at this place")],
+)
+def test_the_page_says_what_the_transfer_shows(successes, own, said):
+    rate = {"ridge": successes / 20, "identity": 0.1, "shuffled": 0.1, "own_language": own / 20}
+    intervals = {name: statistics.wilson_interval(round(20 * value), 20) for name, value in rate.items()}
+    move = {"pairs": 20, "success": rate, "interval": intervals, "map": "ridge"}
+    claim = {"id": "transfer", "holds": verdicts.carries(move | {"p_against": {"identity": 0.2, "shuffled": 0.2}})}
+    page = {"transfer": move, "settings": {"primary": "ridge"}, "unmeasured": None, "claims": [claim]}
+    assert said in " ".join(phase3b_opening.carried(page).split())
 
 
 def test_the_direction_is_chinese_to_english_whatever_the_order(phase3b):

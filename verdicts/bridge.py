@@ -106,9 +106,10 @@ def carries(transfer: dict) -> bool | None:
     """Whether mapped vectors carry the answer over more often than each control's do.
 
     None without pairs, or with so few that the exact test could not see it if every one succeeded and no control did; where
-    they do not and the target language's own vector hardly does either: then there is nothing to carry at this place; and
-    where they do no more than vectors that were not mapped, but these carry it: then there is nothing to learn. transfer:
-    `pairs`, `success` of the map and of every control, and `p_against` {control: p}; the map is `map`.
+    they do not and the target language's own vector hardly does either: then there is nothing to carry at this place;
+    where they do no more than vectors that were not mapped, but these carry it: then there is nothing to learn; and where a
+    success in REACHED of the swaps is not excluded. transfer: `pairs`, `success` of the map and of every control, its
+    95 % `interval`, and `p_against` {control: p}; the map is `map`.
     """
     rate = transfer["success"]
     if not transfer["pairs"]:
@@ -120,7 +121,8 @@ def carries(transfer: dict) -> bool | None:
         return True
     if rate["identity"] >= max(rate[transfer["map"]], REACHED) or too_few(transfer["pairs"]):
         return None
-    return False if rate["own_language"] >= REACHED else None
+    sure = rate["own_language"] >= REACHED > transfer["interval"][transfer["map"]][1]
+    return False if sure else None
 
 
 def too_few(pairs: int) -> bool:
