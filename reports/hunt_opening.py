@@ -153,7 +153,7 @@ def main_text(z: dict) -> str:
     if not {"pca", "z"} <= rivals.keys():
         return ""
     main, own_share = (percent(rivals[name]["coverage"]["value"]) for name in ("pca", "z"))
-    return f", main ones {main} against {own_share}"
+    return f"; on a part of the pairs {own_share}, as many main ones {main}"
 
 
 def partly_open(results: dict) -> bool:

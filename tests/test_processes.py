@@ -1,5 +1,6 @@
 """Two processes under `accelerate launch` write the same bytes as one."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 from conftest import ROOT
 from controls import write_control
 
+import ablation
 from lab import runs
 
 LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
@@ -29,26 +31,46 @@ def test_every_batch_belongs_to_one_process(monkeypatch):
     assert sorted(shares) == [0, 4, 8, 12, 16, 20]
 
 
+SHORTER = {  # draws, of which the bytes do not hang on how many processes share them
+    "phase2_z_extraction": {"DRAWS": 200},
+    "phase3b_bridge": {"SHUFFLES": 20, "RANDOM_SUBSPACES": 5},
+    "ablation": {"NULLS": {role: (name, 5) for role, (name, _) in ablation.NULLS.items()}},
+    "lab.studies": {"ARD_STEPS": 10},
+}
+ALL_OF_THEM = f"""
+import importlib, sys
+for name, values in {SHORTER}.items():
+    vars(importlib.import_module(name)).update(values)
+for name in ("phase2_z_extraction", "phase3_patching", "phase3b_bridge", "ablation"):
+    importlib.import_module(name).main(sys.argv[1:])
+"""
+
+
 @pytest.mark.slow
-def test_two_processes_write_the_same_bytes_as_one(script, tmp_path):
+def test_two_processes_write_the_same_bytes_as_one(script, tmp_path, monkeypatch):
+    """Phase 0 launched as a user does it; what follows in one launch, since starting two processes takes most of the time."""
     control = write_control(tmp_path / "model", "planted", noise=0.5, problems=40, language_share=0.1)
-    asking = (
-        "phase0_behavioral.py",
-        "phase2_z_extraction.py",
-        "phase3_patching.py",
-        "phase3b_bridge.py",
-        "ablation.py",
-    )
-    for name in ("1.py", *asking):
-        common = ["--model", str(control.path), "--device", "cpu"]
-        script(name).main([*common, "--out", str(tmp_path / "one")])
-        command = [sys.executable, *(LAUNCH if name != "1.py" else []), str(ROOT / name), *common]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    flags, environment = ["--model", str(control.path), "--device", "cpu"], {"OMP_NUM_THREADS": "1"}
+    environment |= {"PYTHONPATH": str(ROOT)}
+    together = tmp_path / "together.py"
+    together.write_text(ALL_OF_THEM)
+    for name, values in SHORTER.items():
+        for attribute, value in values.items():
+            monkeypatch.setattr(importlib.import_module(name), attribute, value)
+    names = ("1.py", "phase0_behavioral.py", "phase2_z_extraction.py", "phase3_patching.py", "phase3b_bridge.py")
+    for name in (*names, "ablation.py"):
+        script(name).main([*flags, "--out", str(tmp_path / "one")])
+    script("1.py").main([*flags, "--out", str(tmp_path / "two")])
+    for file, reports in ((ROOT / "phase0_behavioral.py", 1), (together, 4)):
         done = subprocess.run(
-            [*command, "--out", str(tmp_path / "two")], env=environment, capture_output=True, text=True, timeout=300
+            [sys.executable, *LAUNCH, str(file), *flags, "--out", str(tmp_path / "two")],
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("_output.md") == 1  # one process speaks for both
+        assert done.stdout.count("_output.md") == reports  # one process speaks for both
     for path in (tmp_path / "one").iterdir():
         if path.name != "run.log":
             assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
