@@ -278,7 +278,7 @@ def bootstrap_support(totals: np.ndarray, counts: np.ndarray, inside: np.ndarray
 
 
 def find_phases(weight_ranks: np.ndarray, head_ranks: np.ndarray) -> dict:
-    """Encode, compute, decode as layer counts, with the votes that set the two boundaries.
+    """Encode, compute, decode as layer counts, with the votes that set the two boundaries. (L, 7), (L, h)
 
     Encode ends at the transition that most weight types have as their largest drop; decode begins at the later
     transition that most of W_Q, W_K, W_V and the head mean have as their largest rise. Transition t is layer t -> t+1.
@@ -304,9 +304,9 @@ def most_common(votes) -> int:
 
 
 def find_trends(weight_ranks: np.ndarray, head_ranks: np.ndarray) -> dict:
-    """Spearman correlation of each rank with depth, its permutation p, share of steps that fall, and thirds.
+    """Spearman correlation of each rank with depth, its p (t approximation), shares of steps down and up, and thirds.
 
-    The heads' mean leaves out layers of zero kernels; a weight type that the model lacks has no trend.
+    (L, 7), (L, h). The heads' mean leaves out layers of zero kernels; a weight type that the model lacks has no trend.
     """
     columns = {name: column for name, column in zip(WEIGHT_TYPES, weight_ranks.T) if not np.isnan(column).all()}
     columns["heads"] = over_heads(head_ranks)["mean"]

@@ -226,7 +226,11 @@ def two_sided_null(draws: np.ndarray, observed: float) -> dict:
 
 
 def adjacent_layers(similarity: np.ndarray, consensus: np.ndarray, layer: int, groups: int) -> dict:
-    """Similarity of neighbouring layers, its largest drop (the snap) and how many heads and groups agree on it."""
+    """Similarity of neighbouring layers, its largest drop (the snap) and how many heads and groups agree on it.
+
+    similarity (h, L, L) of every head, consensus (L, L) of the multi-head subspaces. Agreement is a share; `snap` is
+    None with fewer than three layers.
+    """
     heads, layers, _ = similarity.shape
     steps = similarity[:, np.arange(layers - 1), np.arange(1, layers)]  # (h, L-1)
     result = {
@@ -253,7 +257,7 @@ def adjacent_layers(similarity: np.ndarray, consensus: np.ndarray, layer: int, g
 
 
 def best_pair(similarity: np.ndarray, exclude: tuple[int, int] | None) -> dict | None:
-    """The most similar pair of different layers other than `exclude`."""
+    """The most similar pair of different layers other than `exclude`; None where there is no other. (L, L)"""
     above = np.triu(np.ones_like(similarity, dtype=bool), 1)
     if exclude is not None and exclude[0] >= 0:
         above[exclude] = False

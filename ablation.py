@@ -115,7 +115,7 @@ def parse_arguments(argv: list[str] | None):
 
 
 def layer_parts(folder: checkpoints.ModelFolder) -> dict[str, list[int]]:
-    """The layers behind which the stream is edited, by third."""
+    """The layers behind which the stream is edited, by third; UserError for a model of fewer layers than thirds."""
     if folder.layers < len(THIRDS):
         raise runs.UserError(f"{folder.name} has {folder.layers} layer(s): thirds of them need at least {len(THIRDS)}")
     ends = [third * folder.layers // len(THIRDS) for third in range(len(THIRDS) + 1)]
@@ -335,7 +335,7 @@ def try_strengths(packed: edits.Packed, spaces: Subspaces) -> tuple[list, dict[s
 
 
 def outcome_row(outcome: edits.Outcome) -> dict:
-    """Means over all prompts."""
+    """Means over all prompts: `accuracy` and `kept` as shares, `odds` and `text` in nats."""
     odds, text = (float(values.mean()) for values in (outcome.odds, outcome.text))
     return {"accuracy": share(outcome.right), "kept": share(outcome.kept), "odds": odds, "text": text}
 
@@ -395,7 +395,7 @@ def compare(study: Study, outcome: edits.Outcome, unedited: edits.Outcome) -> di
     """Shares under one edit and its paired differences from the unedited run.
 
     Problems are the units, since a problem's prompts in several languages are not independent: McNemar's test counts
-    problems with more right answers than before against those with fewer. `odds`, `text`: of the means over languages.
+    problems with more right answers than before against those with fewer. `odds`, `text`: of means over languages, nats.
     """
     result = shares(study.names, outcome)
 

@@ -53,10 +53,12 @@ class Step:
 
     @property
     def key(self) -> str:
+        """Its name among the hunt's parts: phase3, or reasoning/phase3."""
         return f"{self.folder}/{self.stem}".lstrip("/")
 
     @property
     def where(self) -> str:
+        """What a line for the user says of its folder."""
         return f" ({self.folder})" if self.folder else ""
 
 

@@ -86,7 +86,10 @@ def ask(model, tokenizer, opening: questions.Asking, exemplars: list[questions.P
 
 
 def compare(samples: list[dict], pair: dict[str, str], seed: int) -> dict:
-    """Accuracy per language, and the candidate of the pair against its reference, problem by problem."""
+    """Accuracy per language, and the candidate of the pair against its reference, problem by problem.
+
+    `difference` is a number of problems, its 95 % interval one of their share.
+    """
     own = {}
     for sample in samples:
         own.setdefault(sample["language"], []).append(sample)

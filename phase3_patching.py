@@ -161,6 +161,7 @@ def unsolved(study: Study, rungs: list[questions.Asked], tried: list[dict]) -> d
 
 
 def kind_of_answer(problem, output: str, language: str) -> str:
+    """words | digits | wrong: whether a free output is right, and then whether it is so in its language's words."""
     if not questions.grade(problem, output, language)[1]:
         return "wrong"
     return "words" if problem.answer_text[language].casefold() in output.casefold() else "digits"

@@ -26,7 +26,7 @@ SHRINKAGE = 0.1  # share of a covariance that is spread evenly, where there are 
 
 
 def effective_rank(singular_values: torch.Tensor) -> torch.Tensor:
-    """exp of the entropy of σ/Σσ over the last axis (Roy & Vetterli 2007); 0 for a zero matrix. (..., n) -> (...)"""
+    """exp of the entropy of σ/Σσ over the last axis (Roy & Vetterli 2007), float64; 0 for zeros. (..., n) -> (...)"""
     values = singular_values.double().clamp_min(0)
     total = values.sum(-1, keepdim=True)
     shares = values / torch.where(total > 0, total, 1.0)
@@ -86,7 +86,7 @@ def add_lower_gram(gram: torch.Tensor, rows: torch.Tensor) -> None:
 def folded(matrix: torch.Tensor, gain: torch.Tensor | None, centred: bool) -> torch.Tensor:
     """W diag(gain) (I - 11ᵀ/d): what W does to the raw stream behind a norm, up to its length; W itself without a norm.
 
-    matrix (..., d), gain (d,) or None -> (..., d); `centred` where the norm subtracts the mean over the width.
+    matrix (..., d), gain (d,) or None -> (..., d), in its dtype; `centred`: the norm subtracts the mean over the width.
     """
     if gain is None:
         return matrix
@@ -167,7 +167,8 @@ def rank_error(squares: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def kernel_factors(layer, head_width: int, fold_norm: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Per-head W_Q (h, dh, d) and per-group W_K (g, dh, d) in float64; with `fold_norm` as the raw stream meets them.
 
-    Folding multiplies columns by the norm's gain, and rows by the q_norm and k_norm gains where the model has them.
+    layer: as `lab.families` reads it. Folding multiplies columns by the norm's gain, and rows by the q_norm and k_norm
+    gains where the model has them.
     """
     query, key = (part.double().unflatten(0, (-1, head_width)) for part in (layer.query, layer.key))
     if not fold_norm:
@@ -190,7 +191,10 @@ def kernel_core(query: torch.Tensor, key_triangle: torch.Tensor) -> torch.Tensor
 
 
 def small_kernels(query: torch.Tensor, key_triangle: torch.Tensor) -> torch.Tensor:
-    """R_Q R_Kᵀ of every head, with the singular values of A and no squares of them, by a QR of W_Qᵀ. -> (h, r, r)"""
+    """R_Q R_Kᵀ of every head, with the singular values of A and no squares of them, by a QR of W_Qᵀ: (h, r, r).
+
+    Arguments as for `kernel_core`.
+    """
     _, query_triangle = torch.linalg.qr(query.mT, mode="r")  # (h, r, dh)
     return query_triangle @ key_triangle.mT.repeat_interleave(len(query) // len(key_triangle), 0)
 
@@ -228,8 +232,8 @@ def kernel_svd(query: torch.Tensor, key: torch.Tensor, k: int | None = None) -> 
 def multi_head_subspace(head_subspaces: torch.Tensor, k: int) -> torch.Tensor:
     """The k directions that the heads' subspaces share most: top right singular vectors of their stack.
 
-    (h, k', d) -> (k, d), k <= k'. From the stack's small Gram matrix: its k-th eigenvalue is at least that of a single
-    subspace, 1, so that squaring costs no accuracy.
+    (h, k', d) -> (k, d) float64, k <= k'; zeros where no head has a subspace. From the stack's small Gram matrix: its
+    k-th eigenvalue is at least that of a single subspace, 1, so that squaring costs no accuracy.
     """
     stack = head_subspaces.flatten(0, 1).double()
     squares, left = torch.linalg.eigh(stack @ stack.mT)
@@ -239,7 +243,10 @@ def multi_head_subspace(head_subspaces: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def grassmann_similarity(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Mean squared cosine of the principal angles, (1/k)‖V₁V₂ᵀ‖²; random expectation k/d. (..., k, d) twice -> (...)"""
+    """Mean squared cosine of the principal angles, (1/k)‖V₁V₂ᵀ‖²; random expectation k/d. (..., k, d) twice -> (...)
+
+    1 for a subspace and itself, 0 for orthogonal ones; the measure of Hu et al. 2021 (LoRA) for subspaces of one size.
+    """
     return (first @ second.mT).square().sum((-2, -1)) / first.shape[-2]
 
 
@@ -251,7 +258,7 @@ def similarity_matrix(subspaces: torch.Tensor) -> torch.Tensor:
 
 
 def energy_share(matrix: torch.Tensor, subspaces: torch.Tensor) -> torch.Tensor:
-    """‖W Vᵀ‖²/‖W‖² for each subspace; cheaper than a Gram matrix for fewer directions than d. -> (n,)
+    """‖W Vᵀ‖²/‖W‖² for each subspace; cheaper than a Gram matrix for fewer directions than d. -> (n,) float64
 
     matrix (m, d), subspaces (n, k, d). 0 for a zero matrix.
     """
@@ -311,8 +318,8 @@ def outside(x, basis):
 def language_space(points: torch.Tensor) -> torch.Tensor:
     """M_s of arXiv 2505.15257: right singular vectors of the centred language means.
 
-    (..., languages, problems, d) -> (..., languages - 1, d). The paper's code first finds the point that all means project
-    to and subtracts that; with languages - 1 directions the span is the same.
+    (..., languages, problems, d) -> (..., languages - 1, d), rows orthonormal. The paper's code first finds the point
+    that all means project to and subtracts that; with languages - 1 directions the span is the same.
     """
     means = points.mean(-2)
     _, _, right = torch.linalg.svd(means - means.mean(-2, keepdim=True), full_matrices=False)
@@ -326,7 +333,7 @@ def principal_subspace(points: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def random_subspaces(generator: torch.Generator, count: int, k: int, d: int) -> torch.Tensor:
-    """Haar-distributed subspaces, (count, k, d) with orthonormal rows, float64."""
+    """Haar-distributed subspaces, spans of Gaussian rows: (count, k, d), rows orthonormal, float64 on the CPU."""
     gaussian = torch.randn(count, d, k, generator=generator, dtype=torch.float64)
     return torch.linalg.qr(gaussian)[0].mT
 
@@ -334,7 +341,9 @@ def random_subspaces(generator: torch.Generator, count: int, k: int, d: int) -> 
 def matched_subspaces(generator: torch.Generator, count: int, k: int, centred: torch.Tensor) -> torch.Tensor:
     """Orthonormalised draws from N(0, Σ), Σ the covariance of centred vectors (n, d), shrunken by SHRINKAGE. -> (count, k, d)
 
-    The same generator gives different data the same Gaussian numbers: draws for two folds are then nearly the same subspace.
+    Shrunken toward a multiple of the identity, as by Ledoit & Wolf 2004 but to a fixed degree. Float64, of vectors on
+    the CPU. The same generator gives different data the same Gaussian numbers: draws for two folds are then nearly the
+    same subspace.
     """
     width = centred.shape[1]
     covariance = centred.double().T @ centred.double() / max(1, len(centred))

@@ -18,7 +18,7 @@ class AnswerSet:
     left_out: list  # answers that are written like another one, in one language or across two
 
     def at_once(self, places: Sequence[int]) -> list[int]:
-        """Those answers that their first token tells apart in all languages: of several that share one, the first."""
+        """Of places in `answers` those that first tokens tell apart in all languages: of several alike, the first."""
         taken, found, languages = set(), [], len(self.languages)
         for place in dict.fromkeys(places):
             first = {tokens[0] for tokens in self.tokens[place * languages : (place + 1) * languages]}
@@ -37,7 +37,7 @@ def answer_set(tokenizer, problems: Sequence[Problem], languages: dict) -> Answe
 
     One that does is followed by the first token of what parts exemplars, which ends it. Answers that are then still the same,
     or another's beginning, cannot be told apart and are left out in all languages. Problems with one answer are supposed to
-    write it alike: the first one's words count.
+    write it alike: the first one's words count. languages {name: template}; every `answer_text` has to have all of them.
     """
     texts = {}
     for problem in problems:
@@ -73,5 +73,5 @@ def following(tokenizer, before: str, text: str) -> tuple[int, ...]:
 
 
 def begins_another(own: tuple, others) -> bool:
-    """Whether it is the beginning of a longer one."""
+    """Whether these tokens are the beginning of longer ones among the others."""
     return any(other[: len(own)] == own for other in others if len(other) > len(own))

@@ -79,7 +79,10 @@ class Beginnings:
         return cache
 
     def run(self, tokens: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Every layer's keys and values of a beginning (T,): of what is new in it, behind the most that a kept one begins with."""
+        """Every layer's keys and values of a beginning (T,), (1, g, T, dh) each.
+
+        What is new in it is run, behind the most that a kept one begins with alike.
+        """
         from transformers import DynamicCache
 
         key, decoder = tokens.tolist(), self.model.get_decoder()

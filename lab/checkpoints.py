@@ -53,6 +53,7 @@ class ModelFolder:
 
     @property
     def groups(self) -> int:
+        """KV groups: as many as heads where the configuration names none."""
         return getattr(self.config, "num_key_value_heads", None) or self.heads
 
     @property
@@ -61,6 +62,7 @@ class ModelFolder:
 
     @property
     def head_width(self) -> int:
+        """What the configuration says, else the width shared out among the heads."""
         return getattr(self.config, "head_dim", None) or self.width // self.heads
 
     @property
@@ -136,14 +138,16 @@ class ModelFolder:
         return next(prefix for prefix in found if "vision" not in prefix)
 
     def has(self, layer: int, name: str) -> bool:
+        """Whether there is a tensor of this name below `layers.<layer>.`."""
         return f"{self.prefix}layers.{layer}.{name}" in self.tensors.files
 
     def read(self, layer: int, name: str) -> torch.Tensor:
+        """That tensor in its stored dtype (of GGUF float32); UserError where it is not finite, KeyError without it."""
         return self.tensors.read(f"{self.prefix}layers.{layer}.{name}")
 
 
 def files_now(files: Iterable[Path]) -> dict[Path, tuple]:
-    """What tells each file that is there from one that has taken its place."""
+    """What tells each file that is there from one that has taken its place: its size, time and inode."""
     states = {file: file.stat() for file in files if file.is_file()}
     return {file: (state.st_size, state.st_mtime_ns, state.st_ino) for file, state in states.items()}
 
@@ -161,7 +165,7 @@ def stream_layers(folder: ModelFolder, wanted: Collection[str] = families.ROLES)
 
 
 def read_layer(folder: ModelFolder, layer: int, wanted: Collection[str] = families.ROLES) -> families.LayerWeights:
-    """One layer's weights. Raises UserError that names the tensor where it is quantised or not finite."""
+    """One layer's weights. UserError names a tensor that is not finite; quantised ones `find_model` refuses."""
     return families.read_layer(families.FAMILIES[folder.config.model_type], folder.config, folder, layer, wanted)
 
 
@@ -206,7 +210,7 @@ def check_family(path: Path, config) -> None:
 
 
 def locate(name: str, revision: str | None) -> tuple[Path, str, str | None]:
-    """(folder or GGUF file, name that reports show, the hub's commit or None)."""
+    """(folder or GGUF file, name that reports show, the hub's commit or None); UserError for other names."""
     path = runs.local_path(name)
     if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
         if revision:
@@ -227,7 +231,10 @@ def locate(name: str, revision: str | None) -> tuple[Path, str, str | None]:
 
 
 def hub_snapshot(name: str, revision: str | None) -> Path:
-    """The local snapshot of a hub model: from the cache, or downloaded (safetensors, JSON and tokenizer files only)."""
+    """The local snapshot of a hub model: from the cache, or downloaded (safetensors, JSON and tokenizer files only).
+
+    UserError says why it could not be had, and the remedy.
+    """
     from huggingface_hub import constants, errors, snapshot_download
 
     wanted = ["*.json", "*.safetensors", "*.txt", "*.model"]
@@ -252,7 +259,7 @@ def hub_snapshot(name: str, revision: str | None) -> Path:
 
 
 def load_config(path: Path):
-    """transformers' configuration of a folder or GGUF file."""
+    """transformers' configuration of a folder or GGUF file; UserError where there is none that can be used."""
     from transformers import AutoConfig
 
     if path.is_dir() and not (path / "config.json").exists():
@@ -323,7 +330,7 @@ def check_that_it_loads(path: Path) -> None:
 
 
 def parameter_shapes(path: Path, config) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every parameter of the configured model; no weight is made."""
+    """Name and shape of every parameter of the configured model, no weight made; UserError where it cannot be built."""
     from transformers import AutoModelForCausalLM
 
     try:
@@ -359,7 +366,11 @@ class Opening:
 
 
 def begin(report: runs.Report, arguments: argparse.Namespace) -> Opening | None:
-    """Device, dtype and model as the flags have them; None if --report-only was asked for, and is done."""
+    """Device, dtype and model as the flags have them; None if --report-only was asked for, and is done.
+
+    UserError for a flag or a model that is of no use, and for an output folder in use or of another model. Torch gets
+    one thread where a narrow model runs on the CPU.
+    """
     if arguments.report_only:
         runs.render_again(arguments, report)
         return None
@@ -387,6 +398,7 @@ def bottleneck_layer(arguments: argparse.Namespace, folder: ModelFolder) -> Chos
     """--layer: a number in range, or with `auto` the bottleneck that 1.py found for this model with the same --fold-norm.
 
     Where 1.py found `no_bottleneck` it is the lowest inner layer all the same, which pages then call exploratory.
+    UserError for another value, and where 1.py has not run here, or not alike.
     """
     if arguments.layer != "auto":
         try:

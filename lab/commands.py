@@ -18,7 +18,7 @@ class OneLineParser(argparse.ArgumentParser):
     """Reports a wrong argument in one line instead of argparse's usage block."""
 
     def parse_args(self, args=None, namespace=None):
-        """argparse's, of arguments that can be written into a report and could be the name of a file."""
+        """argparse's, of arguments that can be written into a report and could name a file; else UserError."""
         for argument in sys.argv[1:] if args is None else args:
             try:
                 size = len(argument.encode())
@@ -29,6 +29,7 @@ class OneLineParser(argparse.ArgumentParser):
         return super().parse_args(args, namespace)
 
     def error(self, message: str):
+        """UserError, where argparse would print its usage and exit."""
         raise runs.UserError(f"{message} (see {self.prog} --help)")
 
 

@@ -12,7 +12,7 @@ WHOSE = ("donor", "recipient")
 
 
 def parts_of(basis: torch.Tensor, haar: torch.Tensor) -> dict[str, Callable]:
-    """What swaps make of a change (n, d): all of it, its part in a subspace, outside of it, and in a random one. (k, d)"""
+    """What swaps make of a change (n, d): all of it, its part in a subspace (k, d), outside, and in a random one."""
     return {
         "full": lambda change: change,
         "z": lambda change: utils.project(change, basis.to(change)),
@@ -34,7 +34,8 @@ def continuations(
     """Whose answer in whose language greedy continuations give after swaps at the last prompt position: counts by swap.
 
     problems: of the rung; streams (languages, problems, d) of the patched ones at the site. Some problems of a half, each with
-    one donor asked in the next language. parts: those of `parts_of`. `most`: new tokens.
+    one donor asked in the next language. parts: those of `parts_of`. `most`: new tokens. In the result's `swaps`, for
+    `unpatched` and every part: {kind: how many outputs}, see `kind`.
     """
     names, donors, rows = asker.names, design.within(half, RECIPIENTS), []
     for language in range(len(names)):

@@ -13,8 +13,9 @@ from lab import statistics
 def retrieved(points: torch.Tensor, order: torch.Tensor | None = None) -> torch.Tensor:
     """Whether a problem's nearest neighbour in another language is itself, mean over language pairs: (n,) or (draws, n).
 
-    Each language's mean, taken without the problem at hand, is subtracted first. order (draws, n): permutations of the other
-    language's problems, which give the chance level; it is not 1/n, since such means push the true match away.
+    points (l, n, d). Each language's mean, taken without the problem at hand, is subtracted first. order (draws, n):
+    permutations of the other language's problems, which give the chance level; it is not 1/n, since such means push the
+    true match away.
     """
     problems, hits = points.shape[1], []
     points = points - points.mean(1, keepdim=True)
@@ -31,7 +32,10 @@ def retrieved(points: torch.Tensor, order: torch.Tensor | None = None) -> torch.
 
 
 def language_decoded(points: torch.Tensor) -> torch.Tensor:
-    """Whether a point is nearest to its own language's centroid, taken without its problem. (l, n, d) -> (n,)"""
+    """Whether a point is nearest to its own language's centroid, taken without its problem. (l, n, d) -> (n,)
+
+    The mean over languages, a share.
+    """
     languages, problems, _ = points.shape
     means, right = points.mean(1, keepdim=True), []
     without = means - (points - means) / (problems - 1)  # (l, n, d): each problem's centroids

@@ -23,8 +23,9 @@ SCOPES = ("last", "prefill")  # the last position of every prompt; all of its po
 class Edit:
     """h <- h - strength · part, the part inside the rows of `basis`, or in all that they leave out.
 
-    With `toward` the part is what lies beyond these coordinates, so that strength 1 puts them in its place; for what the rows
-    leave out it is a whole vector of which strength 1 puts that part there.
+    That is the edit of arXiv 2505.15257 where the rows are its M_s. With `toward` the part is what lies beyond these
+    coordinates, so that strength 1 puts them in its place; for what the rows leave out it is a whole vector of which
+    strength 1 puts that part there.
     """
 
     basis: torch.Tensor  # (k, d) orthonormal rows, float32
@@ -317,9 +318,9 @@ class Packed:
 
 
 def mean_coordinates(packed: Packed, bases: torch.Tensor, sites: Sequence[int]) -> torch.Tensor:
-    """Mean coordinates of the prompts' streams in every site's basis, by language: (sites, languages, r) float32.
+    """Mean coordinates of the prompts' streams in every site's basis, by language: (L + 1, languages, r) float32.
 
-    bases (L + 1, r, d), of which those at `sites` are filled; attention sinks are left out, one of which would be most of a mean.
+    bases (L + 1, r, d); zeros at other sites than `sites`. Attention sinks are left out: one would be most of a mean.
     """
     sums = {}
     for pack, streams in packed.unedited():

@@ -107,7 +107,10 @@ class Layers(Protocol):
 
 
 def read_layer(family: Family, config, tensors: Layers, layer: int, wanted: Collection[str] = ROLES) -> LayerWeights:
-    """One layer's weights, as the running model multiplies by them; None for roles that are not wanted."""
+    """One layer's weights, as the running model multiplies by them; None for roles that are not wanted.
+
+    A role that is fused with a wanted one comes along.
+    """
     parts: dict[str, torch.Tensor | None] = dict.fromkeys(ROLES)
     for name in dict.fromkeys(name for role, name in family.names.items() if role in wanted):
         roles = [role for role in ROLES if family.names.get(role) == name]
@@ -135,7 +138,7 @@ def parted(tensor: torch.Tensor, roles: Sequence[str], family: Family, config) -
 
 
 def stacked_experts(names: Sequence[str], tensors: Layers, layer: int, dim: int) -> torch.Tensor:
-    """All experts' matrices side by side along their neurons, those of an expert that all tokens share last."""
+    """All experts' matrices side by side along their neurons (`dim`), those of an expert that all tokens share last."""
     found = []
     for name in names:
         expert = 0

@@ -93,6 +93,7 @@ def write_files(out: Path, files: dict[str, bytes], replaced: str | None = None)
 
     Ctrl-C and SIGTERM wait until that is done. `replaced`: the file that says that the others are there. Where it changes,
     it goes before the first is renamed: what ends a process between two of them must not leave another run's word for it.
+    UserError where writing fails, which says whether the earlier results are intact.
     """
     staged, left = {}, "earlier results are intact"
     with held(out), undisturbed():
@@ -118,7 +119,7 @@ def write_files(out: Path, files: dict[str, bytes], replaced: str | None = None)
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a log."""
+    """Add a line to a log; UserError where it cannot be written."""
     try:
         with open(path, "a", encoding="utf-8") as file:
             file.write(line + "\n")

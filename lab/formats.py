@@ -198,6 +198,7 @@ class Beginnings:
         self.skipped, self.tokens = len(shared), [tokens[len(shared)] for tokens in written]
 
     def written(self, problem: Problem, text: str) -> tuple[int, ...]:
+        """The tokens of a text as an answer, behind the problem's prompt without exemplars."""
         return answers.answer_tokens(self.asker.tokenizer, problem, text, self.name, self.asker.languages)[0]
 
     def holds(self, problem: Problem, form: Format) -> bool:

@@ -94,6 +94,7 @@ class Rung:
         return torch.stack(rows)
 
     def prompt(self, asker: Asker, language: str, problem: int) -> str:
+        """The prompt in a language of the problem at this place of `problems`, behind the rung's exemplars."""
         return questions.prompt_text(self.problems[problem], language, asker.languages, self.asked.exemplars)
 
 
@@ -161,7 +162,10 @@ def outcome(row: dict, needed: Needed) -> str:
 
 
 def ask(asker: Asker, rung: Rung, some: Sequence[int]) -> None:
-    """Asks those of a rung's problems that were not asked yet, in every language, and notes what came of these."""
+    """Asks those of a rung's problems that were not asked yet, in every language, and notes what came of these.
+
+    It stands in `found` then. UserError where a stream is not finite.
+    """
     numbered, first = enumerate(asker.names), not rung.found
     prompts = [
         (number, int(problem)) for number, _ in numbered for problem in some if (number, problem) not in rung.found

@@ -43,7 +43,7 @@ class Search:
         """Orthonormal rows (k, d) within a subspace, whose swap makes the target the most probable: by Adam on -log p.
 
         inside (c, d): where the rows lie; k is at most c. target(donor, recipient's language): the column that a swap
-        should bring.
+        should bring. Float64 on the CPU, alike in all processes.
         """
         k, inside = min(k, len(inside)), inside.to(self.streams)
         with torch.random.fork_rng(devices=[]):  # the parametrisation draws from torch's own generator

@@ -211,7 +211,10 @@ def predict(names, source: np.ndarray, targets: np.ndarray, answers: np.ndarray)
 
 
 def fitted(name: str, source: np.ndarray, target: np.ndarray, answers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A map fitted on all problems: its matrix (k, q) and intercept (k,). (n, q), (n, k)"""
+    """A map fitted on all problems: its matrix (k, q) and intercept (k,). (n, q), (n, k)
+
+    `identity`, `mean_shift`, `procrustes` (these in one space), `ols`; for other names ridge, chosen as `ridge` does.
+    """
     x_mean, y_mean = source.mean(0), target.mean(0)
     x, y = source - x_mean, target - y_mean
     if name == "identity":
@@ -295,7 +298,7 @@ def retrieved(predicted: np.ndarray, targets: np.ndarray, answers: np.ndarray) -
 
 
 def interval(statistic, seed: int, *samples: np.ndarray) -> tuple[float, float]:
-    """95 % BCa interval over answers, all samples (answers,) drawn alike."""
+    """95 % BCa interval (Efron 1987) of statistic(*samples, axis) over answers, all samples (answers,) drawn alike."""
     return statistics.paired_interval(samples, statistic, statistics.seeded(seed, "maps: bootstrap"), 9_999)
 
 

@@ -233,7 +233,7 @@ def generate(
     Prompts that begin alike share a batch, padded left, and the run of what they begin with; the order of the result is the
     order of the prompts. `during` gets the indices of a batch's prompts and returns a context manager in which the batch is
     run from its first token (for a patch), or, where it changes the `last` position alone, behind what they begin with;
-    `ended` gets a prompt's index and its text so far.
+    `ended` gets a prompt's index and its text so far. UserError where a prompt and the new tokens are too long.
     """
     from transformers import StoppingCriteriaList
 
@@ -286,7 +286,7 @@ def first_text_line(text: str) -> str:
 
 
 def site_modules(model) -> list[torch.nn.Module]:
-    """What reads the stream at sites 0..L: the layers, then the final norm."""
+    """What reads the stream at sites 0..L: the layers, then the final norm. UserError where these are not known."""
     decoder = model.get_decoder()
     norm = next((getattr(decoder, name) for name in FINAL_NORMS if hasattr(decoder, name)), None)
     if norm is None or not hasattr(decoder, "layers"):
@@ -399,7 +399,7 @@ def between_hook(layer: torch.nn.Module, site: int, streams: dict):
 
 
 def padded_batch(tokenizer, prompts: Sequence[str], device) -> dict[str, torch.Tensor]:
-    """Left-padded ids, mask and positions that start at each prompt's first token."""
+    """Left-padded ids, mask and positions that start at each prompt's first token, (b, T) each on the device."""
     inputs = tokenizer(list(prompts), return_tensors="pt", padding=True).to(device)
     mask = inputs["attention_mask"]
     return {
@@ -463,6 +463,6 @@ def sinks(stream: torch.Tensor) -> torch.Tensor:
 
 
 def spaced(keep: torch.Tensor, size: int) -> torch.Tensor:
-    """`size` evenly spaced positions among those kept, the last included."""
+    """`size` evenly spaced positions among those kept (T,): from the first to the last, of size 1 the first alone."""
     positions = keep.nonzero().flatten()
     return positions[torch.linspace(0, len(positions) - 1, size).round().long()]

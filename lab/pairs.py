@@ -47,7 +47,7 @@ class Pairs:
         return self.squares_of(flat[None])[0] if subspaces is None else self.squares_of(flat @ subspaces.mT)
 
     def squares_of(self, coordinates: torch.Tensor) -> torch.Tensor:
-        """The same from coordinates (m, points, k)."""
+        """The same from coordinates (m, points, k) -> (m, pairs)"""
         first, second = (coordinates[:, end[: self.same_problem]] for end in (self.first, self.second))
         tiles = coordinates[:, self.tiles]  # (m, tiles, points of one, k)
         met = (tiles[:, :, : self.step] @ tiles.mT).flatten(1)
@@ -180,7 +180,7 @@ def without_language(points: torch.Tensor, folds: torch.Tensor) -> torch.Tensor:
 
 
 def leace(points: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The least change after which no linear reader tells the languages of these points apart. (l, n, d)
+    """A map of (..., d): the least change after which no linear reader tells the languages of points (l, n, d) apart.
 
     Belrose et al. 2023 (arXiv 2306.03819): x - W⁻¹ P W (x - μ) with W = Σ^(-1/2), P the projector onto the range of W Σ_xz; Σ
     is shrunken by utils.SHRINKAGE. Σ_xz lies in the span of the centred points, so all is done there.
@@ -280,7 +280,10 @@ def random_contrasts(
 
 
 def cross_distances(points: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
-    """Distance inside the subspace from problem i in one language to problem j in another, (n, n)."""
+    """Distance inside the subspace from problem i in one language to problem j in another.
+
+    (l, n, d), (k, d) -> (n, n), the mean over pairs of languages.
+    """
     coordinates = points @ basis.T
     two = combinations(range(len(points)), 2)
     return torch.stack([torch.cdist(coordinates[a], coordinates[b]) for a, b in two]).mean(0)

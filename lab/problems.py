@@ -55,7 +55,10 @@ def same_question(text: str) -> str:
 
 
 def load_problems(files: Sequence[Path], languages: Sequence[str], limit: int | None = None) -> list[Problem]:
-    """The distinct problems of JSONL files, or of one two-column MGSM file per language (named *_en.tsv, *_zh.tsv, ...)."""
+    """The distinct problems of JSONL files, or of one two-column MGSM file per language (named *_en.tsv, *_zh.tsv, ...).
+
+    UserError names what is wrong, to the line, and a limit beyond what is there.
+    """
     return read_problems(files, languages, limit)[0]
 
 
@@ -144,7 +147,10 @@ def read_jsonl(file: Path, languages: Sequence[str]) -> list[Entry]:
 
 
 def read_record(record: dict, languages: Sequence[str]) -> tuple[Problem, bool]:
-    """(the problem on a line of JSONL, whether its answer ended a worked solution)."""
+    """(the problem on a line of JSONL, whether its answer ended a worked solution).
+
+    NoTexts where a language is missing; KeyError, ValueError or another of Python's where the record is no problem.
+    """
     parts = {"question": record["question"]} | {key: record.get(key, {}) for key in ("answer_text", "solution")}
     for key, texts in parts.items():
         if not isinstance(texts, dict):
@@ -252,7 +258,7 @@ def check_agreement(answer: Fraction | str, answer_text: dict) -> None:
 
 
 def read_mgsm(files: Sequence[Path], languages: Sequence[str]) -> list[Entry]:
-    """MGSM: question and answer separated by a tab, no header, the same rows in every language's file."""
+    """MGSM: question and answer separated by a tab, no header, the same rows in all languages; else UserError."""
     columns = {}
     for language in languages:
         named = [file for file in files if file.stem.endswith(f"_{language}")]

@@ -30,12 +30,15 @@ class NoWords(runs.UserError):
 
 
 def problem_hash(problem: Problem) -> str:
-    """Tells whether two files hold the same problem."""
+    """Tells whether two files hold the same problem: 16 hex digits of its questions in the languages asked."""
     return runs.short_hash({language: plain(text) for language, text in problem.question.items()})
 
 
 def load_languages(wanted: Sequence[str]) -> dict[str, dict]:
-    """Templates of the wanted languages, in that order, from data/languages.json."""
+    """Templates of the wanted languages, in that order, from data/languages.json.
+
+    UserError for a language without a sound row, and for fewer than two different ones.
+    """
     path = runs.ROOT / "data" / "languages.json"
     try:
         known = readers.parsed(path.read_text(encoding="utf-8-sig"))
@@ -194,7 +197,8 @@ def find_asked(
     """What is asked: the problems given, the model folder's own, or data/<problems>.
 
     Exemplars come likewise where `few_shot`, else only where --exemplars gives some. `in_words`: every problem and exemplar
-    must have its answer in words (NoWords), and exemplars show that answer and no worked solution.
+    must have its answer in words (NoWords), and exemplars show that answer and no worked solution. UserError for
+    other faults of languages and files, NoTexts where a language is missing there.
     """
     languages = load_languages(arguments.languages)
     files = problem_files(arguments.problems, folder, "problems.jsonl", runs.ROOT / "data" / problems)

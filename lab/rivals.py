@@ -37,6 +37,7 @@ class Beside:
         return len(self.basis)
 
     def scores(self, basis: torch.Tensor | None, outside: bool = False, site: int | None = None) -> np.ndarray:
+        """Scores of a subspace's swap (k, d), or of the full one, with few donors: (1, b, R, a, N, columns)."""
         site = self.site if site is None else site
         if basis is None:
             return self.measured.full(site, self.donors)

@@ -83,7 +83,7 @@ def gathered(own: dict) -> dict:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file; the hub's cache already names its large blobs so."""
+    """SHA-256 of a file in hex; the hub's cache already names its large blobs so. UserError where it cannot be read."""
     blob = path.resolve().name
     if path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", blob):
         return blob
@@ -95,7 +95,7 @@ def file_hash(path: Path) -> str:
 
 
 def short_hash(value: object) -> str:
-    """First 16 hex digits of the SHA-256 of the value's canonical JSON."""
+    """First 16 hex digits of the SHA-256 of the value's canonical JSON; what JSON does not know counts as its text."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -113,7 +113,7 @@ def check_range(flag: str, value: int, low: int, high: int) -> int:
 
 
 def significant(value: object, digits: int = 4) -> object:
-    """The value with every float at 4 significant digits, numpy and torch numbers made plain; NaN is refused."""
+    """The value with floats at so many significant digits, numpy and torch made plain; ValueError if not finite."""
     if isinstance(value, dict):
         return {str(key): significant(item, digits) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -330,7 +330,7 @@ def code_hash(script: Path) -> str:
 
 @cache
 def import_closure(script: Path) -> list[Path]:
-    """The script and the project's modules that it imports, directly or not, without verdicts.py and reports/."""
+    """The script and the project's modules that it imports, directly or not, without verdicts/ and reports/."""
     found, waiting = [], [script.resolve()]
     while waiting:
         path = waiting.pop()
@@ -409,7 +409,7 @@ def as_written(out: Path, stem: str) -> Iterator[None]:
 
 
 def json_bytes(value: object) -> bytes:
-    """JSON with sorted keys, the same bytes each time; NaN is refused."""
+    """JSON with sorted keys, the same bytes each time; ValueError where a number is not finite."""
     return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 

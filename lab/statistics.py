@@ -11,18 +11,18 @@ from lab import runs
 
 
 def seeded(seed: int, label: str) -> torch.Generator:
-    """A torch generator of its own for every random thing: adding one draw elsewhere changes nothing here."""
+    """A torch generator (CPU) of its own for every random thing: adding one draw elsewhere changes nothing here."""
     return torch.Generator().manual_seed(int(runs.short_hash([seed, label])[:15], 16))
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson score interval of a rate."""
+    """Score interval of a rate (Wilson 1927), (low, high) as shares; ValueError without trials."""
     interval = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
 
 def mcnemar_p(only_first: int, only_second: int) -> float:
-    """Exact two-sided McNemar p from the discordant counts; 1 where there is none."""
+    """Exact two-sided p of McNemar's test (1947) from the discordant counts; 1 where there is none."""
     discordant = only_first + only_second
     return float(stats.binomtest(only_first, discordant).pvalue) if discordant else 1.0
 
@@ -56,7 +56,10 @@ def paired_interval(
 
 
 def sign_flip_p(gains: np.ndarray, generator: torch.Generator, draws: int = 4999) -> float:
-    """One-sided p that the mean gain over problems is no more than zero; exact where all sign patterns are few enough."""
+    """One-sided p that the mean gain (n,) over problems is no more than zero, by flips of signs (Fisher 1935).
+
+    Exact where there are no more than `draws` patterns of signs, else of so many at random.
+    """
     result = stats.permutation_test(
         (np.asarray(gains, float),), np.mean, permutation_type="samples", vectorized=True, alternative="greater",
         n_resamples=draws, rng=numpy_generator(generator),
@@ -98,7 +101,7 @@ def outlier_p(value: float, others: Sequence[float]) -> float | None:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Holm-adjusted p values, in the order given."""
+    """Holm-adjusted p values (Holm 1979), at most 1, in the order given."""
     order = np.argsort(ps, kind="stable")
     adjusted = np.maximum.accumulate(np.asarray(ps, float)[order] * np.arange(len(ps), 0, -1)).clip(max=1)
     result = np.empty(len(ps))
@@ -107,5 +110,5 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def permutation_p(at_least_as_extreme: int, draws: int) -> float:
-    """(1 + #extreme) / (1 + N): never zero."""
+    """(1 + #extreme) / (1 + N): never zero (Phipson & Smyth 2010)."""
     return (1 + at_least_as_extreme) / (1 + draws)

@@ -31,6 +31,7 @@ class Study:
 
     @property
     def answers(self) -> list[str]:
+        """The problems' answers as text."""
         return [str(problem.answer) for problem in self.problems]
 
     @property
@@ -44,6 +45,7 @@ class Study:
         return points - points.mean((0, 1))
 
     def folds(self) -> torch.Tensor:
+        """A fold for every problem, the same at each call: see `pairs.folds_by_answer`. (n,)"""
         return pairs.folds_by_answer(self.answers, self.seed)
 
     def place(self, site: int, pooled: str, draws: int, held_out: bool = False) -> separation.Place:

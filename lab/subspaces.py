@@ -143,7 +143,8 @@ def z_file(basis: np.ndarray, z: dict, model: dict) -> bytes:
 def weight_subspaces(folder, layer: int, shares: Sequence[float], fold_norm: bool, device) -> dict:
     """Weight-based subspaces: per-head vectors at b and b-1 (h, r, d), k for each share, multi-head Z of every layer.
 
-    k = each of the `shares` of the mean effective rank of layer b's kernels, at most d_head and at most d - 1.
+    k = each of the `shares` of the mean effective rank of layer b's kernels, at most d_head and at most d - 1; Z (k, d)
+    has the last. {"k", "rank", "heads": by layer, "every_layer"}, float64 on the CPU; worked out on `device`.
     """
 
     def kernels(index: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -167,7 +168,7 @@ def weight_subspaces(folder, layer: int, shares: Sequence[float], fold_norm: boo
 def centroid_subspace(points: torch.Tensor, k: int) -> torch.Tensor:
     """Principal directions of the problems after removing the language space: what the versions of a problem share.
 
-    (languages, problems, d) -> (k, d)
+    (languages, problems, d) -> (k, d), k less than the problems: these determine no more directions.
     """
     shared = (points - points.mean(1, keepdim=True)).mean(0)
     shared = utils.outside(shared, utils.language_space(points))
@@ -177,9 +178,9 @@ def centroid_subspace(points: torch.Tensor, k: int) -> torch.Tensor:
 def squared_mmd(weights: torch.Tensor, clouds: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Squared MMD of pairs of token clouds under exp(−Σ w_d (x_d − y_d)²). (d,), (clouds, m, d), (p,), (p,) -> (p,)
 
-    The V-statistic: the exact squared distance of the two empirical distributions, never negative. The unbiased estimate
-    supposes independent tokens; those of a prompt are not (template tokens recur in every prompt, and once in each), and it
-    comes out negative for different problems, where its logarithm has no gradient.
+    The V-statistic (Gretton et al. 2012): the exact squared distance of two empirical distributions, never negative.
+    The unbiased estimate supposes independent tokens; those of a prompt are not (template tokens recur in every prompt,
+    and once in each), and it comes out negative for different problems, where its logarithm has no gradient.
     """
     scaled = clouds * weights.sqrt()
     norms = scaled.square().sum(-1)

@@ -94,7 +94,8 @@ def changes(
 ) -> torch.Tensor:
     """Recipients' streams with the donors' parts: own (rows, 1, 1, d), sent (rows, a, i, d) -> (rows, m, a, i, d)
 
-    Without bases what was sent itself, so that a donor's own stream changes no bit.
+    bases (m, k, d) and `onto` (c, d) as `Patching.scores` has them. Without both, what was sent itself, so that a
+    donor's own stream changes no bit.
     """
     if bases is None and onto is None:
         return sent[:, None]
@@ -111,7 +112,10 @@ def within_languages(streams: torch.Tensor) -> torch.Tensor:
 
 
 def participation_ratio(centred: torch.Tensor) -> float:
-    """(sum of λ)² / sum of λ² over the covariance's eigenvalues λ: how many directions the vectors (n, d) use evenly."""
+    """(sum of λ)² / sum of λ² over the covariance's eigenvalues λ: how many directions the vectors (n, d) use evenly.
+
+    The measure of Gao et al. 2017, of vectors that are centred already.
+    """
     squares = torch.linalg.svdvals(centred).square()
     return float(squares.sum().square() / squares.square().sum().clamp_min(1e-300))
 
@@ -129,7 +133,7 @@ def answer_means(streams: torch.Tensor, answers: Sequence[int], k: int) -> torch
 
 
 def halves(answers: Sequence[int], generator: torch.Generator) -> np.ndarray:
-    """Which problems are the development half: half of the different answers, drawn at random, with all their problems."""
+    """Which problems (n,) are the development half: half of the different answers at random, with all their problems."""
     distinct = sorted(set(answers))
     order = torch.randperm(len(distinct), generator=generator).tolist()
     development = {distinct[place] for place in order[: len(distinct) // 2]}

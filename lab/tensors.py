@@ -104,7 +104,10 @@ def refuse_shape(path: Path, name: str, have: Sequence[int], wanted: Sequence[in
 
 
 def safetensors_files(folder: Path, wanted: str | None) -> list[Path]:
-    """The files that transformers would load: the one wanted, else model.safetensors, else the shards of the index."""
+    """The files that transformers would load: the one wanted, else model.safetensors, else the shards of the index.
+
+    UserError says what lies there instead, or which is missing.
+    """
     if (folder / "adapter_config.json").exists():
         raise runs.UserError(f"{folder}: an adapter (adapter_config.json); merge it into its model, and save that")
     if wanted and not (isinstance(wanted, str) and os.path.isfile(folder / wanted)):
@@ -141,7 +144,7 @@ def other_weights(folder: Path) -> str:
 
 
 def open_tensors(file: Path):
-    """safe_open that names the damaged file in one line."""
+    """safe_open, with a UserError that names the damaged file in one line."""
     try:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:

@@ -315,7 +315,10 @@ def profile(z: dict, complement: dict, full: dict, maxima: dict) -> dict:
 
 
 def kappa(coverage: float | None, haar: Sequence[float]) -> float | None:
-    """(coverage - mean)/(1 - mean) over Haar subspaces of the same size: 0 chance, 1 everything, None if undefined."""
+    """(coverage - mean)/(1 - mean) over Haar subspaces of the same size: 0 chance, 1 everything, None if undefined.
+
+    Corrected for chance as Cohen's kappa (1960) is.
+    """
     mean = float(np.mean(haar)) if len(haar) else 1.0
     return None if coverage is None or not mean < 1 else (coverage - mean) / (1 - mean)
 

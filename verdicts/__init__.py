@@ -96,6 +96,7 @@ def one(results: dict) -> dict:
 
 
 def one_holds(results: dict, verdict: str) -> dict:
+    """Which of the recipe's claims about ranks and depth hold; None where that cannot be said here."""
     low, trends, opposite = results["bottleneck"], results["trends"], results["opposite"]
     attention = (*results["weight_types"]["attention"], "heads")
     ffn = [name for name in results["weight_types"]["ffn"] if name in trends]  # W_gate is not in every FFN
@@ -135,6 +136,7 @@ def haar_at_bottleneck(results: dict, side: str, matrix: str) -> dict:
 
 
 def two_holds(results: dict, verdict: str) -> dict:
+    """Which of the recipe's claims about overlap and the FFN hold; None where that cannot be said here."""
     layer, over = results["settings"]["layer"], results["ffn_alignment_over_chance"]
     approach, other = results["approach"], results["best_other_pair"]
     across = results["heads"]["across_groups"]  # all None with a single KV group
