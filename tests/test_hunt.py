@@ -22,7 +22,7 @@ from hunt_parts import DISSOCIATES, LAYERS, parts, phase3_of
 
 import verdicts
 from bench.planted import BOTTLENECK, KINDS, write_planted
-from lab import checkpoints, expected, runs, studies
+from lab import checkpoints, dissociation, expected, runs, studies
 from reports import hunt as page
 
 
@@ -33,6 +33,9 @@ def quick(script, monkeypatch):
     monkeypatch.setattr(studies, "ARD_STEPS", 10)
     monkeypatch.setattr(script("phase3b_bridge.py"), "SHUFFLES", 20)
     monkeypatch.setattr(script("phase3b_bridge.py"), "RANDOM_SUBSPACES", 5)
+    monkeypatch.setattr(dissociation, "FULL_DRAWS", 20)
+    fewer = {role: (name, 5) for role, (name, _) in script("ablation.py").NULLS.items()}
+    monkeypatch.setattr(script("ablation.py"), "NULLS", fewer)
 
 
 def hunt(script, out: Path, *flags) -> dict:
@@ -482,7 +485,7 @@ def snapshot(out: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_an_interrupted_hunt_goes_on_and_ends_with_the_same_bytes(script, tmp_path):
+def test_an_interrupted_hunt_goes_on_and_ends_with_the_same_bytes(script, tmp_path, quick):
     """Processes of their own, stopped by Ctrl-C and killed in the middle; bench/interruptions.py does it 20 times."""
     path = small_control(tmp_path / "planted", "planted")
     hunt(script, tmp_path / "whole", "--model", path)

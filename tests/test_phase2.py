@@ -15,6 +15,8 @@ import verdicts
 from lab import checkpoints, models, questions, runs, separation, statistics, subspaces
 from reports import phase2 as page
 
+MODELS = 24  # of each kind, with noise; bench/separation.py asks hundreds
+
 
 @pytest.fixture(scope="module")
 def phase2(script):
@@ -82,14 +84,14 @@ def test_random_weights_have_no_z(script, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind, fewest, most", [("random", 0, 3), ("planted", 57, 60)])
+@pytest.mark.parametrize("kind, fewest, most", [("random", 0, 3), ("planted", 22, MODELS)])
 def test_false_alarms_and_detections(script, tmp_path, monkeypatch, kind, fewest, most):
-    """Of 60 models with random weights at most 3 pass; of 60 planted with noise at least 57 do."""
+    """Of models with random weights at most 3 pass (one in twenty is 1.2); of those planted with noise all but 2 do."""
     for place, step in ((page, "render"), (script("phase2_z_extraction.py"), "rivals")):
         monkeypatch.setattr(place, step, lambda *_, **__: {})  # what the verdict does not use takes half of the time
     monkeypatch.setattr(script("phase2_z_extraction.py"), "SHUFFLES", 1)
     passed = 0
-    for seed in range(60):
+    for seed in range(MODELS):
         control = write_control(tmp_path / f"{kind}-{seed}", kind, noise=1.0, seed=seed)
         flags = ("--layer", str(BOTTLENECK), "--contingencies", "never")
         results, _ = run(script, control.path, tmp_path / "out" / f"{kind}-{seed}", *flags)
