@@ -174,7 +174,8 @@ def told(results: dict, node: dict) -> str:
     found, null = measured(node)
     lines = [branch(node), *found.split("; ")]
     if node["node"] == "patching" and node["row"] and "untested" not in node:
-        lines[1] = f"best of the Zs tested: {lines[1]}"
+        which = "first" if node["row"]["verdict"] == "none" else "best"  # of equals
+        lines[1] = f"{which} of the Zs tested: {lines[1]}"
         nulls = node["row"]["nulls"] or {}
         if "haar" in nulls:
             drawn = {page.NULLS[name]: page.percent(nulls[name]["coverage"]) for name in page.RANKED if name in nulls}

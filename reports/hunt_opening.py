@@ -224,7 +224,23 @@ def moved_text(results: dict) -> str:
     return f"""{text}. {best_of(results)} is {page.SUBSPACES[z["name"]]} ({made}; k {z["k"]}), {place(z["site"])}: coverage of the
         answer {span(z["coverage"])}, leak of the language {span(z["leak"])}, D {span(z["d"], decimal)}, by the hypothesis 100 %,
         0 % and 2 (shares of what the whole stream moves there: of the log-odds of the donor's answer, and of its language);
-        {nulls} (`{z["verdict"]}`, {z["pairs"]} pairs of `{z["rung"]}`{judged_text(z)}).{page.language_free(found["curve"])}"""
+        {nulls} (`{z["verdict"]}`, {z["pairs"]} pairs of `{z["rung"]}`{judged_text(z)}).{more_text(results)}
+        {page.language_free(found["curve"])}"""
+
+
+def more_text(results: dict) -> str:
+    """The subspace that moves most of the answer, where that is surely more than the named one does; with its nulls."""
+    rows = [row for row in results["tasks"]["math"]["tested"] if scored(row)]
+    most = max(rows, key=lambda row: row["coverage"]["value"])
+    if most["coverage"]["low"] <= results["z"]["coverage"]["high"]:
+        return ""
+    shown = (
+        page.NULLS[name] + " " + percent(most["nulls"][name]["coverage"])
+        for name in page.RANKED
+        if name in most["nulls"]
+    )
+    return f""" Most of the answer moves with {page.SUBSPACES[most["name"]]} (k {most["k"]}), {place(most["site"])}:
+        {span(most["coverage"])}, {listing(shown)} (`{most["verdict"]}`)."""
 
 
 def judged_text(z: dict) -> str:
@@ -239,6 +255,10 @@ def judged_text(z: dict) -> str:
 def best_of(results: dict) -> str:
     """Of how many subspaces the best is the best: of those that could be measured."""
     count = sum(map(scored, results["tasks"]["math"]["tested"]))
+    if count > 1 and results["z"]["verdict"] == "none":
+        return (
+            f"Of the {count} subspaces tested where it carries both none is shown to be more than its nulls; the first"
+        )
     return (
         f"The best of the {count} subspaces tested where it carries both"
         if count > 1

@@ -407,6 +407,22 @@ def test_a_layer_that_the_weights_do_not_predict_is_called_exploratory(judged):
     assert "resamples agree; a clear bottleneck)" in head(judged(given))
 
 
+def test_what_moves_most_of_the_answer_is_named_where_something_else_is_nearest():
+    """With one verdict for all, the one named is the first, and may move nothing."""
+    nulls = {"haar": {"coverage": 0.006}, "matched": {"coverage": 0.28}}
+    near = {"name": "weights_at_carrier", "k": 80, "site": 23, "verdict": "none", "nulls": nulls, "d": record(0.0)}
+    near |= {"coverage": record(0.001, 0.01)}
+    most = near | {"name": "answer_means", "k": 9, "site": 28, "coverage": record(0.26, 0.06), "d": record(0.5)}
+    results = {"z": near, "tasks": {"math": {"tested": [near, most]}}}
+    said = " ".join(opening.more_text(results).split())
+    assert said.endswith(
+        "answer means (k 9), L27.out: 26.0 % (20.0 to 32.0), Haar 0.6 % and matched draws 28.0 % (`none`)."
+    )
+    assert opening.best_of(results).endswith("none is shown to be more than its nulls; the first")
+    assert opening.more_text(results | {"z": most}) == ""
+    assert opening.more_text({"z": near, "tasks": {"math": {"tested": [near]}}}) == ""
+
+
 def test_the_page_has_its_words_of_its_own_and_its_orders_from_the_file(judged):
     given = parts(holds=True, found="partial", again={"ard_mmd": "none"})
     candidates = given["phase2"]["contingencies"]["candidates"]
