@@ -3,7 +3,7 @@
 from reports import page
 from reports.hunt_beside import COMPARED, compared, comparison_pages, comparison_summary
 from reports.hunt_beyond import TERMS, ablation_section, bridge_cells, terms
-from reports.hunt_figures import branch, figure_overview, figure_tree
+from reports.hunt_figures import branch, figure_overview, figure_tree, which
 from reports.hunt_opening import opening, untested, verdict_text
 from reports.hunt_tables import (
     CANDIDATES,
@@ -111,7 +111,8 @@ def tree_table(results: dict) -> str:
     """The tree's nodes that the hunt came by: which way it went, by which numbers, beside which null."""
     rows = []
     for node in results["path"]:
-        name = node["node"] if node["node"] != "patching" or "untested" in node else "patching: the best Z tested"
+        swap = node["node"] == "patching" and "untested" not in node
+        name = f"patching: the {which(node['row'])}" if swap else node["node"]
         rows.append([name, branch(node), *(cell or "–" for cell in measured(node))])
         if node["node"] == "patching":
             rows += [

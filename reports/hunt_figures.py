@@ -95,7 +95,7 @@ def depth_panel(panel: Axes, results: dict) -> None:
     for layer, label, style in lines:
         panel.axvline(layer, color="black", linestyle=style, linewidth=1.5, label=f"{label}: L{layer}")
     if z.get("site") is not None:
-        label = f"place of the best Z: {page.SUBSPACES[z['name']]}, k {z['k']}"
+        label = f"place of the {which(z)}: {page.SUBSPACES[z['name']]}, k {z['k']}"
         above = {"transform": panel.get_xaxis_transform(), "clip_on": False, "zorder": 5}  # a place, and no value
         above["markerfacecolor"] = PINK if z["verdict"] == "double_dissociation" else "white"  # as over several models
         panel.plot([z["site"] - 1], [1.0], marker="*", color=PINK, markersize=15, linestyle="", label=label, **above)
@@ -114,6 +114,11 @@ def label_layers(panel: Axes, layers: int) -> None:
     panel.set_xlabel("output of layer (emb.: embeddings; lines join the places measured)")
 
 
+def which(z: dict | None) -> str:
+    """What a page calls the Z that it shows: of several that are no more than their nulls none is the best."""
+    return "Z shown" if z and z["verdict"] == "none" else "best Z"
+
+
 def profile_panel(panel: Axes, z: dict) -> None:
     """A Z's four shares beside what the hypothesis says of each and what random subspaces do."""
     y, records = np.arange(len(SHARES)), [z[key] for key in SHARES]
@@ -130,7 +135,7 @@ def profile_panel(panel: Axes, z: dict) -> None:
         values = [100 * matched[key] for key in SHARES]
         panel.plot(values, y + 0.24, "^", color=PINK, markersize=7, label="matched draws, mean")
     panel.hlines(y, low, high, color=BLUE, linewidth=2.4)
-    panel.plot(value, y, "o", color=BLUE, markersize=7, label="best Z, 95 % interval")
+    panel.plot(value, y, "o", color=BLUE, markersize=7, label=f"{which(z)}, 95 % interval")
     for height in np.flatnonzero(np.isnan(value)):
         panel.text(50, height, "not measurable", ha="center", va="center", fontsize=SMALL)
     for edge, beyond, arrow in ((first, low < first, "<"), (last, high > last, ">")):
@@ -139,7 +144,7 @@ def profile_panel(panel: Axes, z: dict) -> None:
     panel.set(xlim=(first, last), ylim=(len(y) - 0.5, -0.5), xlabel="% of what the whole stream moves there")
     panel.set_yticks(y, [label for label, _ in SHARES.values()])
     name = f"{page.SUBSPACES[z['name']]}, {place(z['site'])}, k {z['k']}"
-    panel.set_title(f"best Z: {name} ({z['verdict']})", fontsize=11)
+    panel.set_title(f"{which(z)}: {name} ({z['verdict']})", fontsize=11)
 
 
 def figure_tree(results: dict) -> bytes:
@@ -174,8 +179,7 @@ def told(results: dict, node: dict) -> str:
     found, null = measured(node)
     lines = [branch(node), *found.split("; ")]
     if node["node"] == "patching" and node["row"] and "untested" not in node:
-        which = "first" if node["row"]["verdict"] == "none" else "best"  # of equals
-        lines[1] = f"{which} of the Zs tested: {lines[1]}"
+        lines[1] = f"{which(node['row'])}: {lines[1]}"
         nulls = node["row"]["nulls"] or {}
         if "haar" in nulls:
             drawn = {page.NULLS[name]: page.percent(nulls[name]["coverage"]) for name in page.RANKED if name in nulls}

@@ -301,11 +301,11 @@ def test_a_number_stands_behind_the_z_that_it_is_of(judged):
     given["phase3"] |= {"verdict": "partial", "decided_by": "answer_means"}
     results = judged(given)
     rows = [line for line in page.tree_table(results).splitlines() if line.startswith("| patching")]
-    assert rows[0].startswith("| patching: the best Z tested | in part | answer means, L2.out; coverage 60.0 %")
+    assert rows[0].startswith("| patching: the best Z | in part | answer means, L2.out; coverage 60.0 %")
     assert rows[1].startswith("| patching: (a) language centroids | `none` | coverage 80.0 %")
     patching = next(node for node in results["path"] if node["node"] == "patching")
     told = figures.told(results, patching).splitlines()
-    assert told[1] == "best of the Zs tested: answer means, L2.out" and told[-1] == "(a) language centroids: none"
+    assert told[1] == "best Z: answer means, L2.out" and told[-1] == "(a) language centroids: none"
     assert len([line for line in page.tree_table(judged(parts("clear"))).splitlines() if "patching" in line]) == 1
 
 
@@ -315,11 +315,9 @@ def test_a_learned_z_stands_in_the_tree_where_it_alone_is_causal_and_nowhere_els
     results = judged(parts("none", holds=True, learned=DISSOCIATES | {"coverage": record(0.91)}, **other))
     node = tables.first_nodes(results["path"])["patching"]
     assert results["verdict"] == "learned_only" and node["row"]["name"] == "learned"
-    (row,) = (
-        line for line in page.tree_table(results).splitlines() if line.startswith("| patching: the best Z tested")
-    )
+    (row,) = (line for line in page.tree_table(results).splitlines() if line.startswith("| patching: the best Z"))
     assert "| only one learned for it | learned Z, L2.out; coverage 91.0 %" in row
-    assert figures.told(results, node).startswith("only one learned for it\nbest of the Zs tested: learned Z, L2.out\n")
+    assert figures.told(results, node).startswith("only one learned for it\nbest Z: learned Z, L2.out\n")
     (claim,) = (row for row in results["claims"] if row["id"] == "causal")
     assert claim["holds"] is False and claim["measured"].startswith("weights' Z, own place, L1.out; coverage 31.0 %")
     given = parts("clear", found="partial", learned={"verdict": "answer_word"}, **other)
