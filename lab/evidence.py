@@ -283,7 +283,10 @@ def bridge(phase3b: dict) -> dict:
 
 
 def row_of(result: dict, folder: str) -> dict:
-    """One model of a comparison, from its hunt's results; `dissociates`: what became of its claim that a Z is causal."""
+    """One model of a comparison, from its hunt's results; `dissociates`: what became of its claim that a Z is causal.
+
+    `nearest`: the Z nearest to the hypothesis; where none is more than its nulls, that which moves most of the answer.
+    """
     z, carriers = result["z"], (result["arrival"] or UNPATCHED)["carriers"]
     keys = (
         "name",
@@ -306,7 +309,10 @@ def row_of(result: dict, folder: str) -> dict:
     row |= {"dissociates": next(claim["holds"] for claim in result["claims"] if claim["id"] == "causal")}
     tested = {row["name"]: row for row in result["tasks"]["math"]["tested"]}
     own = next((tested[name] for name in AT_CARRIER if tested.get(name, {}).get("coverage")), {})
-    return row | {"z": {key: z.get(key) for key in keys}, "weights_swapped": {key: own.get(key) for key in keys}}
+    moving = [found for found in tested.values() if found.get("nulls") and found["coverage"]["value"] is not None]
+    most = max(moving, key=lambda found: found["coverage"]["value"], default=z)
+    shown = {"z": z, "nearest": most if z.get("verdict") == "none" else z, "weights_swapped": own}
+    return row | {what: {key: found.get(key) for key in keys} for what, found in shown.items()}
 
 
 def select(values: dict, keys: tuple[str, ...]) -> dict:

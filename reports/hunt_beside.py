@@ -176,11 +176,13 @@ def recipe_text(results: dict) -> str:
     ]
     if swapped:
         moved = [f"{named[key]}: {moves(rows[key]['weights_swapped'])}" for key in swapped]
-        best = [f"{named[key]}: {moves(rows[key]['z'])}, `{rows[key]['z']['verdict']}`" for key in results["tested"]]
+        nearest = [(named[key], rows[key]["nearest"]) for key in results["tested"]]
+        best = [f"{name}: {moves(z)}, `{z['verdict']}`" for name, z in nearest]
         lines += [
             f"""**The weights' Z**, swapped at the best place for it, moves of what the whole stream moves there
                 {"; ".join(moved)}.""",
-            f"""**The subspace nearest to the hypothesis of all that were swapped** moves {"; ".join(best)}.
+            f"""**The subspace nearest to the hypothesis of all that were swapped** (where none is more than its nulls, `none`, the
+                one that moves most of the answer) moves {"; ".join(best)}.
                 A causal Z is shown in {shown_in(results)}.""",
         ]
     numbered = "\n".join(f"{number}. {page.prose(line)}" for number, line in enumerate(lines, 1))
@@ -245,7 +247,7 @@ def model_row(row: dict) -> list:
         if row["measured"]
         else f"not swapped: {why_not(row)}"
     )
-    weights, z = row["weight_based"], row["z"]
+    weights, z = row["weight_based"], row["nearest"]
     at = f" (there {CARRIES[weights['place']]})" if weights["place"] else ""
     best = "–"
     if z["site"] is not None:

@@ -276,9 +276,11 @@ def depth_row(panel: Axes, y: int, row: dict) -> None:
         points += [(row["predicted"], "D", "black", "white", 7, "lowest of the inner layers, not singled out")]
     else:
         points += [(row["predicted"], "D", "black", "black", 7, "lowest of the inner layers, singled out")]
-    if row["z"]["site"] is not None:
+    if row["nearest"]["site"] is not None:
         filled = PINK if row["verdict"] == "causal_z" else "white"
-        points.append((row["z"]["site"] - 1, "*", PINK, filled, 15, "best subspace swapped (filled where causal)"))
+        points.append(
+            (row["nearest"]["site"] - 1, "*", PINK, filled, 15, "best subspace swapped (filled where causal)")
+        )
     for layer, marker, edge, face, size, label in points:
         style = {"markeredgecolor": edge, "markerfacecolor": face, "markersize": size, "markeredgewidth": 1.6}
         panel.plot([layer / last], [y], marker, label=label, zorder=4, **style)

@@ -11,6 +11,7 @@ from hunt_parts import (
     contrast,
     parts,
     record,
+    swapped,
     unmeasured,
     unpatched,
 )
@@ -506,6 +507,16 @@ def three_models(judged) -> dict[str, dict]:
         "b": model_of(judged, "b", parts("none", weights={"place": "language"})),
         "c": model_of(judged, "c", parts("none", rung=None)),
     }
+
+
+def test_a_comparison_shows_what_moves_most_where_nothing_is_more_than_its_nulls(judged):
+    given = parts("none")
+    given["phase3"]["tested"]["answer_means"] = swapped("none", "answer_means", None, 5, coverage=record(0.95, 0.02))
+    row = model_of(judged, "b", given)
+    assert row["z"]["verdict"] == "none" and row["z"]["name"] != "answer_means"
+    assert (row["nearest"]["name"], row["nearest"]["site"]) == ("answer_means", 5)
+    row = model_of(judged, "a", parts("clear", found="double_dissociation", best_layer=DISSOCIATES))
+    assert row["nearest"] == row["z"]
 
 
 def test_several_models_stand_side_by_side(script, judged):
