@@ -365,7 +365,8 @@ def run_shared(script: str, flags: list[str], processes: int) -> int:
     try:
         return process.wait()
     except BaseException:
-        end_with_workers(process)
+        with ending.undisturbed():
+            end_with_workers(process)
         raise
 
 

@@ -277,7 +277,9 @@ def bridge(phase3b: dict) -> dict:
         "held_out_r2": select(phase3b["held_out_r2"], (name, "mean_shift")),
         "pairs": transfer["pairs"],
         "success": select(transfer["success"], (name, "identity", "shuffled", "own_language")),
-        "interval": select(transfer["interval"], (name,)),
+        "interval": {
+            name: transfer.get("interval", {}).get(name, (0.0, 1.0))
+        },  # where nothing was measured there is none
         "p_against": {control: ps[name] for control, ps in transfer["p_against"].items()},
     }
 
@@ -309,7 +311,8 @@ def row_of(result: dict, folder: str) -> dict:
     row |= {"dissociates": next(claim["holds"] for claim in result["claims"] if claim["id"] == "causal")}
     tested = {row["name"]: row for row in result["tasks"]["math"]["tested"]}
     own = next((tested[name] for name in AT_CARRIER if tested.get(name, {}).get("coverage")), {})
-    moving = [found for found in tested.values() if found.get("nulls") and found["coverage"]["value"] is not None]
+    own_kind = [found for name, found in tested.items() if name != "learned"]  # one sought for its effect is no finding
+    moving = [found for found in own_kind if found.get("nulls") and found["coverage"]["value"] is not None]
     most = max(moving, key=lambda found: found["coverage"]["value"], default=z)
     shown = {"z": z, "nearest": most if z.get("verdict") == "none" else z, "weights_swapped": own}
     return row | {what: {key: found.get(key) for key in keys} for what, found in shown.items()}

@@ -91,7 +91,8 @@ def sections(results: dict) -> list[str]:
         contingency_table(results["path"]),
         "## 6 Math and reasoning",
         page.prose("""
-            The second kind of problem is not arithmetic; Z is the one found on math, with nothing fitted here (best places,
+            *Math* and *reasoning* are the two runs, whichever kind of problem was solved often enough to be swapped in each (in
+            the table). The second is not arithmetic; Z is the one found on math, with nothing fitted here (best places,
             best layers and answer means are chosen anew, on development answers). Contrasts on math are those of the Z
             handed on, on held-out problems where it was fitted."""),
         beside({task: task_cells(row) for task, row in results["tasks"].items()}),

@@ -121,7 +121,7 @@ def comparison_text(results: dict) -> str:
         "does_not_generalise": f"""In {len(tested)} of {len(models)} models it could be tested whether there are {SOUGHT}; found
             in: {named}""",
         "inconclusive": f"""Whether {SOUGHT} are in more than one model is left open: in {len(decided)} of {len(models)} models are
-            they either found or excluded; found in: {named}""",
+            they found, or do those that were tried surely fail; found in: {named}""",
         "untestable": f"""Whether {SOUGHT} are in more than one model cannot be told: it could be tested in {len(tested)} of
             {len(models)} models""",
     }
@@ -181,8 +181,8 @@ def recipe_text(results: dict) -> str:
         lines += [
             f"""**The weights' Z**, swapped at the best place for it, moves of what the whole stream moves there
                 {"; ".join(moved)}.""",
-            f"""**The subspace nearest to the hypothesis of all that were swapped** (where none is more than its nulls, `none`, the
-                one that moves most of the answer) moves {"; ".join(best)}.
+            f"""**Of the candidates swapped the nearest to the hypothesis**, on the first kind of problem (where none is more than
+                its nulls, `none`, the one that moves most of the answer) moves {"; ".join(best)}.
                 A causal Z is shown in {shown_in(results)}.""",
         ]
     numbered = "\n".join(f"{number}. {page.prose(line)}" for number, line in enumerate(lines, 1))

@@ -37,8 +37,9 @@ TERMS = {
         where the donor was asked in another language.""",
     "D of the draws' pairs": "D of the few pairs of prompts for which random draws were swapped too: p ranks it among theirs.",
     "Haar": "random subspaces of the same size, drawn evenly over all.",
-    "matched draws": """random subspaces drawn as the stream varies. Where they, or the Z that they are matched to, hold more
-        than half of what differs, they are the stream itself: they stand beside and decide nothing.""",
+    "matched draws": """random subspaces drawn as the stream varies, a null like Haar. Where they hold more than half of the distance
+        between problems (contrasts), or the Z that they are matched to more than half of the stream's variance (swaps), they are
+        the stream itself: they stand beside and decide nothing.""",
     "PCA": "the directions in which the stream varies most within a language.",
     "ARD-MMD": """automatic relevance determination with maximum mean discrepancy: the stream's coordinates, weighed by gradients,
         that part different problems' tokens and not one problem's versions.""",

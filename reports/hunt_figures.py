@@ -12,7 +12,7 @@ from reports.hunt_tables import CANDIDATES, contingencies_swapped, first_nodes, 
 from reports.page import BLUE, GREEN, ORANGE, PINK, RED, SMALL, place
 
 QUESTIONS = {
-    "behaviour": "{candidate} ≫\n{reference}?", "separation": "ratio_Z <\nratio_Z⊥?",
+    "behaviour": "{candidate} ≫\n{reference}?", "separation": "ratio_Z < ratio_Z⊥,\nbeyond its nulls?",
     "contingencies": "(a) centroids,\n(b) other layers,\n(c) ARD-MMD?", "patching": "patching: is it\ncausal?",
 }  # fmt: skip
 ENDS = tuple(  # the hunt's verdicts
@@ -74,7 +74,8 @@ def figure_overview(results: dict) -> bytes:
         if count == 2:
             profile_panel(panels[1], z)
             panels[1].legend(fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.42, -0.26), ncol=2, frameon=False)
-        figure.suptitle(f"{results['model']['name']}: swapping one prompt's stream for another's", fontsize=12)
+        asked = f" (`{results['z']['rung']}`)" if results["z"].get("rung") else ""
+        figure.suptitle(f"{results['model']['name']}: swapping one prompt's stream for another's{asked}", fontsize=12)
     return page.png(figure)
 
 

@@ -88,6 +88,7 @@ WARNINGS = {
     "text_only": "Numerals, a bag of words or untrained twins tell the problems apart as well as this Z does.",
 }
 CLEAN = 2  # D of the hypothesis
+MOVES = verdicts.dissociation.MOVES
 ENOUGH = 100  # draws: with fewer a p cannot pass a correction for several subspaces
 OWN = ("weights", "weights_at_carrier", "best_layer")  # Zs that weights alone give
 
@@ -125,6 +126,9 @@ def words(results: dict) -> dict[str, str]:
     if partly_open(results):
         said["short"] += f"; {len(z['open_tests'])} of {len(z['tests'])} tests are open"
     said["unused"] = "no swap shows that the model computes with them"
+    second = results["tasks"].get("reasoning")
+    if second and second["p"] >= verdicts.LEVEL:
+        said["source"] += "; on a second kind of problem controls do as well"
     if why:
         said["unused"] = f"whether the model computes with them could not be tested, since {REASONS[why]}"
     said["none"] = "is not shown to move the answer more than random ones do"
@@ -230,7 +234,7 @@ def moved_text(results: dict) -> str:
 
 def more_text(results: dict) -> str:
     """The subspace that moves most of the answer, where that is surely more than the named one does; with its nulls."""
-    rows = [row for row in results["tasks"]["math"]["tested"] if scored(row)]
+    rows = [row for row in verdicts.finding.recipes_own(results["tasks"]["math"]["tested"]) if scored(row)]
     most = max(rows, key=lambda row: row["coverage"]["value"])
     if most["coverage"]["low"] <= results["z"]["coverage"]["high"]:
         return ""
@@ -239,8 +243,10 @@ def more_text(results: dict) -> str:
         for name in page.RANKED
         if name in most["nulls"]
     )
-    return f""" Most of the answer moves with {page.SUBSPACES[most["name"]]} (k {most["k"]}), {place(most["site"])}:
-        {span(most["coverage"])}, {listing(shown)} (`{most["verdict"]}`)."""
+    word = (most.get("gates") or {}).get("word")
+    outside = f"; outside of the answers' words the whole stream moves {span(word['full'])} there" if word else ""
+    return f""" The one that moves most of the answer is {page.SUBSPACES[most["name"]]} (k {most["k"]}), {place(most["site"])}:
+        {span(most["coverage"])}, {listing(shown)} (`{most["verdict"]}`{outside})."""
 
 
 def judged_text(z: dict) -> str:
@@ -254,11 +260,9 @@ def judged_text(z: dict) -> str:
 
 def best_of(results: dict) -> str:
     """Of how many subspaces the best is the best: of those that could be measured."""
-    count = sum(map(scored, results["tasks"]["math"]["tested"]))
+    count = sum(map(scored, verdicts.finding.recipes_own(results["tasks"]["math"]["tested"])))
     if count > 1 and results["z"]["verdict"] == "none":
-        return (
-            f"Of the {count} subspaces tested where it carries both none is shown to be more than its nulls; the first"
-        )
+        return f"Of the {count} subspaces tested where it carries both none is shown to be more than its nulls; shown"
     return (
         f"The best of the {count} subspaces tested where it carries both"
         if count > 1
@@ -406,12 +410,12 @@ def kinds_text(results: dict) -> str:
     sites = sorted({other["site"] for other in others} - {row["site"]})
     if sites and all(other["verdict"] == "none" for other in others):
         at_places = listing(list(map(place, sites)))
-        parts.append(f"""Where both pass, at {at_places}, the weights' subspaces move {
-            shares([row["coverage"]["value"] for row in others])
-        } of the answer where random ones of that size move
-            {shares([row["nulls"]["haar"]["coverage"] for row in others])}{
-            few_draws(others)
-        }: *not there*, as far as these go.""")
+        own, random = ([row["coverage"] for row in others], [row["nulls"]["haar"]["coverage"] for row in others])
+        most = max(coverage["high"] for coverage in own)
+        surely = f", and surely no more than {percent(most)}, by the hypothesis all" if most < MOVES else ""
+        parts.append(f"""Where both pass, at {at_places}, the weights' subspaces move
+            {shares([coverage["value"] for coverage in own])} of the answer where random ones of that size move
+            {shares(random)}{few_draws(others)}{surely}: *not there*, as far as these go.""")
     return " ".join(parts)
 
 

@@ -89,7 +89,7 @@ def null_p(part: dict) -> str:
         return p_value(part["p"])
     name = max(nulls, key=lambda null: part[null]["p"])
     text = p_value(part[name]["p"], part[name]["draws"]).partition(" (")[0]
-    return f"{text} ({NULLS[name]})" if reached(part[name]) else f"{text} (every null)"
+    return f"{text} ({NULLS[name]})" if reached(part[name]) else f"{text} (every null that counts)"
 
 
 def null_holm(part: dict) -> str:
@@ -235,7 +235,7 @@ def carried(results: dict) -> tuple[str, str]:
         return f"no cause tested: {REASONS[reason]}" if reason else "not run", "–"
     rows = [row for row in reasoning["tested"] if row["name"] in verdicts.SAME_Z]
     found = [f"{page.SUBSPACES[row['name']]}: `{row['verdict']}`, {swapped(row)[0]}" for row in rows]
-    return "reasoning, " + "; ".join(found), "; ".join(swapped(row)[1] for row in rows)
+    return f"`{reasoning['rung']}`, " + "; ".join(found), "; ".join(swapped(row)[1] for row in rows)
 
 
 def causal_text(found: dict) -> str:
@@ -405,9 +405,9 @@ def tested_table(tasks: dict[str, dict]) -> str:
     """Every Z that was swapped, a table for each kind of problem, beside its null."""
     headers = ["swapped, k", "place", "carried there", "coverage", "D", "D of the draws' pairs", "Haar's D, 5 to 95 %"]
     headers, parts = [*headers, "p; Holm's", "verdict"], []
-    for task, rows in ((task, [tested_cells(row) for row in found["tested"]]) for task, found in tasks.items()):
-        if rows:
-            parts += [f"Swapped on {task}, with 95 % intervals:", page.table(headers, rows)]
+    for task, found in tasks.items():
+        if rows := [tested_cells(row) for row in found["tested"]]:
+            parts += [f"Swapped on `{found['rung']}` ({task}), with 95 % intervals:", page.table(headers, rows)]
     said = (
         "p, like Haar's D, is of the draws' pairs, fewer swaps than D is of; Holm's is over the Zs of that table's run."
     )

@@ -219,7 +219,8 @@ def carried(results: dict) -> str:
         return "No mapped vector could be sent into the model: no two of these problems are a recipient and its donor."
     own, rate = sent(results, "own_language"), sent(results, name)
     holds = transfer_holds(results)
-    if holds is None and move["success"]["identity"] >= move["success"][name] > 0:
+    unmapped = move["success"]["identity"]
+    if holds is None and unmapped >= max(move["success"][name], verdicts.bridge.REACHED):
         return f"""Sent into the model, vectors that were not mapped bring the answer as often as mapped ones, in
             {sent(results, "identity")} and {rate} of {move["pairs"]} swaps: there is nothing to learn for a map."""
     if holds is None and verdicts.bridge.too_few(move["pairs"]):
@@ -232,8 +233,11 @@ def carried(results: dict) -> str:
     if holds is None:
         return f"""Whether mapped vectors carry the answer cannot be told at this place: the vector that a perfect map would send
             brings it in {own} of {move["pairs"]} swaps (mapped ones in {rate})."""
-    said = "carry" if holds else "do not carry"
-    return f"""Sent into the model, mapped vectors {said} the answer over more often than unmapped ones and those of a shuffled
+    if not holds:
+        return f"""Sent into the model, mapped vectors surely carry the answer over in fewer than half of {move["pairs"]} swaps, in
+            {rate}, and are not shown to do so more often than both unmapped ones ({sent(results, "identity")}) and those of a
+            shuffled map ({sent(results, "shuffled")}); the vector that a perfect map would send does in {own}."""
+    return f"""Sent into the model, mapped vectors carry the answer over more often than unmapped ones and those of a shuffled
         map: in {rate} of {move["pairs"]} swaps, {sent(results, "identity")} and
         {sent(results, "shuffled")}; the vector that a perfect map would send in {own}."""
 

@@ -156,7 +156,7 @@ def test_the_opening_names_the_control_that_does_as_well(judged):
     given["phase2"]["primary"]["centred"] = contrast(0.6)
     text = head(judged(given))
     assert "does not part problem from language by the recipe's own measure, which keeps the languages'" in text
-    assert "p < .002 (every null); the stream's main directions (matched draws) 0.7 to 0.9." in text
+    assert "p < .002 (every null that counts); the stream's main directions (matched draws) 0.7 to 0.9." in text
     for low, high, does in ((0.4, 0.55, "better"), (0.55, 0.7, "as well"), (0.65, 0.7, "less well")):
         matched = {"low": low, "high": high, "p": 1.0, "draws": 999, "gates": False}
         given["phase2"]["primary"]["centred"] = contrast(0.6, matched=matched, matched_share=0.69)
@@ -417,9 +417,12 @@ def test_what_moves_most_of_the_answer_is_named_where_something_else_is_nearest(
     assert said.endswith(
         "answer means (k 9), L27.out: 26.0 % (20.0 to 32.0), Haar 0.6 % and matched draws 28.0 % (`none`)."
     )
-    assert opening.best_of(results).endswith("none is shown to be more than its nulls; the first")
+    assert opening.best_of(results).endswith("none is shown to be more than its nulls; shown")
     assert opening.more_text(results | {"z": most}) == ""
     assert opening.more_text({"z": near, "tasks": {"math": {"tested": [near]}}}) == ""
+    learned = most | {"name": "learned", "coverage": record(0.9), "verdict": "partial"}
+    results = {"z": near, "tasks": {"math": {"tested": [near, most, learned]}}}
+    assert "answer means (k 9)" in opening.more_text(results) and opening.best_of(results).startswith("Of the 2 ")
 
 
 def test_the_page_has_its_words_of_its_own_and_its_orders_from_the_file(judged):
@@ -486,6 +489,14 @@ def test_a_bridge_carries_answers_if_it_beats_every_control(judged, pairs, ident
     (row,) = (row for row in judged(given)["claims"] if row["id"] == "bridge")
     assert row["holds"] is holds
     assert row["measured"].endswith("40.0 % of 10 pairs" if pairs else "no pairs")
+
+
+def test_a_bridge_that_could_not_be_measured_is_gathered_and_shown(script, judged):
+    given = parts()
+    given["phase3b"] |= {"verdict": "untestable"} | script("phase3b_bridge.py").NOTHING
+    results = judged(given)
+    assert {row["id"]: row["holds"] for row in results["claims"]}["bridge"] is None
+    assert "nothing could be sent: no pairs" in str(hunt_beyond.bridge_cells(results["bridge"]["math"]))
 
 
 def model_of(judged, name: str, given: dict, **changes) -> dict:
@@ -573,8 +584,9 @@ def test_where_a_cause_is_neither_found_nor_excluded_in_a_second_model_the_page_
     rows = three_models(judged) | {"b": model_of(judged, "b", parts("clear", weights=unsure))}
     results = compared(script, rows)
     assert (results["verdict"], results["decided"]) == ("inconclusive", ["org--a"])
-    assert "is left open: in 1 of 3 models are they either found or excluded; found in: org/a (`inconclusive`)." in (
-        page.render(results, {})["hunt_output.md"].decode()
+    assert (
+        "is left open: in 1 of 3 models are they found, or do those that were tried surely fail; found in: org/a (`inconclusive`)."
+        in (page.render(results, {})["hunt_output.md"].decode())
     )
     assert {row["id"]: row["holds"] for row in results["claims"]}["second_model"] is None
 
@@ -696,7 +708,7 @@ def test_a_p_names_its_null_and_what_few_draws_can_show(judged):
         "p": 0.01,
         "p_holm": 0.01,
     }
-    assert tables.null_p(part) == "< .011 (every null)" and tables.null_holm(part) == "< .011"
+    assert tables.null_p(part) == "< .011 (every null that counts)" and tables.null_holm(part) == "< .011"
     part["missing"] = {"p": 0.3, "draws": 99}
     assert tables.null_p(part) == ".30 (Haar that miss the offset)" and tables.null_holm(part) == ".010"
     given = parts("none")

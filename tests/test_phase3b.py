@@ -336,7 +336,11 @@ def test_a_map_fails_only_where_there_is_something_to_carry_and_half_of_it_is_ex
 
 @pytest.mark.parametrize(
     "successes, own, said",
-    [(12, 18, "is neither shown nor excluded"), (1, 18, "do not carry"), (12, 2, "cannot be told at this place")],
+    [
+        (12, 18, "is neither shown nor excluded"),
+        (1, 18, "surely carry the answer over in fewer than half of 20 swaps"),
+        (12, 2, "cannot be told at this place"),
+    ],
 )
 def test_the_page_says_what_the_transfer_shows(successes, own, said):
     rate = {"ridge": successes / 20, "identity": 0.1, "shuffled": 0.1, "own_language": own / 20}
