@@ -12,7 +12,7 @@ from reports.hunt_tables import CANDIDATES, contingencies_swapped, first_nodes, 
 from reports.page import BLUE, GREEN, ORANGE, PINK, RED, SMALL, place
 
 QUESTIONS = {
-    "behaviour": "{candidate} ≫\n{reference}?", "separation": "ratio_Z < ratio_Z⊥,\nbeyond its nulls?",
+    "behaviour": "{candidate} ≫\n{reference}?", "separation": "beyond nulls,\nratio_Z <\nratio_Z⊥?",
     "contingencies": "(a) centroids,\n(b) other layers,\n(c) ARD-MMD?", "patching": "patching: is it\ncausal?",
 }  # fmt: skip
 ENDS = tuple(  # the hunt's verdicts
