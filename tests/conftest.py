@@ -44,6 +44,10 @@ SMALL = {
 }
 
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as jobs in the background have it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def interruptible() -> None:
     """In a child process: Ctrl-C reaches it also where the tests run in the background, whose jobs ignore it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

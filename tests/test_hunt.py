@@ -1,5 +1,6 @@
 """The hunt: verdicts on models with a known answer, every family, the tree's rules, and interruptions."""
 
+import gc
 import json
 import os
 import re
@@ -557,13 +558,17 @@ def test_ctrl_c_while_memory_is_freed_is_not_lost(script):
     class Round:
         """Refers to itself, so that only the collector frees it."""
 
-    module, freed = script("hunt.py"), Round()  # importing collects, too
-    freed.itself = freed
-    weakref.finalize(freed, os.kill, os.getpid(), signal.SIGINT)
-    del freed
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        module.let_go()
+    module, before = script("hunt.py"), signal.getsignal(signal.SIGINT)
+    gc.disable()  # or it may come before its time
+    try:
+        freed = Round()
+        freed.itself = freed
+        weakref.finalize(freed, os.kill, os.getpid(), signal.SIGINT)
+        del freed
+        with pytest.raises(KeyboardInterrupt):
+            module.let_go()
+    finally:
+        gc.enable()
     assert signal.getsignal(signal.SIGINT) is before
 
 

@@ -39,10 +39,12 @@ SHORTER = {  # draws, of which the bytes do not hang on how many processes share
 }
 ALL_OF_THEM = f"""
 import importlib, sys
+from accelerate import PartialState
 for name, values in {SHORTER}.items():
     vars(importlib.import_module(name)).update(values)
 for name in ("phase2_z_extraction", "phase3_patching", "phase3b_bridge", "ablation"):
     importlib.import_module(name).main(sys.argv[1:])
+    PartialState().wait_for_everyone()  # the first process writes
 """
 
 
@@ -60,10 +62,13 @@ def test_two_processes_write_the_same_bytes_as_one(script, tmp_path, monkeypatch
     names = ("1.py", "phase0_behavioral.py", "phase2_z_extraction.py", "phase3_patching.py", "phase3b_bridge.py")
     for name in (*names, "ablation.py"):
         script(name).main([*flags, "--out", str(tmp_path / "one")])
-    script("1.py").main([*flags, "--out", str(tmp_path / "two")])
-    for file, reports in ((ROOT / "phase0_behavioral.py", 1), (together, 4)):
+    for launch, file, reports in (
+        ([], ROOT / "1.py", 1),
+        (LAUNCH, ROOT / "phase0_behavioral.py", 1),
+        (LAUNCH, together, 4),
+    ):
         done = subprocess.run(
-            [sys.executable, *LAUNCH, str(file), *flags, "--out", str(tmp_path / "two")],
+            [sys.executable, *launch, str(file), *flags, "--out", str(tmp_path / "two")],
             env=os.environ | environment,
             capture_output=True,
             text=True,
