@@ -85,7 +85,7 @@ def comparison_summary(results: dict) -> str:
 def comparison_pages(results: dict) -> dict[str, bytes]:
     """The page of a comparison and its picture."""
     picture = [
-        "![Relative depth of what the weights predict, of answer and language, and of the best Z](hunt_depth.png)",
+        "![Relative depth of what the weights predict, of answer and language, and of the nearest candidate](hunt_depth.png)",
         page.prose("""A place carries the answer (or the language) if swapping the whole stream there, at a prompt's last
             position, moves it by at least half of what such a swap moves at most at any place of that model, by the lower end
             of the 95 % interval. Bars join neighbouring places that were measured."""),
@@ -233,7 +233,15 @@ def moves(row: dict) -> str:
 
 def model_table(rows) -> str:
     """What was predicted and what was found, a row for each model."""
-    headers = ["model", "layers", "weights point at", "whole stream carries", "weights' Z, own place", "best Z", "hunt"]
+    headers = [
+        "model",
+        "layers",
+        "weights point at",
+        "whole stream carries",
+        "weights' Z, own place",
+        "nearest candidate",
+        "hunt",
+    ]
     return page.table(headers, [model_row(row) for row in rows])
 
 

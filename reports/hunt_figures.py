@@ -280,7 +280,7 @@ def depth_row(panel: Axes, y: int, row: dict) -> None:
     if row["nearest"]["site"] is not None:
         filled = PINK if row["verdict"] == "causal_z" else "white"
         points.append(
-            (row["nearest"]["site"] - 1, "*", PINK, filled, 15, "best subspace swapped (filled where causal)")
+            (row["nearest"]["site"] - 1, "*", PINK, filled, 15, "candidate nearest to a causal Z (filled: causal)")
         )
     for layer, marker, edge, face, size, label in points:
         style = {"markeredgecolor": edge, "markerfacecolor": face, "markersize": size, "markeredgewidth": 1.6}
