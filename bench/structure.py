@@ -39,6 +39,7 @@ ROOT = Path(__file__).parent.parent
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
 VOCABULARY = 1024
 SHARD_LAYERS = 9
+DIRECTIONS = 20  # of a head, as 2.py's default
 STORED = {name: f"model.layers.0.self_attn.{name[0]}_proj.weight" for name in ("query", "key", "value", "output")}
 STORED |= {name: f"model.layers.0.mlp.{name}_proj.weight" for name in ("gate", "up", "down")}
 
@@ -75,7 +76,10 @@ def report(ours: dict, others: dict, folder: checkpoints.ModelFolder) -> None:
     for name, seconds in others.items():
         seconds *= folder.layers
         print(f"{name}: {seconds:.1f} s, {seconds / total:.2f} times ours")
-    print(f"ours / floor: {total / (others['floor'] * folder.layers):.2f}")
+    least = {name: others[key] * folder.layers for name, key in (("1.py", "floor"), ("2.py", "floor of 2.py"))}
+    for name, seconds in least.items():
+        print(f"{name} / its floor: {ours[name][0] / seconds:.2f}")
+    print(f"ours, both / both floors: {total / sum(least.values()):.2f}")
 
 
 def write_checkpoint(folder: Path, layers: int) -> None:
@@ -192,6 +196,7 @@ def measured(layer, folder: checkpoints.ModelFolder, heads: int) -> dict[str, fl
         "TransformerLens, and W_gate's singular vectors": factored + stored + vectors,
         "weightwatcher": sum(clock(watched, matrix) for matrix in floats),
         "floor": clock(lambda: [floor(folder) for _ in range(3)]) / 3,
+        "floor of 2.py": clock(lambda: [second_floor(folder) for _ in range(3)]) / 3,
     }
 
 
@@ -208,16 +213,33 @@ def clock(work, *arguments) -> float:
 
 def floor(folder: checkpoints.ModelFolder) -> None:
     """The least work of a layer: its matrices read as float32, their Gram matrices and eigenvalues, a QR per factor."""
-    matrices = {}
-    for name, stored in STORED.items():
-        with safe_open(folder.path / "model-00001.safetensors", framework="pt") as tensors:
-            matrices[name] = tensors.get_tensor(stored).float()
+    matrices = {name: read(folder, name) for name in STORED}
     for matrix in matrices.values():
-        wide = matrix.shape[0] <= matrix.shape[1]
-        gram = blas.ssyrk(1.0, matrix.numpy().T, trans=int(wide), lower=1)
-        torch.linalg.eigvalsh(torch.from_numpy(gram.T), UPLO="U")
+        torch.linalg.eigvalsh(torch.from_numpy(gram(matrix, matrix.shape[0] <= matrix.shape[1]).T), UPLO="U")
     for name in ("query", "key"):
         torch.linalg.qr(matrices[name].unflatten(0, (-1, folder.head_width)).mT, mode="r")
+
+
+def second_floor(folder: checkpoints.ModelFolder) -> None:
+    """The least that 2.py does with a layer beyond heads: W_gate's leading vectors, and one product with each matrix."""
+    heads = torch.randn(folder.heads * DIRECTIONS, folder.width)
+    for name in ("gate", "up", "output", "down"):
+        matrix = read(folder, name)
+        (heads @ (matrix if matrix.shape[0] == folder.width else matrix.T)).square().sum(1)
+        if name == "gate":
+            width = folder.width
+            scipy.linalg.eigh(gram(matrix, False).T, lower=False, subset_by_index=(width - DIRECTIONS, width - 1))
+
+
+def read(folder: checkpoints.ModelFolder, name: str) -> torch.Tensor:
+    """A matrix of the first layer as float32."""
+    with safe_open(folder.path / "model-00001.safetensors", framework="pt") as tensors:
+        return tensors.get_tensor(STORED[name]).float()
+
+
+def gram(matrix: torch.Tensor, wide: bool) -> np.ndarray:
+    """Lower triangle of W Wᵀ of a wide matrix, of WᵀW of a tall one: as many operations as it takes."""
+    return blas.ssyrk(1.0, matrix.numpy().T, trans=int(wide), lower=1)
 
 
 if __name__ == "__main__":
