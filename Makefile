@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 
 MODEL ?= Qwen/Qwen2.5-0.5B
 
-.PHONY: hunt real test fuzz controls lint clean
+.PHONY: hunt real test fuzz coverage audit controls lint clean
 
 hunt: $(VENV)/ready
 	$(BIN)/python hunt.py --model tiny --out output/tiny
@@ -18,6 +18,14 @@ test: $(VENV)/ready
 
 fuzz: $(VENV)/ready
 	FUZZ=5000 $(BIN)/python -m pytest tests/test_fuzz*.py
+
+coverage: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pytest-cov==7.1.0
+	$(BIN)/python -m pytest -n 2 --cov
+
+audit: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	$(BIN)/pip-audit -r requirements.txt
 
 controls: $(VENV)/ready
 	$(BIN)/python -m bench.controls

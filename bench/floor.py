@@ -11,6 +11,7 @@ Run        python -m bench.floor phase3_patching.py --model MODEL --out FOLDER -
 
 import argparse
 import importlib
+import resource
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -72,12 +73,12 @@ def main() -> None:
     with Noted() as noted:
         module.main(arguments.flags)
     whole = time.monotonic() - start
-    alone = Counter()
+    memory, alone = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, Counter()
     for kind, count in noted.counts.items():
         alone[kind] = count * fastest(*kind)
     floor = alone.total()
     print(
-        f"{arguments.script}: {whole:.1f} s, of which its products alone take {floor:.1f} s: {whole / floor:.2f} times the floor"
+        f"{arguments.script}: {whole:.1f} s, of which its products alone take {floor:.1f} s: {whole / floor:.2f} times the floor; {memory:.2f} GB at the most"
     )
     rows = []
     for kind, seconds in alone.most_common(8):

@@ -20,12 +20,12 @@ from pathlib import Path
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
-from lab import runs
+from lab import checkpoints, runs
 from reports import page
 
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
 WITH_DRAWS = "import phase3_patching; from lab import dissociation; dissociation.FULL_DRAWS = {draws}; phase3_patching.main({flags})"
-PROBLEMS, DRAWS, ANSWERS, DEPTHS = (20, 40, 80, 160), (120, 240, 480), (40, 80, 160), (8, 16, 32)
+PROBLEMS, DRAWS, ANSWERS, DEPTHS = (20, 40, 80, 160), (120, 240, 480), (15, 30, 60), (8, 16, 32)
 LINE = re.compile(r"^(\w+) .*?: ([\d.]+) s,")
 
 
@@ -99,14 +99,17 @@ def of_draws(model: str, out: Path) -> Iterator[tuple]:
 
 
 def of_answers(model: str, out: Path) -> Iterator[tuple]:
-    """Phase 3 on so many problems of the successor rung, each with an answer of its own."""
-    ready = prepared(model, out, "1.py", "phase2_z_extraction.py")
-    asked = ["--problems", str(runs.ROOT / "data" / "successor.jsonl")]
+    """Phase 3 on so many problems of the successor rung, each with an answer of its own, or of the model folder's own."""
+    ready, own = (
+        prepared(model, out, "1.py", "phase2_z_extraction.py"),
+        checkpoints.find_model(model).path / "problems.jsonl",
+    )
+    asked = ["--problems", str(own if own.exists() else runs.ROOT / "data" / "successor.jsonl")]
     for count in ANSWERS:
         script = "phase3_patching.py"
         yield (
             script,
-            f"{count} answers",
+            f"{count} problems",
             *measured([script, *flags(model, again(ready, count), *asked, "--limit", str(count))]),
         )
 

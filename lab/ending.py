@@ -42,7 +42,7 @@ def run_script(main: Callable[[], None], within: bool = False) -> None:
     except (torch.OutOfMemoryError, MemoryError) as error:
         message = f"out of memory ({first_line(error)}): try --dtype bfloat16, a smaller --batch, or --device cpu"
     except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
+        if not no_memory(error):
             raise
         message = f"out of memory ({first_line(error)}): try --dtype bfloat16 or a smaller --batch"
     else:
@@ -50,6 +50,11 @@ def run_script(main: Callable[[], None], within: bool = False) -> None:
     if processes()[0] == 0:
         print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
+
+
+def no_memory(error: BaseException) -> bool:
+    """Whether it says that memory does not suffice, on a GPU or the CPU."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def first_line(error: BaseException) -> str:

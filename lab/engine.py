@@ -6,7 +6,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from lab import beginnings, models, runs
+from lab import beginnings, ending, models, runs
 
 QUERIES_AT_ONCE = 256  # query tokens of a pass attend to one another in vain: longer passes cost more than they save
 HEAD_ROWS = 256  # rows of logits in memory at once: 148 MiB in float32 at Qwen2.5's vocabulary
@@ -266,7 +266,7 @@ def check_once(model, tokenizer, prompts: Sequence, ids: torch.Tensor, mask: tor
             patcher = PatchedPrompts(model, tokenizer, [prompts[row] for row in rows], answers)
             found = max(difference(patcher, row, tokens) for row, tokens in enumerate(own))
     except Exception as error:  # a layer that misses an argument, or gets one of another shape, raises any type
-        if models.no_memory(error) or isinstance(error, runs.UserError):
+        if ending.no_memory(error) or isinstance(error, runs.UserError):
             raise
         raise runs.UserError(f"{cannot_be_patched(model)} ({runs.first_line(error)})") from None
     finally:

@@ -1,11 +1,22 @@
 """The model loaded last, given again to scripts that run one after the other in one process."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
+from pathlib import Path
 
 import psutil
 import torch
+
+from lab import ending
+
+GROUPS = Path(
+    "/sys/fs/cgroup"
+)  # where Linux says what a container may take and has taken, in its newer and its older way
+CONTAINERS = (
+    (GROUPS, "memory.max", "memory.current"),
+    (GROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
 
 _kept: dict = {}  # inside `loaded`: model, tokenizer, what they are, and the weights of a model that was spent
 
@@ -51,11 +62,25 @@ def spend(model) -> None:
 
 
 def copied(model) -> dict[str, torch.Tensor] | None:
-    """A model's weights once more, in the machine's memory; None where that would take half of what is free."""
+    """A model's weights once more, in the machine's memory; None where that would take half of what is free, or fails."""
     own = weights(model)
-    if 2 * sum(tensor.nbytes for tensor in own.values()) > psutil.virtual_memory().available:
+    if 2 * sum(tensor.nbytes for tensor in own.values()) > free_memory():
         return None
-    return {name: tensor.to("cpu", copy=True) for name, tensor in own.items()}
+    try:
+        return {name: tensor.to("cpu", copy=True) for name, tensor in own.items()}
+    except (MemoryError, RuntimeError) as error:
+        if not ending.no_memory(error):
+            raise
+        return None
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take: what is free of the machine's, or of its container's where that is less."""
+    free = psutil.virtual_memory().available
+    for folder, limit, used in CONTAINERS:
+        with suppress(OSError, ValueError):  # not there, or "max"
+            free = min(free, int((folder / limit).read_text()) - int((folder / used).read_text()))
+    return free
 
 
 @torch.no_grad()

@@ -213,7 +213,7 @@ def predict(names, source: np.ndarray, targets: np.ndarray, answers: np.ndarray)
 def fitted(name: str, source: np.ndarray, target: np.ndarray, answers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A map fitted on all problems: its matrix (k, q) and intercept (k,). (n, q), (n, k)
 
-    `identity`, `mean_shift`, `procrustes` (these in one space), `ols`; for other names ridge, chosen as `ridge` does.
+    `identity`, `mean_shift`, `procrustes` (these in one space), `ols`, `ridge`, chosen as `ridge` does. ValueError for others.
     """
     x_mean, y_mean = source.mean(0), target.mean(0)
     x, y = source - x_mean, target - y_mean
@@ -225,6 +225,8 @@ def fitted(name: str, source: np.ndarray, target: np.ndarray, answers: np.ndarra
         matrix = rotation(y.T @ x)
     elif name == "ols":
         matrix = (np.linalg.pinv(x, rcond=1e-9) @ y).T
+    elif name != "ridge":
+        raise ValueError(f"no map is called {name!r}")
     else:
         tried, makers = residual_makers(source[None])
         residuals, makers = ridge_residuals(makers, source[None], target[None, None])

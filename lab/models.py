@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 
-from lab import beginnings, checkpoints, kept, progress, runs, tensors
+from lab import beginnings, checkpoints, ending, kept, progress, runs, tensors
 
 SINK_FACTOR = 10  # a position whose norm exceeds this many medians of its prompt's is an attention sink
 PROBE = "1 a"  # a text that every tokenizer reads
@@ -179,7 +179,7 @@ def load_weights(folder: checkpoints.ModelFolder, dtype: torch.dtype, spread: di
         with checkpoints.silent_transformers(), redirect_stderr(io.StringIO()):  # one of its bars knows no setting
             model, found = transformers.AutoModelForCausalLM.from_pretrained(**folder.source, **options)
     except Exception as error:  # what does not load surfaces as any type
-        if no_memory(error):
+        if ending.no_memory(error):
             raise
         raise runs.UserError(f"{folder.path}: the model does not load ({runs.first_line(error)})") from None
     for name, have, wanted in sorted(found["mismatched_keys"]):
@@ -210,11 +210,6 @@ def quicken(model) -> None:
     for module in model.modules():
         if type(module) is torch.nn.Linear:
             module.__class__ = OneDnnLinear
-
-
-def no_memory(error: Exception) -> bool:
-    """Whether it says that memory does not suffice, on a GPU or the CPU."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 @torch.inference_mode()

@@ -227,11 +227,7 @@ def find_ladder(arguments, folder: checkpoints.ModelFolder, rungs: Sequence[str]
     """
     if arguments.problems or (folder.path / "problems.jsonl").exists():
         return [find_asked(arguments, folder, "problems.jsonl", in_words=True)]
-    whole, limit = argparse.Namespace(**vars(arguments) | {"limit": None}), arguments.limit
-    ladder = [find_asked(whole, folder, f"{rung}.jsonl", in_words=True) for rung in rungs]
-    return [
-        replace(asked, problems=asked.problems[:limit], settings=asked.settings | {"limit": limit}) for asked in ladder
-    ]
+    return [find_limited(arguments, folder, f"{rung}.jsonl") for rung in rungs]
 
 
 def find_others(
@@ -248,8 +244,15 @@ def find_others(
         if file.exists() and runs.file_hash(file) not in taken:
             given = argparse.Namespace(**vars(arguments) | {"problems": [file], "exemplars": None})
             with suppress(NoWords, NoTexts):
-                found.append(find_asked(given, folder, file.name, in_words=True))
+                found.append(find_limited(given, folder, file.name))
     return found
+
+
+def find_limited(arguments, folder: checkpoints.ModelFolder, name: str) -> Asked:
+    """`find_asked` in words, of a file that is not the user's: --limit takes the first, or all where these are fewer."""
+    limit = arguments.limit
+    asked = find_asked(argparse.Namespace(**vars(arguments) | {"limit": None}), folder, name, in_words=True)
+    return replace(asked, problems=asked.problems[:limit], settings=asked.settings | {"limit": limit})
 
 
 def find_contrasts(arguments, folder: checkpoints.ModelFolder) -> Asked | None:

@@ -169,6 +169,11 @@ def test_what_is_fitted_on_everything_is_the_map_itself():
         np.testing.assert_allclose(source @ matrix.T + intercept, expected, rtol=1e-6, atol=1e-8)
 
 
+def test_a_map_of_an_unknown_name_is_none_of_the_others():
+    with pytest.raises(ValueError, match="no map is called 'mean'"):
+        maps.fitted("mean", *pairs("linear", 16, 4))
+
+
 def test_least_squares_interpolates_twenty_pairs():
     """The recipe's "zero overfitting risk": with k ≥ n - 1 the R² on what it was fitted on is 1 even for noise."""
     source, target, answers = pairs("none", 20, 20)

@@ -287,6 +287,17 @@ def test_cuda_generates_what_the_cpu_does_in_float32(small):
     assert outputs[0] == outputs[1]
 
 
+def test_what_is_free_is_what_the_container_leaves(tmp_path, monkeypatch):
+    machine = 8 * 2**30
+    monkeypatch.setattr(kept.psutil, "virtual_memory", lambda: SimpleNamespace(available=machine))
+    monkeypatch.setattr(kept, "CONTAINERS", [(tmp_path, "memory.max", "memory.current")])
+    assert kept.free_memory() == machine
+    for limit, free in (("max", machine), (str(3 * 2**30), 2 * 2**30), (str(2**60), machine)):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / "memory.current").write_text(f"{2**30}\n")
+        assert kept.free_memory() == free
+
+
 @pytest.mark.parametrize("room", [True, False], ids=["memory for a copy", "none"])
 def test_a_model_is_loaded_once_inside_and_has_its_own_weights_once_it_was_spent(small, families, room, monkeypatch):
     if not room:

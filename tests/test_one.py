@@ -460,6 +460,14 @@ def test_trends_of_known_series(script):
     assert trends["W_gate"]["rho"] == pytest.approx(1)
     assert trends["W_gate"]["steps_up"] == 1
     assert trends["W_Q"]["thirds"] == pytest.approx([falling[:4].mean(), falling[4:8].mean(), falling[8:].mean()])
+    weight_ranks[[0, 5], 4:] = np.nan  # layers of experts among others
+    with_experts = one.find_trends(weight_ranks, np.repeat(falling[:, None], 4, 1))
+    assert with_experts["W_gate"]["rho"] == pytest.approx(1)
+    assert with_experts["W_gate"]["mean"] == pytest.approx(np.delete(falling[::-1], [0, 5]).mean())
+    encode = one.find_phases(weight_ranks[:, [4, 4, 4, 4, 0, 0, 0]], np.repeat(falling[:, None], 4, 1))["phase_votes"]
+    assert set(encode["encode"]) == {"W_gate", "W_up", "W_down"}
+    weight_ranks[:, 4] = np.nan
+    assert "W_gate" not in one.find_trends(weight_ranks, np.repeat(falling[:, None], 4, 1))
     constant = one.find_trends(np.ones((12, 7)), np.ones((12, 4)))["W_V"]
     assert (constant["rho"], constant["p"], constant["cv"]) == (0, 1, 0)
 

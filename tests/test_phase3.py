@@ -680,6 +680,15 @@ def test_rungs_come_from_data_unless_problems_are_named(script, phase3, small, t
     assert [len(asked.problems) for asked in below] == [9, 9]
 
 
+def test_a_limit_beyond_files_that_nobody_named_takes_all_of_these(phase3, small):
+    given = ["--model", str(small), "--problems", str(runs.ROOT / "data" / "successor.jsonl"), "--limit", "80"]
+    arguments = commands.parser("", asks_problems=True).parse_args(given)
+    folder = checkpoints.find_model(str(small))
+    ladder = questions.find_ladder(arguments, folder, phase3.RUNGS)
+    others = questions.find_others(arguments, folder, phase3.RUNGS, ladder)
+    assert [len(asked.problems) for asked in (*ladder, *others)] == [80, 60, 40]
+
+
 @pytest.mark.parametrize(
     "output, kind",
     [
