@@ -77,9 +77,8 @@ def main() -> None:
     for kind, count in noted.counts.items():
         alone[kind] = count * fastest(*kind)
     floor = alone.total()
-    print(
-        f"{arguments.script}: {whole:.1f} s, of which its products alone take {floor:.1f} s: {whole / floor:.2f} times the floor; {memory:.2f} GB at the most"
-    )
+    times = f"{whole:.1f} s, of which its products alone take {floor:.1f} s: {whole / floor:.2f} times the floor"
+    print(f"{arguments.script}: {times}; {memory:.2f} GB at the most")
     rows = []
     for kind, seconds in alone.most_common(8):
         shapes = " with ".join("x".join(map(str, leaf[1])) for leaf in kind[2] if isinstance(leaf, tuple) and leaf)

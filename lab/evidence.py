@@ -315,7 +315,20 @@ def row_of(result: dict, folder: str) -> dict:
     moving = [found for found in own_kind if found.get("nulls") and found["coverage"]["value"] is not None]
     most = max(moving, key=lambda found: found["coverage"]["value"], default=z)
     shown = {"z": z, "nearest": most if z.get("verdict") == "none" else z, "weights_swapped": own}
+    row |= {"second": second_kind(result["tasks"].get("reasoning"), keys)}
     return row | {what: {key: found.get(key) for key in keys} for what, found in shown.items()}
+
+
+def second_kind(task: dict | None, keys: tuple[str, ...]) -> dict:
+    """Of the second kind of problem its rung, and what moves most there of the weights' Zs and, of others, the answer means."""
+    found = {"rung": None, "tested": []} if task is None else task
+    measured = {
+        row["name"]: row for row in found["tested"] if row.get("nulls") and row["coverage"]["value"] is not None
+    }
+    own = [measured[name] for name in AT_CARRIER if name in measured]
+    shown = [max(own, key=lambda row: row["coverage"]["value"])] if own else []
+    shown += [measured["answer_means"]] if "answer_means" in measured else []
+    return {"rung": found["rung"], "tested": [{key: row.get(key) for key in keys} for row in shown]}
 
 
 def select(values: dict, keys: tuple[str, ...]) -> dict:

@@ -33,7 +33,7 @@ def compared(results: dict) -> dict[str, tuple[str, str]]:
     models, where = once(results), results["where"]
     agreeing = [name for name, row in models.items() if row["agree"]]
     judged = [name for name, row in models.items() if row["agree"] is not None]
-    chances = "; ".join(f"{row['model']['name']} {row['chance']:.0%}" for row in models.values())
+    chances = "; ".join(f"{row['model']['name']} {percent(row['chance'])}" for row in models.values())
     return {
         "second_model": (f"causal Z in {shown_in(results)}", "two are needed"),
         "universal": (
@@ -88,7 +88,8 @@ def comparison_pages(results: dict) -> dict[str, bytes]:
         "![Relative depth of what the weights predict, of answer and language, and of the nearest candidate](hunt_depth.png)",
         page.prose("""A place carries the answer (or the language) if swapping the whole stream there, at a prompt's last
             position, moves it by at least half of what such a swap moves at most at any place of that model, by the lower end
-            of the 95 % interval. Bars join neighbouring places that were measured."""),
+            of the 95 % interval; the answer, if the donor's also wins half of the swaps. Bars join neighbouring places that
+            were measured, with the first kind of problem; a second kind stands in each model's own report."""),
     ]
     rows = list(results["models"].values())
     sections = ["No model's hunt came to its end."]
@@ -96,6 +97,7 @@ def comparison_pages(results: dict) -> dict[str, bytes]:
         picture.append(recipe_text(results))
         sections = ["## 1 Models", model_table(rows), "## 2 Beyond the text, and without the offset"]
         sections += [activations_table(rows), "## 3 Do the weights predict where?", where_text(results)]
+        sections += second_section(rows)
         sections += ["## Terms", terms(SAID)]
     if results["failures"]:
         failed = [f"- {name} did not finish: {page.escape(message)}" for name, message in results["failures"].items()]
@@ -120,8 +122,8 @@ def comparison_text(results: dict) -> str:
         "generalises": f"In {count} there are {SOUGHT}: {named}",
         "does_not_generalise": f"""In {len(tested)} of {len(models)} models it could be tested whether there are {SOUGHT}; found
             in: {named}""",
-        "inconclusive": f"""Whether {SOUGHT} are in more than one model is left open: in {len(decided)} of {len(models)} models are
-            they found, or do those that were tried surely fail; found in: {named}""",
+        "inconclusive": f"""Whether {SOUGHT} are in more than one model is left open: in {len(decided)} of {len(models)} models
+            it could be decided, all others are open or could not be tested; found in: {named}""",
         "untestable": f"""Whether {SOUGHT} are in more than one model cannot be told: it could be tested in {len(tested)} of
             {len(models)} models""",
     }
@@ -216,7 +218,7 @@ def passes_text(results: dict, named: dict) -> str:
 
 def why_not(row: dict) -> str:
     """Why no subspace could be tested in a model, in a few words."""
-    return "no place carries both answer and language" if row["rung"] else "too few problems solved of every kind"
+    return "no place carries both answer and language" if row["rung"] else "no kind of problem could be used"
 
 
 def moves(row: dict) -> str:
@@ -270,6 +272,19 @@ def model_row(row: dict) -> list:
         best,
         f"`{row['verdict']}`",
     ]
+
+
+def second_section(rows) -> list[str]:
+    """What swaps do on each model's second kind of problem; nothing where there was none to swap."""
+    cells = []
+    for row in rows:
+        kind = f"`{row['second']['rung']}`"
+        for one in row["second"]["tested"]:
+            name = f"{page.SUBSPACES[one['name']]}, {place(one['site'])}, k {one['k']}"
+            beside = "; ".join([page.random_text(one), *beside_draws(one)])
+            cells.append([row["model"]["name"], kind, name, span(one["coverage"]), beside, f"`{one['verdict']}`"])
+    headers = ["model", "kind", "swapped", "coverage", "beside", "verdict"]
+    return ["## 4 On a second kind of problem", page.table(headers, cells)] if cells else []
 
 
 def activations_table(rows) -> str:

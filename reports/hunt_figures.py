@@ -270,7 +270,7 @@ def depth_row(panel: Axes, y: int, row: dict) -> None:
             label = f"the whole stream carries the {kind}"
             panel.plot(x, [y + beside] * 2, color=colour, linewidth=5, solid_capstyle="round", label=label)
     if not row["measured"]:
-        why = "not swapped: too few problems solved"
+        why = "not swapped: no kind of problem could be used"
         panel.text(0.36, y + 0.22, why, ha="center", va="center", fontsize=SMALL, color="dimgray")
     points = [(row["lowest"], "o", "black", "none", 13, "lowest effective rank of all layers")]
     if row["predicted_verdict"] == "no_bottleneck":

@@ -218,7 +218,8 @@ def moved_text(results: dict) -> str:
     if not found:
         return f"{lead} Unknown: nothing was swapped, since {REASONS[untested(results)]}."
     text = f"""{lead} Replacing the whole stream at the prompt's last position by another prompt's carries over the answer
-        {passes(found, "answer")} and the language {passes(found, "language")} (surely half of the most that it moves anywhere)"""
+        {passes(found, "answer")} and the language {passes(found, "language")} (surely half of the most that it moves anywhere; the
+        answer also wins half of the swaps)"""
     if not found["carriers"]["joint"]:
         return f"{text}: nowhere both, so that nothing can be said of a part of it."
     if not scored(z):

@@ -154,8 +154,7 @@ def language_free(curve: list[dict]) -> str:
         return ""
     best = max(rows, key=lambda row: row["donor_recipient"]["value"])
     return f""" Across languages the whole stream at {place(best["site"])} makes the donor's answer the most probable one *in the
-        recipient's language* in {span(best["donor_recipient"])} of swaps, the most of the {len(curve)} places measured: there
-        the answer passes before its language."""
+        recipient's language* in {span(best["donor_recipient"])} of swaps, the most of the {len(curve)} places measured."""
 
 
 def problem_files(settings: dict) -> str:

@@ -413,7 +413,7 @@ def limitations(results: dict) -> list[str]:
     lines = [
         "Separation is correlational: whether the model uses Z is phase 3's question.",
         few_problems(results["problems"], primary["k"]),
-        "Problems are of one kind and share their template; versions are translations, so numbers and names recur in them.",
+        "Problems follow few templates; versions are translations, so numbers and names recur in them.",
         "A null that is beaten says that Z is not random in that way; it does not say what Z holds.",
         "Means are over a question's tokens: what is at single positions, the last one apart, is not seen.",
     ]

@@ -85,7 +85,7 @@ def verdict_text(results: dict) -> str:
         matched = spaced(matched_words(results["grid"]))
         least = best["centred"]
         return page.prose(f"""In {model}, {subject} do not part problem from language as named, but in {count} of
-            {len(results["grid"])} configurations they beat {beaten(results["grid"])}.{matched} Best contrast
+            {len(results["grid"])} configurations a subspace beats {beaten(results["grid"])}.{matched} Best contrast
             without the offset {own(least)}, random ones {ends(least["haar"])}, the stream's main ones {ends(least["matched"])};
             {beyond}.""")
     said = {"clear": "keep the problem and drop its language"}
@@ -203,7 +203,7 @@ def haar_text(text: dict) -> str:
         return f"{drawn}: so Z tells more than random subspaces."
     if verdicts.beats_text(text) is False:
         return f"{drawn}: so Z tells no more than random subspaces."
-    return f"{drawn}: so Z tells no more than random subspaces. This is the stream's content and not special to Z."
+    return f"{drawn}: so Z tells no more than random subspaces. It is not shown that this is special to Z."
 
 
 def answer_text(text: dict) -> str:
@@ -316,7 +316,7 @@ def recipe_text(results: dict) -> str:
     else:
         kind = kind_of_no(primary)
         null = hardest(primary)
-        there = "*not there*" if null in ("haar", "pairing") else "*nothing special*"
+        there = "*not there*" if null != "matched" else "*nothing special*"
         text = NO[kind].format(kind=there, null=NULLS[null])
     return f"{lead} {text}.{text_follows(results)}"
 
@@ -327,9 +327,9 @@ def text_follows(results: dict) -> str:
     if beyond is None:
         return f""" Whether Z holds more than the words *could not be tested* ({text["unmeasured"]}): to do so, {remedy(text)}."""
     if not beyond:
-        return " That Z holds more than the words of the text is not shown (*not there*)."
+        return " That Z holds more than the words of the text is not shown."
     if haar_as_good(text):
-        return " Z holds more than the words, and so does any random part of the stream: nothing about that is special to Z."
+        return " Z holds more than the words, and it is not shown that these are special to Z: random parts of the stream do as well."
     return " Z holds more than the words, and more of it than random subspaces of its size."
 
 

@@ -105,7 +105,8 @@ def beaten(grid: list[dict]) -> str:
 def where_counted(grid: list[dict]) -> str:
     """How many configurations pass of those on which matched draws decide."""
     rows = [row for row in grid if counted(row)]
-    return f"{passing(rows)} of {len(rows)} pass" if rows else "none was tested"
+    sizes = ", ".join(map(str, sorted({row["k"] for row in rows})))
+    return f"{passing(rows)} of {len(rows)} other configurations pass (k {sizes})" if rows else "none was tested"
 
 
 def matched_words(grid: list[dict]) -> str:

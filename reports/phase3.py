@@ -6,6 +6,7 @@ import verdicts
 from reports import page
 from reports.page import percent, place, span
 from reports.phase3_beside import beside_section, carries_section
+from reports.phase3_beyond import unsolved_text
 from reports.phase3_figures import SHARES, figure_depth, figure_profile, figure_sweeps
 from reports.phase3_opening import (
     CARRIES,
@@ -21,7 +22,6 @@ from reports.phase3_opening import (
     run_text,
     subject,
     summary_numbers,
-    unsolved_text,
     verdict_text,
     weights_text,
 )
@@ -235,9 +235,9 @@ def subspaces_section(results: dict, measured: dict) -> str:
     least = f"; the least that it can be is {least}" if least else ""
     silent = f"Not swapped: {', '.join(silent)}." if silent else ""
     named = [f"- {page.SUBSPACES[name]}: {subject(name, row, results)}" for name, row in measured.items()]
-    judged = {judged_on(row): [] for row in measured.values()}
+    judged = {judged_on(row, results): [] for row in measured.values()}
     for name, row in measured.items():
-        judged[judged_on(row)].append(page.SUBSPACES[name])
+        judged[judged_on(row, results)].append(page.SUBSPACES[name])
     judged = [f"{which}{f' ({listing(names)})' if len(judged) > 1 else ''}" for which, names in judged.items()]
     decisive, row = decided(results)
     tests = tests_table(row, results["tests"], results["width"]) if results["tests"] else ""
@@ -266,10 +266,10 @@ def subspaces_section(results: dict, measured: dict) -> str:
 
         {tests}
 
-        D adds the four up, 2 by the hypothesis and about 0 for what is blind to the difference. p is that of D, one-sided,
-        against Haar-random subspaces of that size or, if larger, against matched draws where these decide{least}. Holm's p is
-        over the Zs tested in this run. Draws are swapped for {results["design"]["drawn"]} recipients with {results["design"]["few"]}
-        donors each, so D is ranked, and κ (coverage above Haar's: 0 chance, 1 everything) is measured, on these pairs alone.
+        D adds these up, the middle two taken off: 2 by the hypothesis, about 0 for what is blind to the difference. p is of D,
+        one-sided, against Haar-random subspaces of that size or, if larger, matched draws where these decide{least}; Holm's over
+        the Zs tested here. Draws are swapped for {results["design"]["drawn"]} recipients with {results["design"]["few"]} donors
+        each, so D is ranked, and κ (coverage above Haar's: 0 chance, 1 everything) is measured, on these pairs alone.
 
         {difference_table(measured)}
 

@@ -1,7 +1,7 @@
 """What phase 3's page says first: the verdict in a sentence, the numbers that decided, what follows, and what was run."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import verdicts
 from reports import page
@@ -78,8 +78,6 @@ UNDEFINED = """In {model}, giving one prompt another's whole residual stream {pl
     what share of it a part of it brings over"""
 NOWHERE = """In {model}, no place was found where giving one prompt another's whole residual stream brings over both answer
     and language, so no subspace can be shown to hold one without the other"""
-UNSOLVED = """In {model} nothing was swapped: at most {everywhere} of {asked} problems that were asked (`{rung}`) are solved in
-    every language, where {problems} are needed"""
 RECIPE = """**The hypothesis tested** (the *recipe*: the few directions that attention reads at one late layer, known from
     weights alone, carry the answer, and the rest the language)"""
 INTERVAL = re.compile(r" \([-\d.]+ to [-\d.]+\)")
@@ -116,16 +114,14 @@ def subject(name: str, row: dict, results: dict, stands: bool = False) -> str:
     return TESTED[name][1].format(inner=inner, layer=row["layer"], place=place(row["site"]), method=method)
 
 
-def judged_on(row: dict) -> str:
-    if row["judged_on"] == "all":
-        return f"all {row['judged']} scored problems"
-    return f"{row['judged']} held-out problems"
-
-
-def solved(row: dict) -> str:
-    mass = "" if row["mass"] is None else f", {percent(row['mass'])} of the probability on answers"
-    counts = listing([f"{count} in {language}" for language, count in row["solved"].items()])
-    return f"`{row['rung']}` {counts}, {row['everywhere']} in every language, of {row['asked']}{mass}"
+def judged_on(row: dict, results: dict) -> str:
+    """On how many problems a Z is judged, and how many different answers these have."""
+    which = (
+        f"all {row['judged']} scored problems" if row["judged_on"] == "all" else f"{row['judged']} held-out problems"
+    )
+    judged = [one for one in results["recipients"] if row["judged_on"] in ("all", one["half"])]
+    different = len({one["answer"] for one in judged})
+    return f"{which} with {different} different answers" if len(judged) == row["judged"] > different else which
 
 
 def haar_text(name: str, key: str, results: dict, lead: str = "Haar ") -> str:
@@ -232,9 +228,9 @@ def where_lines(name: str, row: dict, results: dict) -> list[str]:
     scored = results["problems"]["development"]["scored"]
     answer, language = (arrival(results, *pair) for pair in (("answer", "t_same"), ("language", "g")))
     which = subject(name, row, results, stands=name == "weights")  # of others another paragraph says it
-    judged = f"{judged_on(row)}, on whose answers nothing was fitted or chosen"
+    judged = f"{judged_on(row, results)}, on whose answers nothing was fitted or chosen"
     return [
-        f"""Where: the answer arrives {answer}, the language {language}; F on {scored} development
+        f"""Where: the answer passes {answer}, the language {language}; F on {scored} development
             problems.{page.language_free(results["curve"])}""",
         f"Z (the directions given): {which}; k {row['k']} of {results['width']}; judged on {judged}.",
     ]
@@ -245,9 +241,8 @@ def arrival(results: dict, kind: str, key: str) -> str:
     sites, curve = results["carriers"][kind], {row["site"]: row[key]["value"] for row in results["curve"]}
     first, before = min(sites), max((site for site in curve if site < min(sites)), default=None)
     if before is None:
-        return f"at {place(first)} already ({decimal(curve[first])} nats)"
-    where = f"in layer {first - 1}" if before == first - 1 else f"between {place(before)} and {place(first)}"
-    return f"{where} ({decimal(curve[before])} → {decimal(curve[first])} nats)"
+        return f"from {place(first)} on, the first place measured ({decimal(curve[first])} nats there)"
+    return f"from {place(first)} on ({decimal(curve[first])} nats there, {decimal(curve[before])} at {place(before)})"
 
 
 def profile_lines(name: str, row: dict, results: dict) -> list[str]:
@@ -314,11 +309,19 @@ def weights_lines(name: str, results: dict) -> list[str]:
 
 
 def at_chance(results: dict) -> str:
-    """Whether the weights' Z is not beyond its nulls at the places where it was tested."""
+    """Whether the weights' Z is not shown to be beyond its nulls where it was tested, and where it is only beyond every draw."""
     rows = weights_rows(results).values()
-    chance = rows and all(row["verdict"] == "none" for row in rows)
-    places = listing(list(dict.fromkeys(place(row["site"]) for row in rows)))
-    return f"; the weights' Z is not beyond its nulls where it was tested, at {places}" if chance else ""
+    if not rows or any(row["verdict"] != "none" for row in rows):
+        return ""
+    places, few = (list(dict.fromkeys(place(row["site"]) for row in some)) for some in (rows, beyond_all(rows)))
+    few = f" (at {listing(few)} beyond every draw, and these are too few for Holm's correction)" if few else ""
+    return f"; the weights' Z is not shown to be beyond its nulls where it was tested, at {listing(places)}{few}"
+
+
+def beyond_all(rows: Iterable[dict]) -> list[dict]:
+    """Of Zs that were tested, those that no draw of the null that decides reaches, with a p that Holm's correction lifts to .05."""
+    least = {id(row): 1 / (1 + row["nulls"][page.hardest(row)]["draws"]) for row in rows}
+    return [row for row in rows if row["p"] < 1.5 * least[id(row)] and row["p_holm"] >= verdicts.LEVEL]
 
 
 def failed_lines(row: dict, results: dict) -> list[str]:
@@ -441,32 +444,3 @@ def run_text(results: dict) -> list[str]:
     text = f"""**What was run**, after `1.py` and `phase2_z_extraction.py` with the same model and `--out`; files by name, without
         their folders. **Weights**: {model["name"]}, {which}; {kind}; input and output embeddings {tied}; {where}."""
     return [page.prose(text), f"```\n{' '.join(command)}\n```"]
-
-
-def unsolved_text(results: dict) -> list[str]:
-    """Verdict and numbers where no kind of problem could be used: what was tried, what the model says, what to try."""
-    needed, free, instead = results["needed"], results["unsolved"], ""
-    most = max(results["tried"], key=lambda row: row["everywhere"])
-    verdict = UNSOLVED.format(**most | {"model": results["model"]["name"], "problems": needed["problems"]})
-    tried = "\n".join(f"- {solved(row)} ({row['outcome'].replace('_', ' ')})" for row in results["tried"])
-    if free is not None:
-        rows = [
-            [language, *(counts[kind] for kind in ("words", "digits", "wrong"))]
-            for language, counts in free["counts"].items()
-        ]
-        instead = f"""Free answers to `{free["rung"]}`, {free["asked"]} in each language:
-
-            {page.table(["language", "right in words", "right in digits", "wrong"], rows)}"""
-    return [f"{page.prose(verdict)} (`{results['verdict']}`).", page.prose(f"""
-        Solved, from the hardest kind on:
-
-        {tried}
-
-        Needed are {needed["problems"]} problems solved in every language with {needed["answers"]} different answers, on which
-        {page.needed(needed["mass"])} of the probability lies; {needed["precheck"]} of each kind are asked first.
-
-        {instead}
-
-        {RECIPE} {CANNOT}. To try: a larger or another model (`--model`), easier problems (`--problems`), more exemplars with
-        answers in words (`--exemplars`), other languages (`--languages`).
-    """)]  # fmt: skip

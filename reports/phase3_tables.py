@@ -11,7 +11,7 @@ CARRIES = {  # what the full swap carries at a place
     "language": "the language and not the answer", "none": "neither the answer nor the language",
 }  # fmt: skip
 RIVALS = {
-    "z": "Z itself, these donors", "haar": "Haar-random", "pca": "PCA within languages", "covariance": "covariance-matched",
+    "z": "Z itself, these donors", "haar": "Haar-random", "pca": "PCA within languages", "covariance": "matched draw, these donors",
     "centroid": "what languages share (centroids)", "query_side": "query side of the weights' layer",
     "norm_folded": "kernels behind the norm's gain", "previous_layer": "previous layer's weights",
     "word_rows": "the answers' unembedding rows", "all_but_language": "all but the language offset",

@@ -27,7 +27,7 @@ OPEN_MORE = f"""{INSIDE}, {MAP} predicts a problem's {{target}} vector from its 
 OPEN_SPECIAL = f"""{THERE} ({FITS}; share of the error that it saves, its gain, {{gain}}){{passed}}; whether that is
     anything special is left open: {{failed}}"""
 UNTESTABLE = {
-    "no_rung": "phase 3 found no kind of problem that the model solves often enough",
+    "no_rung": "phase 3 found no kind of problem that could be used",
     "few_problems": "too few problems solved in every language: {problems}, needed {least_problems}",
     "few_answers": "too few different answers of the problems solved: {answers}, needed {least_answers}",
     "few_unseen_problems": "too few problems solved whose answers Z was not fitted on: {problems}, needed {least_problems}",

@@ -12,7 +12,21 @@ def summary(results: dict) -> str:
     haar = haar_over_chance(results, layer)
     low, high = decimal(haar["low"]), decimal(haar["high"])
     ratio = decimal(results["ffn_alignment_over_chance"][layer])
-    return f"L{layer}, {results['ffn']['judged']} {ratio} x chance (Haar {low} to {high}, p {p_value(haar['p'])})"
+    return f"L{layer}, {results['ffn']['judged']} {ratio} x chance (Haar {low} to {high}, p {p_of(haar)})"
+
+
+def p_of(null: dict, side: str = "p") -> str:
+    """A null's p of two sides, or of `p_low`, `p_high`: as a bound where no draw is as far out."""
+    return p_value(null[side], bound=null[side] * (1 + null["draws"]) < (2.5 if side == "p" else 1.5))
+
+
+def elsewhere_text(results: dict) -> str:
+    """What else W_gate reads at the layer of the verdict: the multi-head subspace, and other layers'."""
+    ffn, layer = results["ffn"], results["settings"]["layer"]
+    pairs = {"the multi-head subspace": ffn["consensus"], "those of other layers": ffn["other_layers"]}
+    pairs = {name: values[layer] for name, values in pairs.items() if values[layer] is not None}
+    parts = [f"{name} {decimal(value / results['chance'])} times" for name, value in pairs.items()]
+    return f"Beside it {' and '.join(parts)}."
 
 
 def haar_over_chance(results: dict, layer: int, side: str = "reading", matrix: str | None = None) -> dict:
@@ -50,7 +64,7 @@ def reading_rows(results: dict) -> list[tuple]:
             f"{who} reads the bottleneck's attention subspace less than chance",
             f"{RECIPE['ffn_energy']} against {RECIPE['ffn_chance']}: {recipe_ratio}×",
             f"{show(energy)} against {show(chance)}: {ratio}×",
-            f"Haar {range_text(haar)} × chance, one-sided p {p_value(haar['p_low'])}; "
+            f"Haar {range_text(haar)} × chance, one-sided p {p_of(haar, 'p_low')}; "
             f"other layers' subspaces {show(ffn['other_layers'][layer])}",
         ),
         (
@@ -83,14 +97,14 @@ def writing_rows(results: dict) -> list[tuple]:
             "the FFN writes into the bottleneck's attention subspace less than chance (separate channels)",
             "implied",
             f"W_down {written['W_down']}×",
-            f"Haar {range_text(haar['W_down'])} × chance, one-sided p {p_value(haar['W_down']['p_low'])}",
+            f"Haar {range_text(haar['W_down'])} × chance, one-sided p {p_of(haar['W_down'], 'p_low')}",
         ),
         (
             "attention_writes_above_chance",
             "attention carries that subspace: W_O writes into it more than chance (separate channels)",
             "implied",
             f"W_O {written['W_O']}×",
-            f"Haar {range_text(haar['W_O'])} × chance, one-sided p {p_value(haar['W_O']['p_high'])}",
+            f"Haar {range_text(haar['W_O'])} × chance, one-sided p {p_of(haar['W_O'], 'p_high')}",
         ),
         (
             "ffn_orthogonal",
@@ -177,7 +191,7 @@ def verdict_sentence(results: dict) -> str:
     return page.prose(f"""
         At {name} {judged} {what} (`{results["verdict"]}`): {ratio} times k/d = {show(results["chance"])}; 90 % of
         {haar["draws"]} Haar-random subspaces lie between {decimal(haar["low"])} and {decimal(haar["high"])} times (two-sided p
-        {p_value(haar["p"])}).
+        {p_of(haar)}). {elsewhere_text(results)}
     """)
 
 
@@ -272,7 +286,7 @@ def reading_table(results: dict) -> tuple[list[str], list[list]]:
         more = [decimal(ffn[key][index] / chance) for key in ("consensus", "top")]
         elsewhere = decimal(None if others is None else others / chance)
         haar = haar_over_chance(results, index)
-        rows.append([f"L{index}", *ratios, range_text(haar), p_value(haar["p"]), *more, elsewhere])
+        rows.append([f"L{index}", *ratios, range_text(haar), p_of(haar), *more, elsewhere])
     headers = ["layer", *columns, f"Haar of {judged}", "p", "multi-head", "top directions", "other layers"]
     return headers, rows
 
@@ -286,7 +300,7 @@ def writing_table(results: dict) -> tuple[list[str], list[list]]:
         row = [f"L{index}"]
         for name in names:
             haar = haar_over_chance(results, index, "writing", name)
-            row += [decimal(columns[name][index]), range_text(haar), p_value(haar["p"])]
+            row += [decimal(columns[name][index]), range_text(haar), p_of(haar)]
         rows.append(row)
     return ["layer", *(header for name in names for header in (name, f"Haar of {name}", "p"))], rows
 

@@ -554,7 +554,7 @@ def test_several_models_stand_side_by_side(script, judged):
         in models[2]
     )
     assert "| L1.out: `none` (there the language only) |" in models[3]
-    assert "| not swapped: too few problems solved of every kind | –: `untestable` | – | `untestable` |" in models[4]
+    assert "| not swapped: no kind of problem could be used | –: `untestable` | – | `untestable` |" in models[4]
     assert "They do in 1 of 2 models: org/a yes (by chance 66.7 %) and b no (by chance 66.7 %)" in text
     assert "with p .89. In 3 of 3 the weights single out no layer" in text and "2 models are too few" in text
     assert "- d did not finish: no such folder" in text
@@ -585,7 +585,7 @@ def test_where_a_cause_is_neither_found_nor_excluded_in_a_second_model_the_page_
     results = compared(script, rows)
     assert (results["verdict"], results["decided"]) == ("inconclusive", ["org--a"])
     assert (
-        "is left open: in 1 of 3 models are they found, or do those that were tried surely fail; found in: org/a (`inconclusive`)."
+        "in 1 of 3 models it could be decided, all others are open or could not be tested; found in: org/a (`inconclusive`)."
         in (page.render(results, {})["hunt_output.md"].decode())
     )
     assert {row["id"]: row["holds"] for row in results["claims"]}["second_model"] is None
@@ -613,7 +613,7 @@ def test_the_picture_of_several_models_shows_what_each_has(script, judged, monke
     assert [line.get_markerfacecolor() == common.PINK for line in stars] == [True, False]  # filled where it is causal
     diamonds = [line for line in panel.lines if line.get_marker() == "D"]
     assert [float(line.get_xdata()[0]) for line in diamonds] == pytest.approx([1 / 7] * 3)
-    assert [text.get_text() for text in panel.texts] == ["not swapped: too few problems solved"]
+    assert [text.get_text() for text in panel.texts] == ["not swapped: no kind of problem could be used"]
 
 
 def test_the_picture_of_one_model_draws_what_was_measured(judged, monkeypatch):

@@ -205,8 +205,8 @@ CASES = {  # name -> results, verdict, beyond the text, what the verdict and wha
     "given_layer": (results(grid(PASSES), layer_chosen="given"), "clear", True, ("keep", "the layer was given by --layer")),
     "unpredicted": (results(grid(PASSES), layer_chosen="no_bottleneck"), "clear", True, ("keep", "the weights predict no layer")),
     "weakly": (results(grid(PASSES), layer_chosen="weak_bottleneck"), "clear", True, ("keep", "only weakly")),
-    "haar_as_good": (results(grid(PASSES), text=text(haar=(0.8, 0.95, 0.43))), "clear", True, ("as random ones do", "not special")),
-    "words": (results(grid(PASSES), text=text(leads=(0.4, 0.3, 0.02))), "clear", False, ("beyond the text: no", "*not there*")),
+    "haar_as_good": (results(grid(PASSES), text=text(haar=(0.8, 0.95, 0.43))), "clear", True, ("as random ones do", "not shown that")),
+    "words": (results(grid(PASSES), text=text(leads=(0.4, 0.3, 0.02))), "clear", False, ("beyond the text: no", "text is not shown")),
     "unasked": (results(grid(PASSES), text=UNASKED), "clear", None, ("not tested", "contrast.jsonl")),
     "untwinned": (results(grid(PASSES), text=SPLIT), "clear", None, ("not fully tested", "one device")),
     "paraphrases": (results(grid(PASSES), text=text(paraphrase=rate(0.6), answer=None)), "clear", True, ("keep", "holds")),
@@ -217,7 +217,7 @@ CASES = {  # name -> results, verdict, beyond the text, what the verdict and wha
     ),
     "nowhere": (results(grid()), "none", True, ("no better than random directions", "*not there*")),
     "covariance": (results(filled(0.31)), "none", True, ("own main directions", "*nothing special*")),
-    "main_ones": (results(stream_itself()), "partial", True, ("in 12 of 36 configurations they beat Haar, offset", "main directions")),
+    "main_ones": (results(stream_itself()), "partial", True, ("12 of 36 configurations a subspace beats Haar", "main directions")),
     "few_problems": (results(filled(0.87)), "clear", True, ("keep the problem", "holds as far as a correlation")),
     "offset": (
         results(grid((OFFSET,) * 3)), "none", True,
@@ -414,19 +414,21 @@ def test_a_pass_says_which_nulls_it_beat():
     assert len(passing) == 12 and not any(map(tables.counted, passing))
     words = "12 of 12 do worse with the offset (p 1), 12 of 12 do worse without it (p 1): not counted"
     for place in (text.splitlines()[2], "".join(bullets(text)), section(text, 3)):
-        assert words in place and "Where they count, 0 of 24 pass" in place
+        assert words in place and "Where they count, 0 of 24 other configurations pass (k " in place
     claim = next(claim for claim in found["claims"] if claim["id"] == "ratio")
-    assert claim["null"].endswith("where matched draws count, 0 of 24 pass")
+    assert claim["null"].endswith("where matched draws count, 0 of 24 other configurations pass (k 2, 6)")
     above = text.split("## 1 Activations")[0]
     assert not re.search(r"every null(?! that counts)", above) and "with more problems" not in text.lower()
     counts = rendered("elsewhere")[0]
-    assert "1 of 36 configurations they beat every null." in counts.splitlines()[2] and "not counted" not in counts
+    assert (
+        "1 of 36 configurations a subspace beats every null." in counts.splitlines()[2] and "not counted" not in counts
+    )
 
 
 def test_what_random_subspaces_do_as_well_is_not_special():
     special, common_to_all = (rendered(name)[0] for name in ("clear", "haar_as_good"))
     assert "not special to Z" not in special and "so Z tells more than random subspaces" in special
-    assert common_to_all.count("This is the stream's content and not special to Z") == 2
+    assert common_to_all.count("It is not shown that this is special to Z") == 2
     assert "Haar subspaces tell texts from foils as often as Z" in common_to_all.split("## Limitations")[1]
     bullet = next(line for line in bullets(common_to_all) if line.startswith("- Haar subspaces"))
     assert "p .43 (99 draws)" in bullet

@@ -224,7 +224,7 @@ def no_rung() -> dict:
     """Nothing is solved, and nothing below is there."""
     counts = {"en": {"words": 5, "digits": 3, "wrong": 16}, "zh": {"words": 2, "digits": 0, "wrong": 22}}
     kept = ("model", "settings", "layer_chosen", "needed", "width")
-    rungs = [tried("words", "too_few_solved", 0), tried("antonyms", "little_mass", 2)]
+    rungs = [tried("words", "too_few_solved", 0), tried("antonyms", "too_few_solved", 2)]
     found = {key: value for key, value in results().items() if key in kept}
     found |= {"rung": None, "tried": rungs, "tested": {}, "pairs": 0}
     found |= {"unsolved": {"rung": "antonyms", "asked": 24, "counts": counts}}
@@ -397,7 +397,7 @@ def test_a_positive_names_its_z_place_and_nulls():
         "brings over its answer (95.0 % of what the whole stream brings) and not its language (3.0 %)",
         "the weights' subspace of layer 19 at its own output L19.out, best on development answers; k 34 of 896",
         "judged on 19 held-out problems, on whose answers nothing was fitted or chosen",
-        "Where: the answer arrives in layer 16 (0.75 → 6.76 nats), the language in layer 17 (3.25 → 5.65 nats); F on 20",
+        "Where: the answer passes from L16.out on (6.76 nats there, 0.75 at L15.out), the language from L17.out on (5.65 nats",
         "(coverage): 95.0 % (90.0 to 100.0); Haar 4.4 %; hypothesis 100 %",
         "moves 6.0 % (1.0 to 11.0) of the answer (Haar's rest to first order 95.6 %; hypothesis 0 %) and 91.0 % (86.0 to 96.0) of",
         "the language (hypothesis 100 %)",
@@ -492,7 +492,7 @@ def test_no_rung_is_said_without_figures():
     for told in (
         "at most 2 of 24 problems that were asked (`antonyms`) are solved in every language, where 20 are needed",
         "- `words` 0 in en and 1 in zh, 0 in every language, of 24 (too few solved)",
-        "- `antonyms` 2 in en and 3 in zh, 2 in every language, of 24, 81.0 % of the probability on answers (little mass)",
+        "- `antonyms` 2 in en and 3 in zh, 2 in every language, of 24, 81.0 % of the probability on answers (too few solved)",
         "50 % of the probability lies",
         "`--model`", "`--problems`", "`--exemplars`", "`--languages`",
     ):  # fmt: skip
@@ -500,6 +500,33 @@ def test_no_rung_is_said_without_figures():
     assert table_of(text, "right in digits") == {"en": ["5", "3", "16"], "zh": ["2", "0", "22"]}
     assert "Free answers" not in before_claims(rendered("no free answers")[0])
     assert "`antonyms`" in page.summary(judged(CASES["no rung"][0]))
+
+
+@pytest.mark.parametrize(
+    "outcome, solved, answers, said, help",
+    [
+        ("too_few_answers", 39, 12, "39 of 40 problems that were asked (`antonyms`) are solved in every language, but these have 12 "
+         "different answers, where 16 are needed", "problems with more answers"),
+        ("little_mass", 21, 21, "21 of 40 problems that were asked (`antonyms`) are solved in every language, but 81.0 % of the "
+         "probability lies on the answers, where 50 % is needed", "answers in words"),
+        ("answers_are_written_alike", 0, 0, "written alike in all languages", "answers in words"),
+    ],
+)  # fmt: skip
+def test_why_no_kind_could_be_used_is_what_the_nearest_one_lacks(outcome, solved, answers, said, help):
+    case = copy.deepcopy(CASES["no rung"][0])
+    case["tried"][1] |= {"outcome": outcome, "everywhere": solved, "answers": answers, "asked": 40}
+    opening = before_claims(rendered(case)[0])
+    assert said in opening and "at most" not in opening.splitlines()[2]
+    assert help in opening.split("To try:")[1]
+
+
+def test_how_many_answers_the_judged_problems_have_is_said_where_some_repeat():
+    case = copy.deepcopy(CASES["positive"][0])
+    case["recipients"] = [{"answer": str(number % 9), "half": "test", "problem": number} for number in range(19)]
+    case["recipients"] += [{"answer": "70", "half": "development", "problem": 50}] * 20
+    assert "judged on 19 held-out problems with 9 different answers, on whose" in rendered(case)[0]
+    case["recipients"] = [{"answer": str(number), "half": "test", "problem": number} for number in range(19)]
+    assert "judged on 19 held-out problems, on whose" in rendered(case)[0]
 
 
 def test_claims_are_the_three_that_are_judged():
@@ -684,7 +711,10 @@ def required_by(text: str) -> dict[str, list[str]]:
 
 def test_an_example_shows_what_is_asked_and_what_should_come_out():
     case = copy.deepcopy(CASES["positive"][0])
-    case["recipients"] = [{"problem": 4, "answer": "7"}, {"problem": 9, "answer": "a|b"}]
+    case["recipients"] = [
+        {"problem": 4, "answer": "7", "half": "test"},
+        {"problem": 9, "answer": "a|b", "half": "test"},
+    ]
     lines = [{"language": language, "problem": problem, "prompt": f"Q: old\nA: 1\n\nQ: {language} {problem}?\nA:"}
              for language in ("en", "zh") for problem in (4, 9)]  # fmt: skip
     prompts = {"phase3_prompts.jsonl": runs.json_lines(lines)}
@@ -725,13 +755,22 @@ def test_what_does_not_add_up_or_disagrees_is_said():
 
 
 def test_the_weights_are_called_at_chance_only_where_they_are():
-    chance = "is not beyond its nulls where it was tested"
+    chance = "is not shown to be beyond its nulls where it was tested"
     fitted = copy.deepcopy(CASES["fitted"][0])
     opening = before_claims(rendered(fitted)[0])
     assert f"weights alone do not give this subspace; the weights' Z {chance}" in opening
     assert (
         "From weights alone: weights' Z, best place, L17.out, moves 6.0 % (1.0 to 11.0) of the answer (Haar 4.4 %; p"
         in opening
+    )
+    assert "beyond every draw" not in opening
+    beyond = copy.deepcopy(fitted)
+    beyond["tested"]["best_layer"] |= {
+        "p": 1 / (1 + beyond["tested"]["best_layer"]["nulls"]["haar"]["draws"]),
+        "p_holm": 0.143,
+    }
+    assert f"{chance}, at L17.out (at L17.out beyond every draw, and these are too few for Holm" in before_claims(
+        rendered(beyond)[0]
     )
     fitted["tested"]["best_layer"] = row(20, (0.48, 0.3, 0.5, 0.35), layer=19)
     assert chance not in rendered(fitted)[0]
