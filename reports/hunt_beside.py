@@ -88,7 +88,8 @@ def comparison_pages(results: dict) -> dict[str, bytes]:
         "![Relative depth of what the weights predict, of answer and language, and of the nearest candidate](hunt_depth.png)",
         page.prose("""A place carries the answer (or the language) if swapping the whole stream there, at a prompt's last
             position, moves it by at least half of what such a swap moves at most at any place of that model, by the lower end
-            of the 95 % interval. Bars join neighbouring places that were measured."""),
+            of the 95 % interval; of the answer, the donor's also wins at least half of the swaps there. Bars join neighbouring
+            places that were measured, with the first kind of problem."""),
     ]
     rows = list(results["models"].values())
     sections = ["No model's hunt came to its end."]
