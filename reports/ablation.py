@@ -155,7 +155,7 @@ def answers_section(results: dict) -> str:
 
         ![Log-odds, right answers and perplexity over λ](ablation_strength.png)
 
-        ![Every edit beside random directions](ablation_test.png)
+        ![Every edit, some beside random draws](ablation_test.png)
 
         *{caption(results)}*
 

@@ -7,13 +7,12 @@ from matplotlib.lines import Line2D
 
 from reports import page
 from reports.ablation_tables import by_role, lambdas, null_of
+from reports.page import BLUE, GREEN, RED, SMALL
 
-BLUE, SKY, GREEN, RED, ORANGE = "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00"  # Okabe and Ito
 THIRDS = {"early": (GREEN, "^"), "middle": (BLUE, "o"), "late": (RED, "s")}
 BESIDE = 0.024  # of λ: so far beside it stand random draws, and the thirds half as far
 LEAST = 0.05  # nats a token that the text's axis shows at least: round-off would look like damage
-SMALL = 9.5  # points: 12 pixels where a page shows the figure 700 pixels wide
-MARKS = {"random": "x", "random_perp": "+"}  # of the draws, by null
+MARKS = {"random": {"color": "gray", "marker": "x"}, "random_perp": page.HAAR}  # of the draws, by null
 BLACK_LINE = {"color": "black", "linewidth": 1, "linestyle": ":"}
 
 
@@ -128,7 +127,7 @@ def figure_test(results: dict) -> bytes:
             for colour, label in ((RED, "primary edit, 95 %"), (BLUE, "other edits, 95 %"))
         ]
         marks += [
-            {"marker": mark, "color": "gray", "label": label}
+            mark | {"label": label}
             for mark, label in (
                 (MARKS["random"], "random directions as large"),
                 (MARKS["random_perp"], "random subspaces of Z's size (Haar)"),
@@ -138,9 +137,10 @@ def figure_test(results: dict) -> bytes:
         figure.legend(
             handles=handles, fontsize=SMALL, loc="upper center", ncol=2, frameon=False, bbox_to_anchor=(0.5, 1.02)
         )
-        figure.suptitle(
-            f"{results['model']['name']}, {results['rung']}: every edit beside random draws", fontsize=10, y=1.035
+        title = (
+            f"{results['model']['name']}, {results['rung']}: every edit, {len(results['nulls'])} beside random draws"
         )
+        figure.suptitle(title, fontsize=10, y=1.035)
     return page.png(figure)
 
 
@@ -166,7 +166,8 @@ def point(panel, value: float, place: int, ends: tuple[float, float], colour: st
         return
     at, marker, side = (low, "<", "left") if value < low else (high, ">", "right")
     panel.plot(at, place, marker, color=colour, markersize=8, clip_on=False)
-    text = f"  {value:+.1f}" if side == "left" else f"{value:+.1f}  "
+    number = page.minus(f"{value:+.1f}")
+    text = f"  {number}" if side == "left" else f"{number}  "
     panel.text(at, place - 0.15, text, ha=side, va="center", fontsize=SMALL)
 
 
@@ -174,13 +175,13 @@ def draws(panel, values: np.ndarray, place: float, ends: tuple[float, float], ki
     """Draws of a null; those beyond the axis as one arrow at its end, with how many there are and how far they go."""
     low, high = ends
     inside = (low <= values) & (values <= high)
-    panel.plot(values[inside], np.full(inside.sum(), place), MARKS[kind], color="gray", markersize=4)
+    panel.plot(values[inside], np.full(inside.sum(), place), linestyle="", markersize=4, **MARKS[kind])
     for beyond, at, marker, side in ((values < low, low, "<", "left"), (values > high, high, ">", "right")):
         if not beyond.any():
             continue
-        panel.plot(at, place, marker, color="gray", markersize=6, clip_on=False)
+        panel.plot(at, place, marker, color=MARKS[kind]["color"], markersize=6, clip_on=False)
         digits = 0 if np.abs(values[beyond]).min() >= 10 else 1  # a narrow panel holds no more
-        least, most = f"{values[beyond].min():+.{digits}f}", f"{values[beyond].max():+.{digits}f}"
+        least, most = (page.minus(f"{end:+.{digits}f}") for end in (values[beyond].min(), values[beyond].max()))
         reach = least if least == most else f"{least} to {most}"
         text = f"{reach} ({beyond.sum()})"
         where = {"ha": side, "va": "center", "fontsize": SMALL, "color": "dimgray"}

@@ -89,7 +89,7 @@ def comparison_pages(results: dict) -> dict[str, bytes]:
         page.prose("""A place carries the answer (or the language) if swapping the whole stream there, at a prompt's last
             position, moves it by at least half of what such a swap moves at most at any place of that model, by the lower end
             of the 95 % interval; the answer, if the donor's also wins half of the swaps. Bars join neighbouring places that
-            were measured, with the first kind of problem; a second kind stands in each model's own report."""),
+            were measured, with the first kind of problem; what a second kind shows stands in section 4."""),
     ]
     rows = list(results["models"].values())
     sections = ["No model's hunt came to its end."]

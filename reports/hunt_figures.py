@@ -9,7 +9,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from reports import page
 from reports.hunt_opening import scored, stretches
 from reports.hunt_tables import CANDIDATES, contingencies_swapped, first_nodes, measured
-from reports.page import BLUE, GREEN, ORANGE, PINK, RED, SMALL, place
+from reports.page import BLUE, RED, SKY, SMALL, place
 
 QUESTIONS = {
     "behaviour": "{candidate} ≫\n{reference}?", "separation": "beyond nulls,\nratio_Z <\nratio_Z⊥?",
@@ -74,8 +74,8 @@ def figure_overview(results: dict) -> bytes:
         if count == 2:
             profile_panel(panels[1], z)
             panels[1].legend(fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.42, -0.26), ncol=2, frameon=False)
-        asked = f" (`{results['z']['rung']}`)" if results["z"].get("rung") else ""
-        figure.suptitle(f"{results['model']['name']}: swapping one prompt's stream for another's{asked}", fontsize=12)
+        asked = f", {results['z']['rung']}" if results["z"].get("rung") else ""
+        figure.suptitle(f"{results['model']['name']}{asked}: swapping one prompt's stream for another's", fontsize=12)
     return page.png(figure)
 
 
@@ -83,7 +83,7 @@ def depth_panel(panel: Axes, results: dict) -> None:
     """How much the full swap moves, the places where it carries both, and lines at what points somewhere."""
     found, layers, z = results["arrival"], results["layers"], results["z"]
     for index, site in enumerate(found["carriers"]["joint"]):
-        label = f"{'_' * bool(index)}carries both (surely half of the most)"
+        label = f"{'_' * bool(index)}carries both: surely half of the most,\nand the donor's answer wins half"
         panel.axvspan(site - 1.4, site - 0.6, color="gray", alpha=0.22, linewidth=0, label=label)
     sites = np.array([point["site"] for point in found["curve"]])
     for key, (label, colour, marker, aside) in CURVES.items():
@@ -91,15 +91,16 @@ def depth_panel(panel: Axes, results: dict) -> None:
         x = sites - 1 + aside
         panel.vlines(x, low, high, color=colour, linewidth=1.5)
         panel.plot(x, value, color=colour, marker=marker, markersize=5, label=f"{label} moved by the whole stream")
-    lines = [(layers["predicted"], "layer that the weights point at", "--")]
-    lines += [(layers["lowest"], "lowest rank of all layers", ":")] if layers["lowest"] != layers["predicted"] else []
+    lines = [(layers["predicted"], "layer that the weights point at", page.WEIGHTS_LAYER)]
+    if layers["lowest"] != layers["predicted"]:
+        lines.append((layers["lowest"], "lowest rank of all layers", page.LOWEST_LAYER))
     for layer, label, style in lines:
-        panel.axvline(layer, color="black", linestyle=style, linewidth=1.5, label=f"{label}: L{layer}")
+        panel.axvline(layer, label=f"{label}: L{layer}", **style)
     if z.get("site") is not None:
         label = f"place of the {which(z)}: {page.SUBSPACES[z['name']]}, k {z['k']}"
         above = {"transform": panel.get_xaxis_transform(), "clip_on": False, "zorder": 5}  # a place, and no value
-        above["markerfacecolor"] = PINK if z["verdict"] == "double_dissociation" else "white"  # as over several models
-        panel.plot([z["site"] - 1], [1.0], marker="*", color=PINK, markersize=15, linestyle="", label=label, **above)
+        above["markerfacecolor"] = SKY if z["verdict"] == "double_dissociation" else "white"  # as over several models
+        panel.plot([z["site"] - 1], [1.0], marker="*", color=SKY, markersize=15, linestyle="", label=label, **above)
     lowest = min(point[key]["low"] or 0 for point in found["curve"] for key in CURVES)
     panel.set(
         ylim=(max(OUTERMOST[0], min(-8, 100 * lowest - 5)), 112), ylabel="% of the most that it moves\n(95 % intervals)"
@@ -127,14 +128,14 @@ def profile_panel(panel: Axes, z: dict) -> None:
     first, last = max(OUTERMOST[0], np.nanmin([-15, *(low - 8)])), min(OUTERMOST[1], np.nanmax([115, *(high + 8)]))
     panel.axvline(0, color="gray", linewidth=0.8)
     ideal = [100 * share for _, share in SHARES.values()]
-    panel.plot(ideal, y, "s", color=GREEN, markersize=13, fillstyle="none", markeredgewidth=2, label="hypothesis")
+    panel.vlines(ideal, y - 0.36, y + 0.36, label="hypothesis", **page.HYPOTHESIS)
     haar = z["nulls"]["haar"]
     random = {"coverage": haar["coverage"]} | haar.get("shares", {})
     shares = [np.nan if random.get(key) is None else 100 * random[key] for key in SHARES]
-    panel.plot(shares, y + 0.24, "D", color=ORANGE, markersize=7, label="random of that size (Haar), mean")
+    panel.plot(shares, y + 0.24, linestyle="", markersize=7, label="random of that size (Haar), mean", **page.HAAR)
     if matched := (z["nulls"].get("matched") or {}).get("shares"):
         values = [100 * matched[key] for key in SHARES]
-        panel.plot(values, y + 0.24, "^", color=PINK, markersize=7, label="matched draws, mean")
+        panel.plot(values, y + 0.24, linestyle="", markersize=7, label="matched draws, mean", **page.MATCHED)
     panel.hlines(y, low, high, color=BLUE, linewidth=2.4)
     panel.plot(value, y, "o", color=BLUE, markersize=7, label=f"{which(z)}, 95 % interval")
     for height in np.flatnonzero(np.isnan(value)):
@@ -278,10 +279,20 @@ def depth_row(panel: Axes, y: int, row: dict) -> None:
     else:
         points += [(row["predicted"], "D", "black", "black", 7, "lowest of the inner layers, singled out")]
     if row["nearest"]["site"] is not None:
-        filled = PINK if row["verdict"] == "causal_z" else "white"
+        filled = SKY if row["verdict"] == "causal_z" else "white"
         points.append(
-            (row["nearest"]["site"] - 1, "*", PINK, filled, 15, "candidate nearest to a causal Z (filled: causal)")
+            (row["nearest"]["site"] - 1, "*", SKY, filled, 15, "candidate nearest to a causal Z (filled: causal)")
         )
     for layer, marker, edge, face, size, label in points:
-        style = {"markeredgecolor": edge, "markerfacecolor": face, "markersize": size, "markeredgewidth": 1.6}
-        panel.plot([layer / last], [y], marker, label=label, zorder=4, **style)
+        style = {
+            "marker": marker,
+            "linestyle": "",
+            "markeredgecolor": edge,
+            "markerfacecolor": face,
+            "markersize": size,
+            "markeredgewidth": 1.6,
+        }
+        heights = [y]
+        if marker == "D":  # on a piece of the line that stands for it in the other pictures
+            heights, style = [y - 0.42, y, y + 0.42], style | page.WEIGHTS_LAYER | {"markevery": [1]}
+        panel.plot([layer / last] * len(heights), heights, label=label, zorder=4, **style)

@@ -418,42 +418,48 @@ def limitations(results: dict) -> list[str]:
 
 
 def figure_ranks(results: dict, weight_ranks: np.ndarray, head_ranks: np.ma.MaskedArray) -> bytes:
+    """Effective ranks over depth, of weights and of the heads' kernels, each beside random ones."""
     null, types, low = results["null"], results["weight_types"], results["bottleneck"]
     columns = dict(zip((*types["attention"], *types["ffn"]), weight_ranks.T))
-    with page.figure(12, 4.8, 1, 3) as (figure, panels):
-        for panel, names, title in zip(
-            panels, (types["attention"], types["ffn"]), ("attention weights", "FFN weights")
-        ):
-            for name in (name for name in names if name in results["trends"]):
-                line = panel.plot(columns[name], marker=".", label=name)[0]
-                panel.axhline(null["weights"][name], color=line.get_color(), linestyle=":", linewidth=1)
-            panel.set(title=f"{title} (dotted: random)")
+    with page.figure(7.6, 8.4, 3, 1, sharex=True) as (figure, panels):
+        for panel, kind in zip(panels, ("attention", "ffn")):
+            for name in (name for name in types[kind] if name in results["trends"]):
+                look = page.look(name)
+                panel.plot(columns[name], label=name, **look)
+                panel.axhline(null["weights"][name], color=look["color"], linestyle=":", linewidth=1.4)
+            panel.plot([], ":", color="gray", label="random of that shape,\nin its colour")
         means, spread = head_ranks.mean(1), head_ranks.std(1)
-        panels[2].plot(means, marker=".", label="mean over heads")
-        panels[2].fill_between(range(len(means)), means - spread, means + spread, alpha=0.25, label="± 1 sd")
-        panels[2].axhline(null["kernel"]["middle"], color="black", linestyle=":", linewidth=1, label="random kernel")
+        panels[2].plot(means, "o-", color=page.BLUE, markersize=4.5, label="mean over heads")
+        bounds = {"color": page.SKY, "alpha": 0.35, "linewidth": 0, "label": "± 1 sd"}
+        panels[2].fill_between(range(len(means)), means - spread, means + spread, **bounds)
+        panels[2].axhline(null["kernel"]["middle"], color="gray", linestyle=":", linewidth=1.4, label="random kernel")
         for layer in low["window"]:
-            label = f"L{layer}, lowest inner layer" if layer == low["layer"] else f"L{layer}, its neighbour"
-            panels[2].axvline(
-                layer, color="tab:red", linestyle="-" if layer == low["layer"] else "--", linewidth=1, label=label
-            )
-        panels[2].set(title="attention kernels")
-        figure.suptitle(f"{results['model']['name']}: effective rank over depth")
-        for panel in panels:
-            cut = " (axis cut: it starts above 0)" if panel.get_ylim()[0] > 0 else ""
-            panel.set(xlabel="layer", ylabel=f"effective rank{cut}")
-            panel.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
+            own = layer == low["layer"]
+            look = page.WEIGHTS_LAYER if own else {"color": "gray", "linewidth": 1}
+            panels[2].axvline(layer, label=f"L{layer}, {'lowest inner layer' if own else 'its neighbour'}", **look)
+        figure.suptitle(f"{results['model']['name']}: effective rank over depth", fontsize=12)
+        for panel, title in zip(panels, ("attention weights", "FFN weights", "attention kernels")):
+            cut = "\n(axis cut: it starts above 0)" if panel.get_ylim()[0] > 0 else ""
+            panel.set_ylabel(f"effective rank{cut}")
+            panel.set_title(title, fontsize=11)
+            page.legend_beside(panel)
+        panels[2].set_xlabel("layer")
+        panels[2].locator_params(axis="x", integer=True)
     return page.png(figure)
 
 
 def figure_heads(results: dict, head_ranks: np.ma.MaskedArray) -> bytes:
-    layers, heads = head_ranks.shape
-    with page.figure(max(5, 0.35 * layers), max(2.5, 0.3 * heads)) as (figure, panel):
+    """Effective rank of every head's kernel, and the layer that later phases use."""
+    heads, layer = head_ranks.shape[1], results["bottleneck"]["layer"]
+    with page.figure(7.6, max(2.8, 1 + 0.27 * heads)) as (figure, panel):
         image = panel.imshow(head_ranks.T, aspect="auto", origin="lower", cmap="viridis")
-        panel.set(
-            title=f"{results['model']['name']}: effective rank of each head's kernel", xlabel="layer", ylabel="head"
-        )
+        title = f"{results['model']['name']}: effective rank of each head's kernel"
+        panel.set(title=title, xlabel=f"layer (dashed: L{layer}, lowest inner layer)", ylabel="head")
+        for edge in (layer - 0.5, layer + 0.5):
+            panel.axvline(edge, color="white", linewidth=3.5)
+            panel.axvline(edge, **page.WEIGHTS_LAYER)
         panel.set_yticks(range(heads))
+        panel.locator_params(axis="x", integer=True)
         figure.colorbar(image, ax=panel, label="effective rank")
     return page.png(figure)
 
@@ -469,7 +475,7 @@ def figure_spectra(results: dict, spectra: np.ndarray) -> bytes:
         panel.set(title=title, xlabel="component", ylabel="σ / largest σ")
         if len(rows):
             panel.plot(
-                component, rows.T, color="tab:red", alpha=0.6, label=[f"L{layer} heads", *[None] * (len(rows) - 1)]
+                component, rows.T, color=page.BLUE, alpha=0.6, label=[f"L{layer} heads", *[None] * (len(rows) - 1)]
             )
             panel.plot(component, scaled[existing].mean(0), color="black", label="mean over all layers and heads")
             panel.set(yscale="log", ylim=(max(1e-4, float(rows[rows > 0].min()) / 2), None))

@@ -36,6 +36,17 @@ SUBSPACES = {  # that phase 3 swaps, as every page calls them
     "learned": "learned Z",
 }
 BLUE, SKY, GREEN, RED, ORANGE, PINK = "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00", "#CC79A7"  # Okabe and Ito
+HAAR, MATCHED = (
+    {"color": ORANGE, "marker": "D"},
+    {"color": PINK, "marker": "^"},
+)  # in every figure alike, as what follows
+HYPOTHESIS = {"color": GREEN, "linestyle": "--", "linewidth": 2}
+WEIGHTS_LAYER = {"color": "black", "linestyle": "--", "linewidth": 1.4}
+LOWEST_LAYER = WEIGHTS_LAYER | {"linestyle": ":"}  # of all, where the weights' layer is another one
+MATRICES = {  # colour, marker and dashes of 1.py's and 2.py's curves
+    "W_Q": (BLUE, "o", "-"), "W_K": (SKY, "s", "--"), "W_V": (GREEN, "^", "-."), "W_O": (RED, "v", (0, (5, 1, 1, 1, 1, 1))),
+    "W_gate": (BLUE, "o", "-"), "W_up": (GREEN, "s", "--"), "W_down": ("black", "^", "-."),
+}  # fmt: skip
 SMALL = 9.5  # points: 12 pixels where a page shows a figure of 7.6 inches 700 pixels wide
 ENDS = ("value", "low", "high")  # of a measure with its interval
 NULLS = {"haar": "Haar", "matched": "matched draws", "layers": "other layers' weights"}
@@ -76,6 +87,11 @@ def decimal(value: float | None) -> str:
 def percent(value: float | None) -> str:
     """A share, in percent at one decimal."""
     return "–" if value is None else f"{round(100 * value, 1) + 0.0:.1f} %"
+
+
+def minus(text: str) -> str:
+    """A number with the sign that axes write."""
+    return text.replace("-", "−")
 
 
 def needed(value: float) -> str:
@@ -214,6 +230,17 @@ def report(
         parts += ["## Claims", table(["claim", "recipe predicts", "measured", "null or chance", "holds"], rows)]
     parts += [*sections, "## Limitations", "\n".join(f"- {line}" for line in limitations)]
     return ("\n\n".join(parts) + "\n").encode()
+
+
+def look(name: str) -> dict:
+    """How a matrix's curve is drawn."""
+    colour, marker, dashes = MATRICES[name]
+    return {"color": colour, "marker": marker, "linestyle": dashes, "markersize": 4.5, "linewidth": 1.6}
+
+
+def legend_beside(panel) -> None:
+    """A panel's legend, right of it."""
+    panel.legend(fontsize=SMALL, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
 
 
 @contextmanager

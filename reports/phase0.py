@@ -236,17 +236,18 @@ def limitations(results: dict) -> list[str]:
 def figure_accuracy(results: dict) -> bytes:
     """Bars with their intervals: a group per language, in it the answers with exemplars and, where asked, without."""
     languages = results["settings"]["languages"]
-    asked = [("few-shot", results), ("zero-shot", results.get("contingency"))]
-    asked = [(label, answers) for label, answers in asked if answers]
+    asked = [("few-shot", results, page.BLUE), ("zero-shot", results.get("contingency"), page.SKY)]
+    asked = [row for row in asked if row[1]]
     width = 0.8 / len(asked)
     with page.figure(5, 4) as (figure, panel):
-        for index, (label, answers) in enumerate(asked):
+        for index, (label, answers, colour) in enumerate(asked):
             places = np.arange(len(languages)) + (index - (len(asked) - 1) / 2) * width
-            heights = np.array([answers["accuracy"][language] for language in languages])
-            bounds = np.array([answers["interval"][language] for language in languages]).T
-            panel.bar(places, heights, width * 0.95, yerr=np.abs(bounds - heights), capsize=4, label=label)
+            heights = 100 * np.array([answers["accuracy"][language] for language in languages])
+            bounds = 100 * np.array([answers["interval"][language] for language in languages]).T
+            ends = np.abs(bounds - heights)
+            panel.bar(places, heights, width * 0.95, yerr=ends, capsize=4, color=colour, label=label)
         panel.set_xticks(range(len(languages)), [results["names"][language] for language in languages])
         title = f"{results['model']['name']}:\naccuracy on {results['n']} problems, 95 % Wilson intervals"
-        panel.set(title=title, ylabel="accuracy", ylim=(0, 1.05))
+        panel.set(title=title, ylabel="right answers, %", ylim=(0, 105))
         panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=2, frameon=False)
     return page.png(figure)

@@ -333,7 +333,7 @@ def text_section(results: dict) -> str:
 
         ![What tells a text from its foil](phase2_text.png)
 
-        *Comparisons won; gray: random subspaces.*
+        *Comparisons won; orange: random subspaces.*
 
         Z, k {results["primary"]["k"]}, at {place(text["site"])}, {POOLINGS[text["pooling"]]}:
 

@@ -145,7 +145,7 @@ def channels_section(results: dict) -> str:
 
         ![What attention and FFN add inside Z](phase2_channels.png)
 
-        *Share of attention's and the FFN's addition that lies inside Z, by layer; gray: random subspaces.*
+        *Share of attention's and the FFN's addition that lies inside Z, by layer; orange: random subspaces.*
 
         {channels_table(found)}
     """

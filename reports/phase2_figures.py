@@ -3,10 +3,14 @@
 import numpy as np
 
 from reports import page
-from reports.page import BLUE, GREEN, ORANGE, PINK, RED, SKY, SMALL
+from reports.page import BLUE, RED, SKY, SMALL
 from reports.phase2_tables import BASELINES, NULLS, POOLINGS, READERS, SUBSPACES, chance_of, gates
 
-BANDS = {"haar": ("gray", -0.24), "matched": (ORANGE, 0.0), "missing": (SKY, 0.24)}  # colour, height beside a row
+BANDS = {
+    "haar": (page.HAAR["color"], -0.24),
+    "matched": (page.MATCHED["color"], 0.0),
+    "missing": (SKY, 0.24),
+}  # colour, height beside a row
 SPACES = {
     "z": ("inside Z", BLUE, "o"),
     "z_perp": ("outside of Z (Z⊥)", RED, "s"),
@@ -48,7 +52,7 @@ def figure_contrast(results: dict) -> bytes:
 def contrast_panel(panel, found: list[dict]) -> None:
     """A contrast a row, with its interval where it has one, and bars for its nulls."""
     for kind, (colour, beside) in BANDS.items():
-        for decides, alpha in ((True, 0.6), (False, 0.22)):
+        for decides in (True, False):
             bars = [
                 (y + beside, part[kind])
                 for y, part in enumerate(found)
@@ -57,15 +61,23 @@ def contrast_panel(panel, found: list[dict]) -> None:
             if bars:
                 heights, nulls = zip(*bars)
                 low, high = ([max(LEAST, null[end]) for null in nulls] for end in ("low", "high"))
-                label = f"{NULLS[kind]}, 5 to 95 % of draws" + ("" if decides else ", decide nothing here")
-                panel.hlines(heights, low, high, color=colour, linewidth=7, alpha=alpha, label=label)
+                label = f"{NULLS[kind]}, 5 to 95 % of draws" + ("" if decides else ",\ndecide nothing here")
+                look = (
+                    {"color": colour, "alpha": 0.6}
+                    if decides
+                    else {"fill": False, "edgecolor": colour, "hatch": "//////"}
+                )
+                panel.barh(
+                    heights, np.subtract(high, low), 0.2, low, linewidth=0.8 * (not decides), label=label, **look
+                )
     values = np.array([max(LEAST, part["contrast"]) for part in found])
     y = np.arange(len(found))
     if "low" in found[0]:
         low, high = ([max(LEAST, part[end]) for part in found] for end in ("low", "high"))
-        panel.hlines(y, low, high, color="black", linewidth=1.6, label="95 % interval")
+        panel.hlines(y, low, high, color="black", linewidth=1.6, label="95 % interval (without the offset)")
     panel.vlines(values, y - 0.38, y + 0.38, color=BLUE, linewidth=2.2, label="measured")
     panel.axvline(1, color="black", linestyle=":", linewidth=1)
+    panel.use_sticky_edges = False  # bars would end at the axis
     panel.set_xscale("log")
     label_contrasts(panel)
     for height in y[1:]:
@@ -118,9 +130,14 @@ def figure_text(results: dict) -> bytes:
             null = text["haar"]
             low, middle, high = (100 * null[point] for point in ("low", "middle", "high"))
             panel.axvspan(
-                low, high, color="gray", alpha=0.25, linewidth=0, label=f"Haar, 5 to 95 % of {null['draws']} draws"
+                low,
+                high,
+                color=page.HAAR["color"],
+                alpha=0.25,
+                linewidth=0,
+                label=f"Haar, 5 to 95 % of {null['draws']} draws",
             )
-            panel.plot(middle, 1, "D", color="dimgray", markersize=7, label="Haar, median")
+            panel.plot(middle, 1, linestyle="", markersize=7, label="Haar, median", **page.HAAR)
             panel.axvline(50, color="black", linestyle=":", linewidth=1.2, label="chance")
             panel.set_title(f"{title} ({POOLINGS[text['pooling']]})", fontsize=11)
             panel.set_xlim(-4, 104)
@@ -154,9 +171,7 @@ def figure_depth(results: dict) -> bytes:
         for panel in panels[count:]:
             panel.set_visible(False)
         for panel in panels[:count]:
-            panel.axvline(
-                results["primary"]["site"] - 1, color=GREEN, linestyle="--", linewidth=1.4, label="layer of Z"
-            )
+            panel.axvline(results["primary"]["site"] - 1, label="layer of Z", **page.WEIGHTS_LAYER)
             label_layers(panel, layers)
         for panel in panels[max(0, count - 2) : count]:
             panel.tick_params(labelbottom=True)
@@ -178,14 +193,19 @@ def label_layers(panel, layers: int) -> None:
 
 
 def reader_panel(panel, x: np.ndarray, results: dict, reader: str) -> None:
-    """A reader's curves and, in the same colours, their chance."""
-    for place, (width, space) in enumerate(zip((2.6, 1.8, 1.2), drawn_spaces(results, reader))):
+    """A reader's curves and their chance: one line where it is one, else in the curves' colours."""
+    spaces = drawn_spaces(results, reader)
+    chances = {space: 100 * np.array(chance_of(results, reader, space)) for space in spaces}
+    one = np.ptp(np.array([*chances.values()], float), axis=0).max() < 2  # nearer to each other than a line is wide
+    for place, (width, space) in enumerate(zip((2.6, 1.8, 1.2), spaces)):
         label, colour, marker = SPACES[space]
         curve = 100 * np.array(results["depth"][reader][space])
         panel.plot(x, curve, color=colour, marker=marker, markersize=3.5, linewidth=width, label=label)
-        chance = 100 * np.array(chance_of(results, reader, space))
-        dots = (1.5 * place, (1.5, 3))  # of curves with one chance the dots take turns
-        panel.plot(x, chance, color=colour, linestyle=dots, linewidth=1.8, label=f"chance, {label}")
+        if not one:
+            named = f"{'_' * bool(place)}chance, in its curve's colour"
+            panel.plot(x, chances[space], ":", color=colour, linewidth=1.8, label=named)
+        elif not place:
+            panel.plot(x, np.mean([*chances.values()], axis=0), ":", color="black", linewidth=1.8, label="chance")
     what = {"problem": "its version found", "language": "language right", "answer": "answer right"}[reader]
     panel.set_ylabel(f"{what}, %", fontsize=10)
     panel.set_title(READERS[reader], fontsize=10.5)
@@ -205,7 +225,7 @@ def cka_panel(panel, x: np.ndarray, cka: dict) -> None:
     panel.fill_between(
         x, cka["low"], cka["high"], color="gray", alpha=0.3, linewidth=0, label="shuffled problems, 5 to 95 %"
     )
-    panel.plot(x, cka["value"], color=PINK, marker="D", markersize=3.5, linewidth=1.8, label="CKA of the languages")
+    panel.plot(x, cka["value"], color="black", marker="D", markersize=3.5, linewidth=1.8, label="CKA of the languages")
     panel.set_ylim(-0.05, 1.05)
     panel.set_ylabel("linear CKA", fontsize=10)
     panel.set_title("likeness of the languages, whole stream", fontsize=10.5)
@@ -218,13 +238,13 @@ def figure_channels(results: dict) -> bytes:
     with page.figure(7.6, 4.0) as (figure, panel):
         low, high = (100 * found["haar"][end] for end in ("low", "high"))
         label = f"Haar, 5 to 95 % of {results['read_draws']} draws a layer"
-        panel.axhspan(low, high, color="gray", alpha=0.28, linewidth=0, label=label)
+        panel.axhspan(low, high, color=page.HAAR["color"], alpha=0.28, linewidth=0, label=label)
         panel.axhline(100 * found["chance"], color="black", linestyle=":", linewidth=1.4, label="√(k/d)")
         for name, label, colour, marker in (("attention", "attention", BLUE, "o"), ("ffn", "FFN", RED, "s")):
             panel.plot(
                 range(layers), 100 * np.array(found[name]), color=colour, marker=marker, linewidth=1.8, label=label
             )
-        panel.axvline(results["settings"]["layer"], color=GREEN, linestyle="--", linewidth=1.4, label="layer of Z")
+        panel.axvline(results["settings"]["layer"], label="layer of Z", **page.WEIGHTS_LAYER)
         step = -(-layers // 14)
         panel.set_xticks(range(0, layers, step), [f"L{layer}" for layer in range(0, layers, step)])
         panel.set(xlabel="layer", ylabel="|P_Z Δ| / |Δ|, % (mean over prompts)", ylim=(0, None))
@@ -263,7 +283,7 @@ def figure_layers(results: dict) -> bytes:
         for panel, layers in ((contrasts, x), (overlaps, at)):
             ticks = sorted(set(layers))[:: -(-len(set(layers)) // 6)]
             panel.set_xticks(ticks, [f"L{tick}" for tick in ticks])
-            panel.axvline(results["settings"]["layer"], color=GREEN, linestyle="--", linewidth=1.4, label="layer of Z")
+            panel.axvline(results["settings"]["layer"], label="layer of Z", **page.WEIGHTS_LAYER)
             panel.legend(fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.5, -0.22), frameon=False)
         figure.suptitle(
             f"{results['model']['name']}: other layers ({POOLINGS[results['primary']['pooling']]})", fontsize=12

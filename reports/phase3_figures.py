@@ -12,8 +12,8 @@ SHARES = {  # the profile of a Z: what each share is of, and what it is by the h
     "coverage": ("Z: answer", 1), "leak": ("Z: language", 0),
     "complement_transfer": ("Z⊥: answer", 0), "complement_language": ("Z⊥: language", 1),
 }  # fmt: skip
-COLOURS = (BLUE, RED, GREEN, PINK, SKY, "black")
-MARKERS = "os^DvP"
+COLOURS = (BLUE, RED, SKY, "black", "dimgray", PINK)  # of swept Zs, without Haar's and the hypothesis'
+MARKERS = "os^vPX"
 MOVED = {
     "t_same": ("answer (T_same), donor asked alike", BLUE, "o"),
     "t_cross": ("answer (T_cross), donor asked otherwise", SKY, "s"),
@@ -21,9 +21,9 @@ MOVED = {
 }
 WINNERS = {  # of donors asked in another language: whose answer wins, in whose language
     "donor_recipient": ("donor's answer, recipient's language", GREEN, "s"),
-    "donor_donor": ("donor's answer, donor's language", RED, "^"),
+    "donor_donor": ("donor's answer, donor's language", ORANGE, "^"),
     "recipient_recipient": ("recipient's answer, recipient's language", "black", "v"),
-    "recipient_donor": ("recipient's answer, donor's language", PINK, "D"),
+    "recipient_donor": ("recipient's answer, donor's language", PINK, "P"),
 }
 UNORDERED = ("learned", "ard_mmd")  # methods whose directions come in no order of size
 OUTERMOST = (-60, 160)  # % that a profile's axis shows: intervals beyond end in an arrow
@@ -70,6 +70,7 @@ def figure_depth(results: dict) -> bytes:
         won.set(ylabel="answer that wins, % of swaps", ylim=(-4, 104))
         strip.set(ylim=(-0.6, 1.6), xlim=(-1.6, layers - 0.4), xlabel="output of layer (emb.: embeddings)")
         strip.set_yticks(range(2), ["language", "answer"])
+        strip.set_ylabel("carries")
         label_layers(strip, layers)
         for panel in (moved, won):
             panel.legend(fontsize=SMALL, loc="lower center", bbox_to_anchor=(0.46, 1.0), ncol=2, frameon=False)
@@ -95,22 +96,26 @@ def whiskers(
 ) -> None:
     """Measured values with their 95 % intervals, where they are known."""
     value, low, high = np.array([[record[end] for end in page.ENDS] for record in records], float).T
-    panel.vlines(x, low, high, color=colour, linewidth=1.3)
+    panel.vlines(x, low, high, color=colour, linewidth=width)
     panel.plot(x, value, line, color=colour, linewidth=width, marker=marker, markersize=4 + width, label=label)
 
 
 def mark_places(panels: Sequence, results: dict) -> None:
     """Joint carriers shaded where measured, and lines at the places that the weights point at; named in the first panel's legend."""
     lowest, inner = results["weights"]["lowest"], results["weights"]["inner"]
-    lines = [(inner, "layer of the weights' Z", "--")]
-    lines += [(lowest, "lowest effective rank of all layers (1.py)", ":")] if lowest not in (None, inner) else []
+    lines = [(inner, "layer of the weights' Z", page.WEIGHTS_LAYER)]
+    lines += (
+        [(lowest, "lowest effective rank of all layers (1.py)", page.LOWEST_LAYER)]
+        if lowest not in (None, inner)
+        else []
+    )
     for panel in panels:
         hidden = "" if panel is panels[0] else "_"  # a label that begins so is left out of the legend
         for index, site in enumerate(results["carriers"]["joint"]):
             label = f"{hidden or '_' * bool(index)}the whole stream carries both"
             panel.axvspan(site - 1.4, site - 0.6, color="gray", alpha=0.22, linewidth=0, label=label)
         for layer, label, style in lines:
-            panel.axvline(layer, color="black", linestyle=style, linewidth=1.3, label=f"{hidden}{label}: L{layer}")
+            panel.axvline(layer, label=f"{hidden}{label}: L{layer}", **style)
 
 
 def figure_profile(results: dict, rows: dict) -> bytes:
@@ -122,14 +127,14 @@ def figure_profile(results: dict, rows: dict) -> bytes:
             panel.axvline(
                 100 * (key in ("coverage", "leak")), color="gray", linewidth=5, alpha=0.45, label="full swap F"
             )
-            panel.axvline(100 * ideal, color=GREEN, linestyle="--", linewidth=2, label="hypothesis")
+            panel.axvline(100 * ideal, label="hypothesis", **page.HYPOTHESIS)
             intervals(panel, y, [row[key] for row in rows.values()])
             seen = [(row["seen"] or {}).get(key, {"value": None})["value"] for row in rows.values()]
             panel.plot(
                 100 * np.array(seen, float), y - 0.22, "o", color=BLUE, fillstyle="none", label="Z, seen answers"
             )
             random = [haar_share(results, name, key) for name in rows]
-            panel.plot(100 * np.array(random, float), y + 0.22, "D", color=ORANGE, label="Haar-random, same k")
+            panel.plot(100 * np.array(random, float), y + 0.22, linestyle="", label="Haar-random, same k", **page.HAAR)
             beside = [(same_size(results, name, "pca") or {}).get(key, {"value": None})["value"] for name in rows]
             panel.plot(
                 100 * np.array(beside, float),
@@ -147,7 +152,7 @@ def figure_profile(results: dict, rows: dict) -> bytes:
         panels[0].set_yticks(y, labels)
         for name, text in zip(rows, panels[0].get_yticklabels()):
             text.set_fontweight("bold" if name == results["decided_by"] else "normal")
-        figure.suptitle(f"{results['model']['name']}: what each subspace moves")
+        figure.suptitle(f"{results['model']['name']}, {results['rung']}: what each subspace moves")
         figure.supxlabel("% of what the full swap F moves", fontsize=10.5)
         drawn = [pair for panel in panels for pair in zip(*panel.get_legend_handles_labels())]
         handles = {
@@ -201,12 +206,15 @@ def same_size(results: dict, name: str, rival: str) -> dict | None:
 def figure_sweeps(results: dict) -> bytes:
     """D over sizes of the basis, and over places, each beside random subspaces of that size there."""
     beside, layers = results["beside"], results["sites"] - 1
-    with page.figure(7.6, 5.4, 1, 2, sharey=True) as (figure, (sizes, places)):
+    with page.figure(7.6, 5.7, 1, 2, sharey=True) as (figure, (sizes, places)):
         order = "" if results["tested"][beside["of"]]["method"] in UNORDERED else ", by singular value"
-        kinds = (("z", BLUE, "o", f"first k of Z{order}"), ("pca", RED, "s", "first k of PCA, by variance"))
-        for of, colour, marker, label in kinds:
+        kinds = {
+            "z": (BLUE, "o", f"first k of Z{order}", "-", 4),
+            "pca": (RED, "s", "first k of PCA, by variance", "--", 1.4),
+        }
+        for of, look in kinds.items():  # the second is thinner: they may coincide
             rows = [row for row in beside["sweep_k"] if row["of"] == of]
-            whiskers(sizes, [row["k"] for row in rows], [row["d"] for row in rows], colour, marker, label)
+            whiskers(sizes, [row["k"] for row in rows], [row["d"] for row in rows], *look)
         drawn = {row["k"]: row["haar"]["d"] for row in beside["sweep_k"]}
         draws_bars(sizes, sorted(drawn), [drawn[k] for k in sorted(drawn)])
         names = list(dict.fromkeys(row["name"] for row in beside["sweep_site"]))
@@ -217,13 +225,13 @@ def figure_sweeps(results: dict) -> bytes:
         for name in names:
             draws_bars(places, x[name], [row["haar"]["d"] for row in swept[name]], "" if name == names[0] else "_")
         for panel in (sizes, places):
-            panel.axhline(2, color=GREEN, linestyle="--", linewidth=2, label="hypothesis")
+            panel.axhline(2, label="hypothesis", **page.HYPOTHESIS)
             panel.axhline(0, color="gray", linewidth=0.8)
-            panel.legend(fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.5, -0.22), frameon=False)
+            panel.legend(fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.5, -0.28), frameon=False)
         sizes.set(title=f"by size, {page.place(beside['site'])}", xlabel="k, dimensions", ylabel="D (95 % intervals)")
-        places.set(title="by place", xlabel="output of layer")
+        places.set(title="by place", xlabel="output of layer\n(marks of one place stand side by side)")
         label_places(places, [row["site"] - 1 for row in beside["sweep_site"]], layers)
-        figure.suptitle(f"{results['model']['name']}: D of other sizes and places")
+        figure.suptitle(f"{results['model']['name']}, {results['rung']}: D of other sizes and places")
     return page.png(figure)
 
 
@@ -243,10 +251,12 @@ def swept_name(name: str) -> str:
 def draws_bars(panel, x: Sequence, draws: Sequence[dict], hidden: str = "") -> None:
     """5 to 95 % of random subspaces, as bars with their median; their ends are lines, so that a short bar is seen as well."""
     low, middle, high = np.array([[one[point] for point in ("low", "middle", "high")] for one in draws], float).T
-    panel.vlines(x, low, high, color=ORANGE, alpha=0.5, linewidth=7, label=f"{hidden}Haar, 5 to 95 % of draws")
+    colour = page.HAAR["color"]
+    panel.vlines(x, low, high, color=colour, alpha=0.5, linewidth=7, label=f"{hidden}Haar, 5 to 95 % of draws")
     for ends in (low, high):
-        panel.plot(x, ends, "_", color=ORANGE, markersize=10, markeredgewidth=1.4, zorder=3)
-    panel.plot(x, middle, "D", color="black", markersize=2.5, zorder=4, label=f"{hidden}their median")
+        panel.plot(x, ends, "_", color=colour, markersize=10, markeredgewidth=1.4, zorder=3)
+    look = page.HAAR | {"linestyle": "", "markeredgecolor": "black", "markeredgewidth": 0.8, "markersize": 4}
+    panel.plot(x, middle, zorder=4, label=f"{hidden}their median", **look)
 
 
 def label_places(panel, measured: Sequence[int], layers: int) -> None:

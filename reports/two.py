@@ -352,63 +352,84 @@ def limitations(results: dict) -> list[str]:
 
 
 def figure_similarity(results: dict, heads: np.ndarray, consensus: np.ndarray) -> bytes:
-    with page.figure(10, 4.5, 1, 2) as (figure, panels):
-        for panel, matrix, title in zip(panels, (heads, consensus), ("mean over heads", "multi-head subspace")):
-            shown = np.where(np.eye(len(matrix), dtype=bool), np.nan, matrix)
-            image = panel.imshow(shown, origin="lower", cmap="viridis", vmin=0)
-            panel.set(title=title, xlabel="layer", ylabel="layer")
-            figure.colorbar(image, ax=panel, label="Grassmann similarity")
-        figure.suptitle(
-            f"{results['model']['name']}: similarity of the layers' subspaces (chance {results['chance']:.2g})"
-        )
+    """Similarity of all pairs of layers, in one scale, with chance on its bar."""
+    itself = np.eye(len(heads), dtype=bool)
+    shown = {"mean over heads": heads, "multi-head subspace": consensus}
+    shown = {title: np.where(itself, np.nan, matrix) for title, matrix in shown.items()}
+    highest = max(np.nanmax(matrix, initial=0) for matrix in shown.values())
+    with page.figure(7.6, 3.4, 1, 3, width_ratios=(1, 1, 0.05)) as (figure, (*panels, bar)):
+        for panel, (title, matrix) in zip(panels, shown.items()):
+            image = panel.imshow(matrix, origin="lower", cmap="viridis", vmin=0, vmax=highest)
+            panel.set(xlabel="layer", ylabel="layer")
+            panel.set_title(title, fontsize=11)
+        figure.colorbar(image, cax=bar, label="Grassmann similarity")
+        bar.axhline(results["chance"], color="white", linewidth=1.6)
+        beside = {
+            "xytext": (-4, 0),
+            "textcoords": "offset points",
+            "ha": "right",
+            "va": "center",
+            "fontsize": page.SMALL,
+        }
+        bar.annotate(f"chance\n{results['chance']:.2g}", (0, results["chance"]), **beside)
+        figure.suptitle(f"{results['model']['name']}: similarity of the layers' subspaces", fontsize=12)
     return page.png(figure)
 
 
 def figure_to_bottleneck(results: dict, similarity: np.ndarray) -> bytes:
+    """Similarity of every layer to the bottleneck, of each head, their mean and the multi-head subspace."""
     layer = results["settings"]["layer"]
     depth = np.arange(similarity.shape[1])
 
     def without_itself(values) -> np.ndarray:
         return np.where(depth == layer, np.nan, values)
 
-    with page.figure(7, 4) as (figure, panel):
+    with page.figure(7.6, 4.4) as (figure, panel):
         for index, head in enumerate(similarity[:, layer]):
-            label = "_" if index else "each head"
-            panel.plot(depth, without_itself(head), color="tab:blue", alpha=0.25, linewidth=1, label=label)
+            look = {"color": page.SKY, "alpha": 0.6, "linewidth": 1, "marker": "_", "markersize": 9}
+            panel.plot(depth, without_itself(head), label="_" if index else "each head", **look)
         curves = (
-            ("to_bottleneck", "tab:blue", "mean over heads"),
-            ("to_bottleneck_consensus", "tab:orange", "multi-head"),
+            ("to_bottleneck", page.BLUE, "o", "-", "mean over heads"),
+            ("to_bottleneck_consensus", page.RED, "s", "--", "multi-head"),
         )
-        for key, color, label in curves:
-            panel.plot(depth, without_itself(results[key]), marker=".", color=color, label=label)
+        for key, colour, marker, dashes, label in curves:
+            look = {"color": colour, "marker": marker, "linestyle": dashes, "markersize": 5}
+            panel.plot(depth, without_itself(results[key]), label=label, **look)
         panel.axhline(results["chance"], color="black", linestyle=":", label="chance k/d")
-        panel.axvline(layer, color="tab:red", linewidth=1, label=f"L{layer}")
+        panel.axvline(layer, label=f"L{layer}", **page.WEIGHTS_LAYER)
         title = f"{results['model']['name']}: similarity to layer {layer}"
         panel.set(title=title, xlabel="layer", ylabel="Grassmann similarity", ylim=(0, None))
-        panel.legend()
+        panel.locator_params(axis="x", integer=True)
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "ncols": 3, "frameon": False}
+        panel.legend(fontsize=page.SMALL, **place)
     return page.png(figure)
 
 
 def figure_ffn(results: dict, alignment: np.ndarray) -> bytes:
     """What the layers read of the heads' subspaces, and what they write into them, each with the range of its null."""
-    layer, depth = results["settings"]["layer"], np.arange(len(alignment))
-    colors = {"W_gate": "tab:blue", "W_up": "tab:green", "W_down": "tab:purple", "W_O": "tab:orange"}
-    with page.figure(11, 4.4, 1, 2) as (figure, panels):
-        for panel, side in zip(panels, ("reading", "writing")):
-            for name, matrix in results["ffn"][side].items():
-                panel.plot(depth, over_chance(results, side, name), marker=".", color=colors[name], label=name)
-                if "haar" in matrix:
-                    nulls = [haar_over_chance(results, index, side, name) for index in depth]
-                    low, high = ([null[point] for null in nulls] for point in ("low", "high"))
-                    label = f"{name}, Haar 5 to 95 %"
-                    panel.fill_between(depth, low, high, color=colors[name], alpha=0.2, linewidth=0, label=label)
+    layer, depth, judged = results["settings"]["layer"], np.arange(len(alignment)), results["ffn"]["judged"]
+    titles = {"reading": "what is read of the stream", "writing": "what is written to the stream"}
+    with page.figure(7.6, 6.6, 2, 1, sharex=True) as (figure, panels):
+        for panel, (side, title) in zip(panels, titles.items()):
+            bands = {name: matrix for name, matrix in results["ffn"][side].items() if "haar" in matrix}
+            for name, hatch in zip(bands, ("", "////")):
+                nulls = [haar_over_chance(results, index, side, name) for index in depth]
+                low, high = ([null[point] for null in nulls] for point in ("low", "high"))
+                style = {"facecolor": "none" if hatch else page.HAAR["color"], "edgecolor": page.HAAR["color"]}
+                style |= {"alpha": 0.6, "hatch": hatch, "linewidth": 0.8, "label": f"{name}: Haar, 5 to 95 %"}
+                panel.fill_between(depth, low, high, **style)
+            if side == "reading":
+                look = {"color": page.SKY, "alpha": 0.6, "linewidth": 1, "zorder": 1}
+                heads = panel.plot(depth, alignment / results["chance"], **look)
+                heads[0].set_label(f"{judged}, each head")
+            for name in results["ffn"][side]:
+                panel.plot(depth, over_chance(results, side, name), label=name, **page.look(name))
             panel.axhline(1, color="black", linestyle=":", label="chance k/d")
-            panel.axvline(layer, color="tab:red", linewidth=1, label=f"L{layer}")
-            panel.set(title=side, xlabel="layer", ylabel="multiple of chance")
-        judged = results["ffn"]["judged"]
-        heads = panels[0].plot(depth, alignment / results["chance"], color=colors[judged], alpha=0.25, linewidth=1)
-        heads[0].set_label(f"{judged}, each head")
-        figure.suptitle(f"{results['model']['name']}: energy inside the heads' subspaces")
-        for panel in panels:
-            panel.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3)
+            panel.axvline(layer, label=f"L{layer}", **page.WEIGHTS_LAYER)
+            panel.set_title(title, fontsize=11)
+            panel.set_ylabel("multiple of chance")
+            page.legend_beside(panel)
+        panels[1].set_xlabel("layer")
+        panels[1].locator_params(axis="x", integer=True)
+        figure.suptitle(f"{results['model']['name']}: energy inside the heads' subspaces", fontsize=12)
     return page.png(figure)

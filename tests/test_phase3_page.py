@@ -769,8 +769,9 @@ def test_the_weights_are_called_at_chance_only_where_they_are():
         "p": 1 / (1 + beyond["tested"]["best_layer"]["nulls"]["haar"]["draws"]),
         "p_holm": 0.143,
     }
-    assert f"{chance}, at L17.out (at L17.out beyond every draw, and these are too few for Holm" in before_claims(
-        rendered(beyond)[0]
+    assert (
+        f"{chance}, at L17.out and L19.out (at L19.out beyond every draw, and these are too few for Holm"
+        in before_claims(rendered(beyond)[0])
     )
     fitted["tested"]["best_layer"] = row(20, (0.48, 0.3, 0.5, 0.35), layer=19)
     assert chance not in rendered(fitted)[0]
