@@ -25,7 +25,19 @@ from lab import runs
 from reports import page
 
 # what runs on matrix units: products, attention, and the factorisations of 1.py and 2.py
-NAMES = ("mm", "addmm", "bmm", "baddbmm", "mv", "linear", "_linalg_eigh", "_linalg_svd", "linalg_qr", "linalg_eigvals")
+NAMES = (
+    "mm",
+    "addmm",
+    "bmm",
+    "baddbmm",
+    "mv",
+    "linear",
+    "_linear_pointwise",
+    "_linalg_eigh",
+    "_linalg_svd",
+    "linalg_qr",
+    "linalg_eigvals",
+)
 PREFIXES = ("_scaled_dot_product", "_grouped_mm")
 ROUNDS, BUDGET = 3, 2.0  # times that a kind is timed, or as often as these seconds allow
 

@@ -48,6 +48,11 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as jobs in the backgrou
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list) -> None:
+    """Slow tests first: two workers then end together."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def interruptible() -> None:
     """In a child process: Ctrl-C reaches it also where the tests run in the background, whose jobs ignore it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

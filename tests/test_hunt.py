@@ -487,8 +487,8 @@ def snapshot(out: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_an_interrupted_hunt_goes_on_and_ends_with_the_same_bytes(script, tmp_path, quick):
-    """Processes of their own, stopped by Ctrl-C and killed in the middle; bench/interruptions.py does it 20 times."""
-    path = small_control(tmp_path / "planted", "planted")
+    """Processes of their own, stopped by Ctrl-C and killed in the middle; bench/interruptions.py does it in every script."""
+    path = small_control(tmp_path / "random", "random")
     hunt(script, tmp_path / "whole", "--model", path)
     out = tmp_path / "out"
     command = [sys.executable, str(ROOT / "hunt.py"), "--model", str(path), "--out", str(out), "--device", "cpu"]
