@@ -39,7 +39,7 @@ TERMS = {
     "Haar": "random subspaces of the same size, drawn evenly over all.",
     "matched draws": """random subspaces drawn as the stream varies, a null like Haar. Where they hold more than half of the distance
         between problems (contrasts), or the Z that they are matched to more than half of the stream's variance (swaps), they are
-        the stream itself: they stand beside and decide nothing.""",
+        the stream itself: they stand beside and decide nothing. The bridge's map has to beat them all the same.""",
     "PCA": "the directions in which the stream varies most within a language.",
     "ARD-MMD": """automatic relevance determination with maximum mean discrepancy: the stream's coordinates, weighed by gradients,
         that part different problems' tokens and not one problem's versions.""",
