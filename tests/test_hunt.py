@@ -28,15 +28,20 @@ from reports import hunt as page
 
 
 @pytest.fixture
-def quick(script, monkeypatch):
-    """Fewer draws, for models about which only running through is asked."""
+def fewer(script, monkeypatch):
+    """Fewer draws and steps wherever no verdict of a planted model hangs on their number."""
     monkeypatch.setattr(script("phase2_z_extraction.py"), "DRAWS", 200)
     monkeypatch.setattr(studies, "ARD_STEPS", 10)
     monkeypatch.setattr(script("phase3b_bridge.py"), "SHUFFLES", 20)
     monkeypatch.setattr(script("phase3b_bridge.py"), "RANDOM_SUBSPACES", 5)
+    few = {role: (name, 5) for role, (name, _) in script("ablation.py").NULLS.items()}
+    monkeypatch.setattr(script("ablation.py"), "NULLS", few)
+
+
+@pytest.fixture
+def quick(fewer, monkeypatch):
+    """Fewer everywhere, for models about which only running through is asked."""
     monkeypatch.setattr(dissociation, "FULL_DRAWS", 20)
-    fewer = {role: (name, 5) for role, (name, _) in script("ablation.py").NULLS.items()}
-    monkeypatch.setattr(script("ablation.py"), "NULLS", fewer)
 
 
 def hunt(script, out: Path, *flags) -> dict:
@@ -60,7 +65,7 @@ def small_control(path: Path, kind: str) -> Path:
 
 
 @pytest.mark.slow
-def test_a_planted_z_is_causal(script, tmp_path, monkeypatch):
+def test_a_planted_z_is_causal(script, tmp_path, monkeypatch, fewer):
     results = hunt(script, tmp_path / "out", "--model", write_planted(tmp_path / "planted", "planted").path)
     assert results["verdict"] == "causal_z"
     assert list(branches(results)) == ["behaviour", "separation", "patching", "end"]
@@ -88,7 +93,7 @@ def test_a_planted_z_is_causal(script, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_decoy_is_refuted_and_what_activations_find_is_not_laid_to_the_weights(script, tmp_path):
+def test_a_decoy_is_refuted_and_what_activations_find_is_not_laid_to_the_weights(script, tmp_path, fewer):
     results = hunt(script, tmp_path / "out", "--model", write_planted(tmp_path / "decoy", "decoy", seed=1).path)
     assert results["weight_based"]["separates"] == "none"
     assert results["weight_based"]["causal"] != "double_dissociation"
@@ -103,7 +108,7 @@ def test_a_decoy_is_refuted_and_what_activations_find_is_not_laid_to_the_weights
 
 
 @pytest.mark.slow
-def test_random_weights_have_no_z(script, tmp_path):
+def test_random_weights_have_no_z(script, tmp_path, fewer):
     results = hunt(script, tmp_path / "out", "--model", small_control(tmp_path / "random", "random"))
     assert results["verdict"] == "untestable"  # it solves nothing, so that no rung can be patched
     assert results["tasks"]["math"]["untested"] == "no_rung"

@@ -90,6 +90,7 @@ def test_false_alarms_and_detections(script, tmp_path, monkeypatch, kind, fewest
     for place, step in ((page, "render"), (script("phase2_z_extraction.py"), "rivals")):
         monkeypatch.setattr(place, step, lambda *_, **__: {})  # what the verdict does not use takes half of the time
     monkeypatch.setattr(script("phase2_z_extraction.py"), "SHUFFLES", 1)
+    monkeypatch.setattr(script("phase2_z_extraction.py"), "DRAWS", 200)
     passed = 0
     for seed in range(MODELS):
         control = write_control(tmp_path / f"{kind}-{seed}", kind, noise=1.0, seed=seed)
@@ -100,8 +101,9 @@ def test_false_alarms_and_detections(script, tmp_path, monkeypatch, kind, fewest
     assert fewest <= passed <= most
 
 
-def test_a_given_z_is_scored_and_not_fitted(script, tmp_path):
+def test_a_given_z_is_scored_and_not_fitted(script, tmp_path, monkeypatch):
     """--z-from on a second file of problems: the same basis, and no contingency even where the grid says none."""
+    monkeypatch.setattr(script("phase2_z_extraction.py"), "DRAWS", 200)
     control = write_control(tmp_path / "model", "decoy", noise=0.5, problems=40)
     first, basis = run(script, control.path, tmp_path / "out")
     second = ("--problems", str(control.path / "reasoning.jsonl"), "--z-from", str(tmp_path / "out"))

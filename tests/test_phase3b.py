@@ -667,7 +667,7 @@ def test_no_rung_is_a_result(script, planted, tmp_path, monkeypatch):
     monkeypatch.setattr(models, "load_model", None)
     results = run(script, planted[0].path, none, "phase3b_bridge.py")
     assert results["unmeasured"] == "no_rung"
-    nothing_is_measured(results, none, "phase 3 found no kind of problem that the model solves")
+    nothing_is_measured(results, none, "phase 3 found no kind of problem that could be used")
 
 
 @pytest.mark.parametrize("what", ["few_problems", "few_answers", "few_unseen_problems", "few_unseen_answers"])
