@@ -308,7 +308,7 @@ def most_common(votes) -> int:
 def find_trends(weight_ranks: np.ndarray, head_ranks: np.ndarray) -> dict:
     """Spearman correlation of each rank with depth, its p (t approximation), shares of steps down and up, and thirds.
 
-    (L, 7), (L, h). The heads' mean leaves out layers of zero kernels, a weight's those that lack it, as layers of experts do; a
+    (L, 7), (L, h). The heads' mean leaves out layers of zero kernels, a weight's those that lack it; a
     weight type that the model lacks has no trend.
     """
     columns = dict(zip(WEIGHT_TYPES, np.ma.masked_invalid(weight_ranks).T))

@@ -25,7 +25,7 @@ from reports import page
 
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
 WITH_DRAWS = "import phase3_patching; from lab import dissociation; dissociation.FULL_DRAWS = {draws}; phase3_patching.main({flags})"
-PROBLEMS, DRAWS, ANSWERS, DEPTHS = (20, 40, 80, 160), (120, 240, 480), (15, 30, 60), (8, 16, 32)
+PROBLEMS, DRAWS, ANSWERS, DEPTHS = (20, 40, 80, 160), (120, 240, 480), (20, 40, 60), (8, 16, 32)
 LINE = re.compile(r"^(\w+) .*?: ([\d.]+) s,")
 
 

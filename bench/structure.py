@@ -75,10 +75,12 @@ def report(ours: dict, others: dict, folder: checkpoints.ModelFolder) -> None:
     print(f"ours, both: {total:.1f} s")
     for name, seconds in others.items():
         seconds *= folder.layers
+        if name.startswith("floor"):
+            continue
         print(f"{name}: {seconds:.1f} s, {seconds / total:.2f} times ours")
     least = {name: others[key] * folder.layers for name, key in (("1.py", "floor"), ("2.py", "floor of 2.py"))}
     for name, seconds in least.items():
-        print(f"{name} / its floor: {ours[name][0] / seconds:.2f}")
+        print(f"{name}: {ours[name][0] / seconds:.2f} times its floor of {seconds:.1f} s")
     print(f"ours, both / both floors: {total / sum(least.values()):.2f}")
 
 

@@ -143,8 +143,15 @@ def tested_rows(phase3: dict) -> list[dict]:
         if row := phase3["tested"].get(name):
             shown = {key: row.get(key) for key in SHOWN} | {"verdict": row.get("verdict", "untestable")}
             shown["rivals"] = rivals(phase3.get("beside"), name, row)
+            shown["judged_answers"] = judged_answers(phase3.get("recipients", ()), row)
             rows.append({"name": name, "found_by": found_by(row, phase3["tested"]["weights"]), **shared, **shown})
     return rows
+
+
+def judged_answers(recipients: list[dict], row: dict) -> int | None:
+    """How many different answers the problems have on which a Z is judged; None where that cannot be told."""
+    judged = [one["answer"] for one in recipients if row.get("judged_on") in ("all", one["half"])]
+    return len(set(judged)) if judged and len(judged) == row.get("judged") else None
 
 
 def rivals(beside: dict | None, name: str, row: dict) -> dict:
@@ -303,7 +310,7 @@ def row_of(result: dict, folder: str) -> dict:
         "found_by",
         "nulls",
     )
-    keys += ("p", "p_holm", "within_share", "rivals", "judged", "pairs", "rung")
+    keys += ("p", "p_holm", "within_share", "rivals", "judged", "drawn", "pairs", "rung")
     row = {"folder": folder, **result["layers"], **select(result, ("reports", "verdict", "fingerprint", "model"))}
     measured = [point["site"] for point in (result["arrival"] or {"curve": []})["curve"]]
     row |= {"carriers": carriers, "measured": measured, "rung": result["tasks"]["math"]["rung"], "text": result["text"]}

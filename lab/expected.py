@@ -14,7 +14,7 @@ TOKENS = {  # thousands that go once through every layer in a part, with the sui
     "phase 3b": 10,
     "ablation": 32,
 }
-STRUCTURE = "1.py and 2.py"  # in float64 on the CPU
+STRUCTURE = "1.py and 2.py"  # on a CPU counted as in float64
 GRAMS = (
     4  # of a layer's matrices by 1.py and 2.py together, with what is taken from them: products of a matrix with itself
 )
@@ -42,7 +42,8 @@ def seconds(folder: checkpoints.ModelFolder, device: torch.device, dtype: torch.
     shapes = checkpoints.parameter_shapes(folder.path, folder.config)
     found = operations(shapes, folder.config.vocab_size)
     running = speed(device, dtype, folder.width, max(shape[-2] for shape in shapes.values() if len(shape) > 1))
-    at = {STRUCTURE: speed(torch.device("cpu"), torch.float64, folder.width, folder.width)}
+    exact = torch.float64 if device.type == "cpu" else torch.float32
+    at = {STRUCTURE: speed(device, exact, folder.width, folder.width)}
     return {part: count / at.get(part, running) for part, count in found.items()}
 
 

@@ -202,4 +202,4 @@ SHORT = {  # for an axis
 def short(row: dict) -> str:
     """A row's name for an axis."""
     place = "" if row["place"] in ("z", "middle") and row["condition"] != "language" else f", {row['place']}"
-    return SHORT[row["condition"]] + place + (", last position" if row["scope"] == "last" else "")
+    return SHORT.get(row["condition"], row["condition"]) + place + (", last position" if row["scope"] == "last" else "")

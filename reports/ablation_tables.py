@@ -72,7 +72,11 @@ def label(row: dict, scope: bool = True) -> str:
     if row["condition"] == "none":
         return NAMES["none"]
     place = "" if row["condition"] == "language_reinjected" else f", {PLACES[row['place']]}"
-    return NAMES[row["condition"]] + place + (f", {SCOPES[row['scope']]}" if scope and row["scope"] == "last" else "")
+    return (
+        NAMES.get(row["condition"], row["condition"])
+        + place
+        + (f", {SCOPES[row['scope']]}" if scope and row["scope"] == "last" else "")
+    )
 
 
 def by_role(results: dict) -> dict[str, dict]:

@@ -136,11 +136,16 @@ def weights_text(results: dict) -> str:
     if not where["models"]:
         return ""
     rows = [row for name in tested if ((row := models[name]["weights_swapped"]).get("nulls") or {}).get("haar")]
-    pairs = [(row["coverage"]["value"], row["nulls"]["haar"]["coverage"]) for row in rows]
-    moved = [f"{percent(own)} (random {percent(haar)})" for own, haar in pairs]
+    moved = [f"{percent(row['coverage']['value'])} ({beside_haar(row)})" for row in rows]
     z = f", and the weights' Z, moved to its best place, brings over {listing(moved)} of the answer" if moved else ""
     return " " + page.prose(f"""The layer that the weights point at is a place where both pass in {where["reached"]} of
         {len(where["models"])}{z}.""")
+
+
+def beside_haar(row: dict) -> str:
+    """What random subspaces of a Z's size move, and the Z itself on the same pairs."""
+    own, haar = (row.get("drawn") or {}).get("coverage"), percent(row["nulls"]["haar"]["coverage"])
+    return f"random {haar}" if own is None else f"random {haar} where it moves {percent(own)}"
 
 
 def repeats_text(results: dict) -> str:
@@ -284,7 +289,10 @@ def second_section(rows) -> list[str]:
             beside = "; ".join([page.random_text(one), *beside_draws(one)])
             cells.append([row["model"]["name"], kind, name, span(one["coverage"]), beside, f"`{one['verdict']}`"])
     headers = ["model", "kind", "swapped", "coverage", "beside", "verdict"]
-    return ["## 4 On a second kind of problem", page.table(headers, cells)] if cells else []
+    said = (
+        "Of the weights' Zs the one that moves most at its own or its best place, and the mean streams of the answers."
+    )
+    return ["## 4 On a second kind of problem", said, page.table(headers, cells)] if cells else []
 
 
 def activations_table(rows) -> str:

@@ -59,7 +59,7 @@ FOLLOWS = {  # what becomes of it, by the verdict or by what told where a causal
     "learned_only": "is not shown: directions that were sought for their effect confirm no prediction",
     "answer_word": "is not shown: the code of the word to be written is enough to explain what moves the answer",
     "illusion": "is not shown: the swap works through a path that the model leaves idle (Makelov et al. 2023)",
-    "inconclusive": "is left open: more solved problems would narrow the intervals",
+    "inconclusive": "is left open: solved problems with more different answers would narrow the intervals",
     "partial_z": "is not shown: {missed}",
     "partial_z, open": "is not shown: the best directions move {clean}; whether they move most of what it asks for is left "
     "open: {missed}",
@@ -252,11 +252,10 @@ def more_text(results: dict) -> str:
 
 def judged_text(z: dict) -> str:
     """On how many problems a Z is judged."""
-    return (
-        f", of both halves; judged on {z['judged']} problems with answers that nothing was fitted on"
-        if z.get("judged")
-        else ""
-    )
+    if not z.get("judged"):
+        return ""
+    different = f" ({z['judged_answers']} different ones)" if z["judged_answers"] else ""
+    return f", of both halves; judged on {z['judged']} problems with answers{different} that nothing was fitted on"
 
 
 def best_of(results: dict) -> str:

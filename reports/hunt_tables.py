@@ -19,8 +19,7 @@ CARRIES = {
 REASONS = {  # why a step of the hunt was not run, or could tell nothing
     "no_answer_text": "the problems have no answers in words",
     "no_texts": "the problems are not there in these languages",
-    "no_rung": "no kind of problem could be used: the model solves too few, these have too few answers, or it puts little probability "
-    "on them",
+    "no_rung": "no kind of problem could be used (phase 3's page says what each lacks)",
     "no_joint_carrier": "at no place does the whole stream carry both the answer and the language",
     "nothing_judged": "no subspace could be measured where the stream carries both",
     "nothing_to_carry": "math's Z neither parts problem from language beyond the words nor moves an answer, so there is nothing to "

@@ -159,7 +159,9 @@ def random_text(row: dict) -> str:
     if null is None:
         return "no random subspaces were swapped here"
     middle, high = (decimal(null[point]) for point in ("middle", "high"))
-    text = f"random subspaces of that size (Haar): coverage {percent(null['coverage'])}, D {middle}, 95 % point {high}"
+    own = (row.get("drawn") or {}).get("coverage")
+    beside = "" if own is None else f" where Z's is {percent(own)}"
+    text = f"random subspaces of that size (Haar): coverage {percent(null['coverage'])}{beside}, D {middle}, 95 % point {high}"
     return f"{text}; {p_text(row)}"
 
 

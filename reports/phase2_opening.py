@@ -329,7 +329,7 @@ def text_follows(results: dict) -> str:
     if not beyond:
         return " That Z holds more than the words of the text is not shown."
     if haar_as_good(text):
-        return " Z holds more than the words, and it is not shown that these are special to Z: random parts of the stream do as well."
+        return " Z holds more than the words, and it is not shown that this is special to Z: random parts of the stream do as well."
     return " Z holds more than the words, and more of it than random subspaces of its size."
 
 

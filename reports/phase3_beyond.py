@@ -15,14 +15,16 @@ LACKS = {  # a rung's outcome: what the one that came farthest lacks, and what m
         "but {mass} of the probability lies on the answers, where {least} is needed",
         f"{MODEL}problems that it answers in words (`--problems`)"],
     "answers_are_written_alike": [
-        "since their answers are written alike in all languages", "problems with answers in words (`--problems`)"],
+        "since the answers of all are written alike in all languages", "problems with answers in words (`--problems`)"],
 }  # fmt: skip
 
 
 def unsolved_text(results: dict) -> list[str]:
     """Verdict and numbers where no kind of problem could be used: what was tried, what the model says, what to try."""
     needed, free, instead = results["needed"], results["unsolved"], ""
-    most = max(results["tried"], key=lambda row: (row["outcome"] != "too_few_solved", row["everywhere"]))
+    most = max(
+        results["tried"], key=lambda row: (row["asked"] > 0, row["outcome"] != "too_few_solved", row["everywhere"])
+    )
     lacks, remedy = LACKS[most["outcome"]]
     lead = "at most " if most["outcome"] == "too_few_solved" else ""
     said = {

@@ -62,7 +62,7 @@ VERDICTS = {  # what was swapped and what moved, in one sentence; what becomes o
     "inconclusive": [
         f"""Whether in {{model}} {GIVEN} brings over its answer and not its language is neither shown nor excluded: it brings
         {{low}} to {{high}} of what the whole stream brings""",
-        "is left open; more solved problems would narrow the intervals"],
+        "is left open; solved problems with more different answers would narrow the intervals, up to 20 problems a half"],
     "none": [
         f"""In {{model}}, {GIVEN} is not shown to part answer from language beyond random directions, and brings over at most
         {{high}} of the answer that the whole stream brings""",

@@ -25,8 +25,8 @@ def elsewhere_text(results: dict) -> str:
     ffn, layer = results["ffn"], results["settings"]["layer"]
     pairs = {"the multi-head subspace": ffn["consensus"], "those of other layers": ffn["other_layers"]}
     pairs = {name: values[layer] for name, values in pairs.items() if values[layer] is not None}
-    parts = [f"{name} {decimal(value / results['chance'])} times" for name, value in pairs.items()]
-    return f"Beside it {' and '.join(parts)}."
+    parts = [f"{name} it reads {decimal(value / results['chance'])} times" for name, value in pairs.items()]
+    return f"Of {' and of '.join(parts)} chance." if parts else ""
 
 
 def haar_over_chance(results: dict, layer: int, side: str = "reading", matrix: str | None = None) -> dict:

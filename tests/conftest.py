@@ -94,13 +94,11 @@ def families(tmp_path_factory) -> dict[str, Path]:
 
 
 RENDERED = {
-    "test_page",
-    "test_scripts",
-    "test_hunt",
-    "test_processes",
-    "test_readme",
-    "test_tiny",
-}  # one of them every script's
+    f"test_{name}" for name in ("page", "scripts", "hunt", "processes", "readme", "tiny")
+}  # among them every script's
+RENDERED |= {
+    f"test_{name}_page" for name in ("phase2", "phase3", "hunt")
+}  # pages of verdicts that no script is led to here
 
 
 @pytest.fixture(scope="module", autouse=True)

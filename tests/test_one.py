@@ -460,7 +460,7 @@ def test_trends_of_known_series(script):
     assert trends["W_gate"]["rho"] == pytest.approx(1)
     assert trends["W_gate"]["steps_up"] == 1
     assert trends["W_Q"]["thirds"] == pytest.approx([falling[:4].mean(), falling[4:8].mean(), falling[8:].mean()])
-    weight_ranks[[0, 5], 4:] = np.nan  # layers of experts among others
+    weight_ranks[[0, 5], 4:] = np.nan  # what two layers lack
     with_experts = one.find_trends(weight_ranks, np.repeat(falling[:, None], 4, 1))
     assert with_experts["W_gate"]["rho"] == pytest.approx(1)
     assert with_experts["W_gate"]["mean"] == pytest.approx(np.delete(falling[::-1], [0, 5]).mean())

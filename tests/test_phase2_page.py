@@ -205,7 +205,7 @@ CASES = {  # name -> results, verdict, beyond the text, what the verdict and wha
     "given_layer": (results(grid(PASSES), layer_chosen="given"), "clear", True, ("keep", "the layer was given by --layer")),
     "unpredicted": (results(grid(PASSES), layer_chosen="no_bottleneck"), "clear", True, ("keep", "the weights predict no layer")),
     "weakly": (results(grid(PASSES), layer_chosen="weak_bottleneck"), "clear", True, ("keep", "only weakly")),
-    "haar_as_good": (results(grid(PASSES), text=text(haar=(0.8, 0.95, 0.43))), "clear", True, ("as random ones do", "not shown that")),
+    "haar_as_good": (results(grid(PASSES), text=text(haar=(0.8, 0.95, 0.43))), "clear", True, ("as random ones do", "is special")),
     "words": (results(grid(PASSES), text=text(leads=(0.4, 0.3, 0.02))), "clear", False, ("beyond the text: no", "text is not shown")),
     "unasked": (results(grid(PASSES), text=UNASKED), "clear", None, ("not tested", "contrast.jsonl")),
     "untwinned": (results(grid(PASSES), text=SPLIT), "clear", None, ("not fully tested", "one device")),

@@ -351,7 +351,7 @@ def test_a_programming_error_is_not_dressed_up(capsys):
 
 
 @pytest.mark.slow
-def test_interrupt_is_one_line_and_leaves_nothing_half_written(tmp_path):
+def test_interrupt_is_one_line_and_leaves_nothing_half_written(finished, tmp_path):
     big = random_model(tmp_path / "big", num_hidden_layers=40, hidden_size=384, intermediate_size=1024)
     out = tmp_path / "out"
     command = [sys.executable, "1.py", "--model", str(big), "--out", str(out), "--device", "cpu"]
@@ -374,4 +374,5 @@ def test_interrupt_is_one_line_and_leaves_nothing_half_written(tmp_path):
         "error: interrupted; results already saved are intact"
     ]
     assert "Traceback" not in errors
-    assert not any(out.iterdir())
+    left = {path.name for path in out.iterdir()}  # all of it where the machine was so busy that it was writing already
+    assert not left or left == {path.name for path in finished.glob("one_*")} | {"run.log"}, left

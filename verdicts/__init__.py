@@ -102,9 +102,12 @@ def one_holds(results: dict, verdict: str) -> dict:
     ffn = [name for name in results["weight_types"]["ffn"] if name in trends]  # W_gate is not in every FFN
     cv, other_cv, found = low["cv"], low["cv_other_layers"], low["mean"] is not None
     near = found and low["layer"] == RECIPE["layer"] and abs(low["mean"] - RECIPE["rank"]) < RANK_TOLERANCE
+    untold = (
+        verdict == "no_bottleneck" and low["margin_null"] is None and low["inner_layers"] > 1
+    )  # one KV group: no noise known
     return {
         "bottleneck_rank": recipes_model(results, near),
-        "bottleneck_exists": verdict == "clear_bottleneck",
+        "bottleneck_exists": None if untold else verdict == "clear_bottleneck",
         "heads_agree": found and cv < RECIPE["head_cv"] and other_cv is not None and cv < other_cv,
         "phases": recipes_model(results, results["phases"] == RECIPE["phases"]),
         "middle": results["phases"][1] / results["shape"]["layers"] >= RECIPE["middle"] - SHARE_ROUNDING,
