@@ -19,6 +19,7 @@ from lab import readers, runs
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 GGUF_READER = gguf.GGUFReader
+LONGEST_ARRAY = 2**24  # values in a GGUF header; the largest vocabularies have fewer than a million pieces
 FLOATS = ("F32", "BF16", "F16", "F64")  # as safetensors calls them
 # parts of a quantised matrix: GPTQ and AWQ, compressed-tensors, fp8, bitsandbytes, HQQ
 QUANTISED = "qweight qzeros weight_packed weight_scale weight_scale_inv absmax quant_map quant_state SCB W_q".split()
@@ -153,10 +154,28 @@ def open_tensors(file: Path):
         ) from None
 
 
+class HeaderReader(GGUF_READER):
+    """The gguf package's reader; ValueError where a header's own lengths lead out of the file, which it would follow without end."""
+
+    def _get(self, offset: int, dtype, count: int = 1, **order):
+        found = super()._get(offset, dtype, count, **order)
+        if len(found) < count:
+            raise ValueError("its header leads beyond its end")
+        return found
+
+    def _get_field_parts(self, orig_offs: int, raw_type: int):
+        if (
+            raw_type == gguf.GGUFValueType.ARRAY
+            and (length := int(self._get(orig_offs + 4, np.uint64)[0])) > LONGEST_ARRAY
+        ):
+            raise ValueError(f"its header has an array of {length} values")
+        return super()._get_field_parts(orig_offs, raw_type)
+
+
 @lru_cache(maxsize=2)
 def parsed_gguf(file: Path, size: int, modified: int):
-    """The gguf package's reader of a file in that state."""
-    return GGUF_READER(file)
+    """The reader of a file in that state."""
+    return HeaderReader(file)
 
 
 def read_gguf(file: str | Path):

@@ -9,10 +9,10 @@ from conftest import random_model
 from gguf_files import write_gguf
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import NUMBERS, ODD, TEXTS, Tally, changed, damaged, fuzzed, json_files, put, written
+from mutations import NUMBERS, ODD, TEXTS, Tally, changed, damaged, fuzzed, in_time, json_files, put, written
 from safetensors.torch import load_file, save_file
 
-from lab import checkpoints, models, tensors
+from lab import checkpoints, models, runs, tensors
 
 NARROW = {
     "num_hidden_layers": 2,
@@ -182,6 +182,21 @@ def gguf_files(draw: st.DrawFn, content: bytes, keys: list[bytes]) -> bytes:
     number = draw(st.sampled_from([number for number in NUMBERS if isinstance(number, int)]) | st.integers(0, 40))
     new = (number % 256**size).to_bytes(size, "little")
     return content[:place] + new + content[place + size :]
+
+
+@pytest.mark.parametrize("length", [2**25, 2**62])
+def test_a_gguf_header_without_end_is_refused_at_once(folders, tmp_path, length):
+    """The file's reader goes through as many values as the header says, though the file ends before them."""
+    file = write_gguf(tmp_path / "qwen2.gguf", folders["qwen2"], "F32")
+    content, key = file.read_bytes(), b"tokenizer.ggml.token_type"
+    place = content.index(key) + len(key) + 8  # behind the kinds of value and of element, four bytes each
+    file.write_bytes(content[:place] + length.to_bytes(8, "little") + content[place + 8 :])
+    with pytest.raises(runs.UserError, match=f"no usable GGUF file.*an array of {length} values"):
+        checkpoints.find_model(str(file))
+    with in_time():
+        file.write_bytes(content[:place] + (2**23).to_bytes(8, "little"))
+        with pytest.raises(runs.UserError, match="no usable GGUF file.*leads beyond its end"):
+            checkpoints.find_model(str(file))
 
 
 def test_gguf_files(folders, tmp_path):

@@ -401,7 +401,7 @@ def test_a_gguf_file_is_parsed_once_and_again_when_it_changes(tmp_path, monkeypa
     """A vocabulary of a quarter million takes ten seconds each time; transformers alone would ask for it three times."""
     source = random_model(tmp_path / "source", "qwen2", **WHOLE_BLOCKS)
     file, parsed = write_gguf(tmp_path / "model.gguf", source), []
-    monkeypatch.setattr(tensors, "GGUF_READER", lambda path: parsed.append(path) or gguf.gguf_reader.GGUFReader(path))
+    monkeypatch.setattr(tensors, "HeaderReader", lambda path: parsed.append(path) or gguf.gguf_reader.GGUFReader(path))
     for _ in range(2):
         models.load_model(checkpoints.find_model(str(file)), CPU, torch.float32)
     assert parsed == [file]
