@@ -295,6 +295,10 @@ def test_one_kv_group_cannot_show_a_bottleneck(script):
     assert "because one KV group leaves no estimate of the noise; the lowest is layer 5" in page.verdict_sentence(
         results
     )
+    held = {row["id"]: row["holds"] for row in results["claims"]}
+    assert held["bottleneck_exists"] is None  # neither shown nor excluded
+    alike = judged(script("1.py"), planted_ranks(12, 8, {}), 2)
+    assert {row["id"]: row["holds"] for row in alike["claims"]}["bottleneck_exists"] is False
 
 
 @pytest.mark.parametrize("edge, name", [(0, "first"), (11, "last")])
