@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
+MOMENT = 0.05  # seconds
 LONGEST_LINE = 900  # characters of an error
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and what batch systems and `kill` send
 
@@ -74,21 +75,36 @@ def processes() -> tuple[int, int]:
 
 @contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """Inside, SIGTERM is Ctrl-C, where nobody has said otherwise: what is half written goes, and one line says so."""
-    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    if ours:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Inside, SIGTERM is Ctrl-C, where nobody has said otherwise: what is half written goes, and one line says so.
+
+    An interrupt that comes while a finalizer or a weak reference's callback runs is swallowed there, and comes again.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    numbers, unheard = (signal.SIGTERM, signal.SIGALRM), sys.unraisablehook
+
+    def again(swallowed) -> None:
+        if issubclass(swallowed.exc_type, KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, MOMENT)  # SIGALRM, once that callback is through
+        else:
+            unheard(swallowed)
+
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    sys.unraisablehook = again
     try:
         yield
     finally:
-        if ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.unraisablehook = unheard
+        for number, heard in zip(numbers, before):
+            signal.signal(number, heard)
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Inside, Ctrl-C and SIGTERM wait: for what would swallow them, or must not be left by halves."""
-    before, came = {number: signal.getsignal(number) for number in SIGNALS}, []
+    before, came = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)}, []
     before = {number: heard for number, heard in before.items() if callable(heard)}
     if threading.current_thread() is not threading.main_thread():
         before = {}

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -396,6 +397,30 @@ def test_sigterm_ends_a_measurement_as_ctrl_c_does(script, small, tmp_path, caps
     assert line == "error: interrupted; results already saved are intact"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("how", ending.SIGNALS)
+def test_an_interrupt_that_a_callback_swallows_comes_again(how):
+    """Python drops what is raised in a weak reference's callback or in __del__."""
+
+    class Freed:
+        pass
+
+    def callback(_) -> None:
+        os.kill(os.getpid(), how)
+        time.sleep(0.01)
+        heard.append("nothing")
+
+    heard, freed = [], Freed()
+    before = [signal.getsignal(number) for number in (*ending.SIGNALS, signal.SIGALRM)], sys.unraisablehook
+    reference = weakref.ref(freed, callback)
+    with pytest.raises(KeyboardInterrupt), ending.terminated_as_interrupted():
+        del freed
+        assert reference() is None and heard == []
+        time.sleep(5)
+        heard.append("nothing")
+    assert heard == []
+    assert before == ([signal.getsignal(number) for number in (*ending.SIGNALS, signal.SIGALRM)], sys.unraisablehook)
 
 
 @pytest.mark.parametrize("how", ending.SIGNALS)
