@@ -117,10 +117,10 @@ def test_random_weights_have_no_z(script, tmp_path, fewer):
 
 
 @pytest.mark.slow
-def test_every_family_runs_end_to_end_and_is_compared(script, families, tmp_path, quick):
+def test_models_of_two_families_run_end_to_end_and_are_compared(script, families, tmp_path, quick):
     names = []
     one_group = random_model(tmp_path / "one_group", "llama", num_key_value_heads=1)
-    for folder in (*(shutil.copytree(families[name], tmp_path / name) for name in ("qwen3", "mistral")), one_group):
+    for folder in (shutil.copytree(families["qwen3"], tmp_path / "qwen3"), one_group):
         for file in ("problems.jsonl", "reasoning.jsonl"):  # fewer problems: only running through is asked
             lines = (folder / file).read_text(encoding="utf-8").splitlines()[:12]
             (folder / file).write_text("\n".join(lines) + "\n", encoding="utf-8")

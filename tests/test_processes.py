@@ -37,6 +37,7 @@ SHORTER = {  # draws, of which the bytes do not hang on how many processes share
     "phase3b_bridge": {"SHUFFLES": 20, "RANDOM_SUBSPACES": 5},
     "ablation": {"NULLS": {role: (name, 5) for role, (name, _) in ablation.NULLS.items()}},
     "lab.studies": {"ARD_STEPS": 10},
+    "lab.dissociation": {"FULL_DRAWS": 20},
 }
 ALL_OF_THEM = f"""
 import importlib, sys
