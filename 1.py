@@ -286,9 +286,8 @@ def find_phases(weight_ranks: np.ndarray, head_ranks: np.ndarray) -> dict:
     layers = len(weight_ranks)
     if layers < 2:
         return {"phases": [0, layers, 0], "phase_votes": {"encode": {}, "decode": {}}}
-    steps = np.ma.diff(over_heads(head_ranks)["mean"]).filled(
-        0
-    )  # next to a layer without a kernel, or a weight, there is none
+    # next to a layer without a kernel, or a weight, there is no step
+    steps = np.ma.diff(over_heads(head_ranks)["mean"]).filled(0)
     columns = dict(zip(WEIGHT_TYPES, np.nan_to_num(np.diff(weight_ranks, axis=0)).T)) | {"heads": steps}
     encode = {name: int(np.argmin(columns[name])) for name in WEIGHT_TYPES if columns[name].min() < 0}
     first = most_common(encode.values()) + 1 if encode else 0
@@ -308,8 +307,8 @@ def most_common(votes) -> int:
 def find_trends(weight_ranks: np.ndarray, head_ranks: np.ndarray) -> dict:
     """Spearman correlation of each rank with depth, its p (t approximation), shares of steps down and up, and thirds.
 
-    (L, 7), (L, h). The heads' mean leaves out layers of zero kernels, a weight's those that lack it; a
-    weight type that the model lacks has no trend.
+    (L, 7), (L, h). The heads' mean leaves out layers of zero kernels, a weight's those that lack it; a weight type
+    that the model lacks has no trend.
     """
     columns = dict(zip(WEIGHT_TYPES, np.ma.masked_invalid(weight_ranks).T))
     columns = {name: column for name, column in columns.items() if column.count()}

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
-MOMENT = 0.05  # seconds
+MOMENT = 0.05  # seconds after which an interrupt that was swallowed comes again
 LONGEST_LINE = 900  # characters of an error
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and what batch systems and `kill` send
 

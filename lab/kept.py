@@ -10,9 +10,8 @@ import torch
 
 from lab import ending
 
-GROUPS = Path(
-    "/sys/fs/cgroup"
-)  # where Linux says what a container may take and has taken, in its newer and its older way
+# where Linux says what a container may take and has taken, in its newer and its older way
+GROUPS = Path("/sys/fs/cgroup")
 CONTAINERS = (
     (GROUPS, "memory.max", "memory.current"),
     (GROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),

@@ -93,12 +93,9 @@ def families(tmp_path_factory) -> dict[str, Path]:
     return {name: random_model(tmp_path_factory.mktemp(name), name) for name in FAMILIES}
 
 
-RENDERED = {
-    f"test_{name}" for name in ("page", "scripts", "hunt", "processes", "readme", "tiny")
-}  # among them every script's
-RENDERED |= {
-    f"test_{name}_page" for name in ("phase2", "phase3", "hunt")
-}  # pages of verdicts that no script is led to here
+# modules where pictures are rendered: every script's, and pages of verdicts that no script is led to here
+RENDERED = {f"test_{name}" for name in ("page", "scripts", "hunt", "processes", "readme", "tiny")}
+RENDERED |= {f"test_{name}_page" for name in ("phase2", "phase3", "hunt")}
 
 
 @pytest.fixture(scope="module", autouse=True)
