@@ -14,14 +14,14 @@ real: $(VENV)/ready
 	$(BIN)/python hunt.py --model $(MODEL) --out output/real/$(notdir $(patsubst %.gguf,%,$(MODEL)))
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 fuzz: $(VENV)/ready
 	FUZZ=5000 $(BIN)/python -m pytest tests/test_fuzz*.py
 
 coverage: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check pytest-cov==7.1.0
-	$(BIN)/python -m pytest -n 2 --cov
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov
 
 audit: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1

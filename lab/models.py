@@ -260,11 +260,15 @@ def generate(
 
 
 def text_ended(tokenizer, prompt_length: int, chosen: Sequence[int], ended: Callable[[int, str], bool]):
-    """Stopping criterion, per row: `ended` of the prompt's index and the new text."""
+    """Stopping criterion, per row: `ended` of the prompt's index and the new text, asked until it is so."""
+    done = [False] * len(chosen)
 
     def criterion(tokens: torch.Tensor, scores, **_) -> torch.Tensor:
-        new = tokenizer.batch_decode(tokens[:, prompt_length:], skip_special_tokens=True)
-        return torch.tensor([ended(index, text) for index, text in zip(chosen, new)], device=tokens.device)
+        going_on = [row for row, over in enumerate(done) if not over]
+        new = tokenizer.batch_decode(tokens[going_on, prompt_length:], skip_special_tokens=True)
+        for row, text in zip(going_on, new):
+            done[row] = ended(chosen[row], text)
+        return torch.tensor(done, device=tokens.device)
 
     return criterion
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from functools import lru_cache
 
 from lab import phrases, quantities, writing
 from lab.quantities import DIGITS, END, MARK
@@ -113,7 +114,18 @@ def number_complete(text: str, language: str | None = None) -> bool:
     An answer that could still grow is not complete: neither "答案是3" nor "The answer is 36." (36.5?), but "答案是36。" and
     "The answer is 36.\\n". Nor is a number without such words before it: what follows may be its working or the answer.
     """
-    return bool(NEXT_QUESTION.search(writing.in_plain_characters(text)) or explicit(prepared(ended(text), language)))
+    return next_question_begun(text) or number_stated(ended(text), language)
+
+
+@lru_cache(maxsize=1024)  # growing outputs of a batch
+def number_stated(sentences: str, language: str | None) -> bool:
+    """Whether the sentences of a growing output that have ended state its answer; most tokens end none, and are not read."""
+    return bool(explicit(prepared(sentences, language)))
+
+
+def next_question_begun(text: str) -> bool:
+    """Whether a growing output has gone on to a question of its own, with its colon."""
+    return writing.has_colon(text) and bool(NEXT_QUESTION.search(writing.in_plain_characters(text)))
 
 
 def ended(text: str) -> str:

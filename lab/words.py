@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from lab import quantities, writing
 from lab.numerals import (
@@ -10,9 +11,9 @@ from lab.numerals import (
     CALLED,
     CORRECTION,
     LONGEST_STATEMENT,
-    NEXT_QUESTION,
     SENTENCE_END,
     ended,
+    next_question_begun,
     own_part,
 )
 
@@ -155,7 +156,13 @@ def extract_word(text: str) -> str:
 
 def word_complete(text: str) -> bool:
     """Whether a growing output has stated its answer in words, so that generation can stop; see `numerals.number_complete`."""
-    return bool(NEXT_QUESTION.search(writing.in_plain_characters(text)) or called(own_part(ended(text), emphasis=True)))
+    return next_question_begun(text) or word_stated(ended(text))
+
+
+@lru_cache(maxsize=1024)  # growing outputs of a batch
+def word_stated(sentences: str) -> bool:
+    """Whether the sentences of a growing output that have ended state its answer."""
+    return bool(called(own_part(sentences, emphasis=True)))
 
 
 def stated_phrase(text: str) -> str:

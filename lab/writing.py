@@ -69,6 +69,11 @@ def in_plain_characters(text: str, emphasis: bool = False) -> str:
     return text if emphasis else without_markdown(text)
 
 
+def has_colon(text: str) -> bool:
+    """Whether the text has a colon in plain characters, told without the rest of `in_plain_characters`."""
+    return ":" in unicodedata.normalize("NFKC", text).translate(SYMBOLS)
+
+
 def spelt(characters: str) -> str:
     """Superscript or subscript digits in their plain form."""
     return "".join((SUPERSCRIPT | SUBSCRIPT).get(character, character) for character in characters)

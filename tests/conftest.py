@@ -1,5 +1,11 @@
 """Real checkpoints of every supported family, and the scripts as modules."""
 
+import os
+
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # here and in child processes: two workers with two threads each are in each other's way
+)
+
 import importlib
 import re
 import shutil
@@ -14,8 +20,6 @@ from matplotlib.figure import Figure
 
 from lab import runs
 from reports import page
-
-torch.set_num_threads(1)  # matrices here are small: a second thread costs more than it brings
 
 ROOT = Path(__file__).parent.parent
 EXPERTS = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 24}

@@ -24,8 +24,6 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
 
 from lab import checkpoints, ending, folders, models, runs, studies
 
-ALONE = os.environ | {"OMP_NUM_THREADS": "1"}
-
 
 def snapshot(out: Path) -> dict[str, bytes]:
     """All files but run.log, temporary ones included."""
@@ -188,7 +186,7 @@ def test_a_second_run_in_a_folder_is_refused_while_the_first_lives(script, small
     out = tmp_path / "out"
     command = [sys.executable, ROOT / "1.py", *flags(small, out)]
     nothing, pipe = subprocess.DEVNULL, subprocess.PIPE
-    first = subprocess.Popen(command, env=ALONE, stdout=nothing, stderr=pipe, text=True, preexec_fn=interruptible)
+    first = subprocess.Popen(command, stdout=nothing, stderr=pipe, text=True, preexec_fn=interruptible)
     try:
         until = time.monotonic() + 60
         while not taken(out) and first.poll() is None and time.monotonic() < until:

@@ -15,6 +15,7 @@ from math import prod
 from pathlib import Path
 from types import SimpleNamespace
 
+import fewer
 import pytest
 import torch
 from conftest import ROOT, interruptible, random_model
@@ -23,25 +24,20 @@ from hunt_parts import DISSOCIATES, LAYERS, parts, phase3_of
 
 import verdicts
 from bench.planted import BOTTLENECK, KINDS, write_planted
-from lab import checkpoints, dissociation, expected, runs, studies
+from lab import checkpoints, expected, runs
 from reports import hunt as page
 
 
 @pytest.fixture
-def fewer(script, monkeypatch):
-    """Fewer draws and steps wherever no verdict of a planted model hangs on their number."""
-    monkeypatch.setattr(script("phase2_z_extraction.py"), "DRAWS", 200)
-    monkeypatch.setattr(studies, "ARD_STEPS", 10)
-    monkeypatch.setattr(script("phase3b_bridge.py"), "SHUFFLES", 20)
-    monkeypatch.setattr(script("phase3b_bridge.py"), "RANDOM_SUBSPACES", 5)
-    few = {role: (name, 5) for role, (name, _) in script("ablation.py").NULLS.items()}
-    monkeypatch.setattr(script("ablation.py"), "NULLS", few)
+def fewer_draws():
+    with fewer.applied(fewer.DRAWS):
+        yield
 
 
 @pytest.fixture
-def quick(fewer, monkeypatch):
-    """Fewer everywhere, for models about which only running through is asked."""
-    monkeypatch.setattr(dissociation, "FULL_DRAWS", 20)
+def fewest_draws():
+    with fewer.applied(fewer.FEWEST):
+        yield
 
 
 def hunt(script, out: Path, *flags) -> dict:
@@ -65,7 +61,7 @@ def small_control(path: Path, kind: str) -> Path:
 
 
 @pytest.mark.slow
-def test_a_planted_z_is_causal(script, tmp_path, monkeypatch, fewer):
+def test_a_planted_z_is_causal(script, tmp_path, monkeypatch, fewer_draws):
     results = hunt(script, tmp_path / "out", "--model", write_planted(tmp_path / "planted", "planted").path)
     assert results["verdict"] == "causal_z"
     assert list(branches(results)) == ["behaviour", "separation", "patching", "end"]
@@ -93,7 +89,7 @@ def test_a_planted_z_is_causal(script, tmp_path, monkeypatch, fewer):
 
 
 @pytest.mark.slow
-def test_a_decoy_is_refuted_and_what_activations_find_is_not_laid_to_the_weights(script, tmp_path, fewer):
+def test_a_decoy_is_refuted_and_what_activations_find_is_not_laid_to_the_weights(script, tmp_path, fewer_draws):
     results = hunt(script, tmp_path / "out", "--model", write_planted(tmp_path / "decoy", "decoy", seed=1).path)
     assert results["weight_based"]["separates"] == "none"
     assert results["weight_based"]["causal"] != "double_dissociation"
@@ -108,7 +104,7 @@ def test_a_decoy_is_refuted_and_what_activations_find_is_not_laid_to_the_weights
 
 
 @pytest.mark.slow
-def test_random_weights_have_no_z(script, tmp_path, fewer):
+def test_random_weights_have_no_z(script, tmp_path, fewer_draws):
     results = hunt(script, tmp_path / "out", "--model", small_control(tmp_path / "random", "random"))
     assert results["verdict"] == "untestable"  # it solves nothing, so that no rung can be patched
     assert results["tasks"]["math"]["untested"] == "no_rung"
@@ -117,7 +113,7 @@ def test_random_weights_have_no_z(script, tmp_path, fewer):
 
 
 @pytest.mark.slow
-def test_models_of_two_families_run_end_to_end_and_are_compared(script, families, tmp_path, quick):
+def test_models_of_two_families_run_end_to_end_and_are_compared(script, families, tmp_path, fewest_draws):
     names = []
     one_group = random_model(tmp_path / "one_group", "llama", num_key_value_heads=1)
     for folder in (shutil.copytree(families["qwen3"], tmp_path / "qwen3"), one_group):
@@ -491,19 +487,19 @@ def snapshot(out: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_an_interrupted_hunt_goes_on_and_ends_with_the_same_bytes(script, tmp_path, quick):
+def test_an_interrupted_hunt_goes_on_and_ends_with_the_same_bytes(script, tmp_path, fewest_draws):
     """Processes of their own, stopped by Ctrl-C and killed in the middle; bench/interruptions.py does it in every script."""
     path = small_control(tmp_path / "random", "random")
     hunt(script, tmp_path / "whole", "--model", path)
     out = tmp_path / "out"
-    command = [sys.executable, str(ROOT / "hunt.py"), "--model", str(path), "--out", str(out), "--device", "cpu"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", fewer.code(fewer.FEWEST, "hunt")]
+    command += ["--model", str(path), "--out", str(out), "--device", "cpu"]
     for file, how in (("one_results.json", signal.SIGINT), ("phase0_results.json", signal.SIGKILL)):
         process = subprocess.Popen(
             command,
             start_new_session=True,
             preexec_fn=interruptible,
-            env=environment,
+            cwd=ROOT,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -704,7 +700,7 @@ def test_what_would_fail_after_hours_fails_before_the_first_step(script, small, 
 
 
 @pytest.mark.slow
-def test_a_hunt_on_mgsm_ends_and_is_judged_again(script, small, tmp_path, quick):
+def test_a_hunt_on_mgsm_ends_and_is_judged_again(script, small, tmp_path, fewest_draws):
     path = shutil.copytree(small, tmp_path / "small")
     lines = (path / "reasoning.jsonl").read_text(encoding="utf-8").splitlines()[:12]
     (path / "reasoning.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")

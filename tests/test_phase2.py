@@ -2,6 +2,7 @@
 
 import json
 
+import fewer
 import numpy as np
 import pytest
 import torch
@@ -21,6 +22,13 @@ MODELS = 24  # of each kind, with noise; bench/separation.py asks hundreds
 @pytest.fixture(scope="module")
 def phase2(script):
     return script("phase2_z_extraction.py")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewer_draws():
+    """No verdict here needs a p below .005."""
+    with fewer.applied({"phase2_z_extraction": fewer.DRAWS["phase2_z_extraction"]}):
+        yield
 
 
 def run(script, path, out, *flags) -> tuple[dict, torch.Tensor]:
@@ -90,7 +98,6 @@ def test_false_alarms_and_detections(script, tmp_path, monkeypatch, kind, fewest
     for place, step in ((page, "render"), (script("phase2_z_extraction.py"), "rivals")):
         monkeypatch.setattr(place, step, lambda *_, **__: {})  # what the verdict does not use takes half of the time
     monkeypatch.setattr(script("phase2_z_extraction.py"), "SHUFFLES", 1)
-    monkeypatch.setattr(script("phase2_z_extraction.py"), "DRAWS", 200)
     passed = 0
     for seed in range(MODELS):
         control = write_control(tmp_path / f"{kind}-{seed}", kind, noise=1.0, seed=seed)
@@ -101,9 +108,8 @@ def test_false_alarms_and_detections(script, tmp_path, monkeypatch, kind, fewest
     assert fewest <= passed <= most
 
 
-def test_a_given_z_is_scored_and_not_fitted(script, tmp_path, monkeypatch):
+def test_a_given_z_is_scored_and_not_fitted(script, tmp_path):
     """--z-from on a second file of problems: the same basis, and no contingency even where the grid says none."""
-    monkeypatch.setattr(script("phase2_z_extraction.py"), "DRAWS", 200)
     control = write_control(tmp_path / "model", "decoy", noise=0.5, problems=40)
     first, basis = run(script, control.path, tmp_path / "out")
     second = ("--problems", str(control.path / "reasoning.jsonl"), "--z-from", str(tmp_path / "out"))
@@ -374,9 +380,8 @@ def test_every_null_is_one_record(script, small, tmp_path, monkeypatch):
     assert {(row["mask_layer"], row["site"]) for row in results["grid"]} == {(2, 3), (2, 2), (1, 2)}
 
 
-def test_beyond_the_text_of_the_embedded_model(script, tmp_path, monkeypatch):
+def test_beyond_the_text_of_the_embedded_model(script, tmp_path):
     """Foils, baselines and twins run through; the twins are the last thing that is measured."""
-    monkeypatch.setattr(script("phase2_z_extraction.py"), "DRAWS", 199)
     flags = ("--layer", "3", "--limit", "8", "--contingencies", "never")
     results, _ = run(script, ROOT / "tiny", tmp_path, *flags)
     found = results["text"]

@@ -308,15 +308,6 @@ def test_a_condition_names_what_rests_on_it_once(planted):
         assert len(set(condition["tested"])) == len(condition["tested"])
 
 
-def test_a_fresh_run_writes_the_same_bytes(script, planted, tmp_path):
-    """Also of what is learned: a search is drawn from the seed alone."""
-    out = shutil.copytree(planted.out, tmp_path / "out")
-    before = {path.name: path.read_bytes() for path in out.glob("phase3*")}
-    assert {"phase3_results.json", "phase3_output.md", *script("phase3_patching.py").ARRAYS} < set(before)
-    run(script, "phase3_patching.py", planted.model, out, "--fresh", "--learned")
-    assert {path.name: path.read_bytes() for path in out.glob("phase3*")} == before
-
-
 def test_report_only_writes_the_same_bytes_without_the_model(script, planted, tmp_path, monkeypatch):
     out = shutil.copytree(planted.out, tmp_path / "out")
     before = {path.name: path.read_bytes() for path in out.glob("phase3*")}
