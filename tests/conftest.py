@@ -55,8 +55,9 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as jobs in the backgrou
 
 
 def pytest_collection_modifyitems(items: list) -> None:
-    """Slow tests first: two workers then end together."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Files with slow tests first: two workers, each with a file at a time, then end together."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def interruptible() -> None:

@@ -28,9 +28,9 @@ def change(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new), encoding="utf-8")
 
 
-def run(copy: Path, *flags: str) -> tuple[str, dict, str]:
+def run(copy: Path) -> tuple[str, dict, str]:
     """(what 1.py prints, its results, its report)"""
-    command = [sys.executable, "1.py", "--model", "tiny", "--device", "cpu", "--out", "out", *flags]
+    command = [sys.executable, "1.py", "--model", "tiny", "--device", "cpu", "--out", "out"]
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     results = json.loads((copy / "out" / "one_results.json").read_text())
@@ -45,14 +45,13 @@ def test_words_and_thresholds_cost_no_measurement_and_instruments_do(copy):
     change(copy / "verdicts" / "__init__.py", "LEVEL = 0.05", "LEVEL = 1.1  # everything is significant")
     change(copy / "1.py", '"""Effective rank', '"""The effective rank')
     change(copy / "lab" / "statistics.py", "    return (1 +", "    # never zero\n    return (1 +")
-    for flags in ([], ["--report-only"]):
-        (copy / "out" / "one_output.md").unlink()
-        printed, after, report = run(copy, *flags)
-        assert ("there already" in printed) is (not flags)
-        assert report.startswith("# The effective rank of")
-        assert before["verdict"] == "no_bottleneck" != after["verdict"]  # judged again by today's rule
-        assert after["fingerprint"] == before["fingerprint"]
-        assert after["bottleneck"] == before["bottleneck"]
+    (copy / "out" / "one_output.md").unlink()
+    printed, after, report = run(copy)
+    assert "there already" in printed
+    assert report.startswith("# The effective rank of")
+    assert before["verdict"] == "no_bottleneck" != after["verdict"]  # judged again by today's rule
+    assert after["fingerprint"] == before["fingerprint"]
+    assert after["bottleneck"] == before["bottleneck"]
     change(copy / "utils.py", "def effective_rank", "SPARE = 1\n\n\ndef effective_rank")
     printed, after, _ = run(copy)
     assert "there already" not in printed

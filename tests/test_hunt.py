@@ -55,11 +55,6 @@ def held(results: dict) -> list[str]:
     return [row["z"] for row in node["candidates"] if row["holds"]]
 
 
-def small_control(path: Path, kind: str) -> Path:
-    """A model of few problems, for what does not hang on where its Z acts."""
-    return write_control(path, kind, noise=0.5, problems=40, language_share=0.1).path
-
-
 @pytest.mark.slow
 def test_a_planted_z_is_causal(script, tmp_path, monkeypatch, fewer_draws):
     results = hunt(script, tmp_path / "out", "--model", write_planted(tmp_path / "planted", "planted").path)
@@ -103,9 +98,19 @@ def test_a_decoy_is_refuted_and_what_activations_find_is_not_laid_to_the_weights
     assert not holds["separation"] and not holds["comparison"] and holds["causal"] and holds["universal"] is not True
 
 
+@pytest.fixture(scope="module")
+def untrained(script, tmp_path_factory) -> SimpleNamespace:
+    """A model with random weights and its hunt; tests must not change it."""
+    folder = tmp_path_factory.mktemp("random")
+    control = write_control(folder / "model", "random", noise=0.5, language_share=0.1)
+    with fewer.applied(fewer.FEWEST):
+        results = hunt(script, folder / "out", "--model", control.path)
+    return SimpleNamespace(model=control.path, out=folder / "out", results=results)
+
+
 @pytest.mark.slow
-def test_random_weights_have_no_z(script, tmp_path, fewer_draws):
-    results = hunt(script, tmp_path / "out", "--model", small_control(tmp_path / "random", "random"))
+def test_random_weights_have_no_z(untrained):
+    results = untrained.results
     assert results["verdict"] == "untestable"  # it solves nothing, so that no rung can be patched
     assert results["tasks"]["math"]["untested"] == "no_rung"
     assert branches(results)["contingencies"] == "no"
@@ -487,11 +492,9 @@ def snapshot(out: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_an_interrupted_hunt_goes_on_and_ends_with_the_same_bytes(script, tmp_path, fewest_draws):
+def test_an_interrupted_hunt_goes_on_and_ends_with_the_same_bytes(script, untrained, tmp_path, fewest_draws):
     """Processes of their own, stopped by Ctrl-C and killed in the middle; bench/interruptions.py does it in every script."""
-    path = small_control(tmp_path / "random", "random")
-    hunt(script, tmp_path / "whole", "--model", path)
-    out = tmp_path / "out"
+    path, out = untrained.model, tmp_path / "out"
     command = [sys.executable, "-c", fewer.code(fewer.FEWEST, "hunt")]
     command += ["--model", str(path), "--out", str(out), "--device", "cpu"]
     for file, how in (("one_results.json", signal.SIGINT), ("phase0_results.json", signal.SIGKILL)):
@@ -513,7 +516,7 @@ def test_an_interrupted_hunt_goes_on_and_ends_with_the_same_bytes(script, tmp_pa
             assert "Traceback" not in errors
             assert process.returncode == 2, errors
     hunt(script, out, "--model", path)
-    assert snapshot(out) == snapshot(tmp_path / "whole")
+    assert snapshot(out) == snapshot(untrained.out)
 
 
 def test_a_failing_step_is_named_and_other_models_go_on(script, small, tmp_path, monkeypatch, capfd):

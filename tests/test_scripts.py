@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import fewer
 import numpy as np
 import pytest
 import torch
@@ -39,6 +40,12 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 def run_all(script, model, out, *flags) -> None:
     for name in SCRIPTS:
         script(name).main(["--model", str(model), "--out", str(out), "--device", "cpu", *QUICK.get(name, []), *flags])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewer_draws():
+    with fewer.applied(fewer.DRAWS):
+        yield
 
 
 @pytest.fixture(scope="module")
