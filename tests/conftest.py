@@ -98,9 +98,9 @@ def families(tmp_path_factory) -> dict[str, Path]:
     return {name: random_model(tmp_path_factory.mktemp(name), name) for name in FAMILIES}
 
 
-# modules where pictures are rendered: every script's, and pages of verdicts that no script is led to here
+# modules of every script's pictures; a test elsewhere can ask for `real_pictures`
 RENDERED = {f"test_{name}" for name in ("page", "scripts", "hunt", "processes", "readme", "tiny")}
-RENDERED |= {f"test_{name}_page" for name in ("phase2", "phase3", "hunt")}
+PICTURE, LAYOUT = page.png, Figure.tight_layout
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -111,6 +111,13 @@ def sketches(request):
             patch.setattr(Figure, "tight_layout", lambda *_, **__: None)
             patch.setattr(page, "png", sketch)
         yield
+
+
+@pytest.fixture
+def real_pictures(monkeypatch):
+    """Pictures as a user gets them: for pages of verdicts that no script is led to here."""
+    monkeypatch.setattr(Figure, "tight_layout", LAYOUT)
+    monkeypatch.setattr(page, "png", PICTURE)
 
 
 def sketch(drawing: Figure) -> bytes:

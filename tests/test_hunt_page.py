@@ -76,6 +76,7 @@ EVERY = {  # a hunt for each verdict, and for each way to a causal Z
 
 
 @pytest.mark.parametrize("case", EVERY)
+@pytest.mark.usefixtures("real_pictures")
 def test_every_verdict_has_a_page_without_holes(judged, case):
     results = judged(parts(**EVERY[case]))
     assert results["verdict"] == case.partition(",")[0]

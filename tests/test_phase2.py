@@ -13,9 +13,10 @@ from test_separation import cloud_of_points
 
 import utils
 import verdicts
-from lab import checkpoints, models, questions, runs, separation, statistics, subspaces
+from lab import checkpoints, models, questions, runs, separation, statistics, studies, subspaces
 from reports import phase2 as page
 
+ARD_STEPS = studies.ARD_STEPS
 MODELS = 24  # of each kind, with noise; bench/separation.py asks hundreds
 
 
@@ -26,8 +27,8 @@ def phase2(script):
 
 @pytest.fixture(scope="module", autouse=True)
 def fewer_draws():
-    """No verdict here needs a p below .005."""
-    with fewer.applied({"phase2_z_extraction": fewer.DRAWS["phase2_z_extraction"]}):
+    """No verdict here needs a p below .005, and only one test the relevances as they are."""
+    with fewer.applied(fewer.DRAWS):
         yield
 
 
@@ -259,7 +260,8 @@ def test_the_plain_objective_collapses_and_the_contrast_does_not():
 
 def test_ard_mmd_finds_a_planted_z_on_the_axes(script, tmp_path):
     control = write_control(tmp_path / "model", "planted", noise=0.5, rotate=False)
-    results, _ = run(script, control.path, tmp_path / "out", "--contingencies", "always")
+    with fewer.applied({"lab.studies": {"ARD_STEPS": ARD_STEPS}}):
+        results, _ = run(script, control.path, tmp_path / "out", "--contingencies", "always")
     layers = {row["layer"]: row for row in results["contingencies"]["ard"]["layers"]}
     assert set(layers) == set(range(BOTTLENECK + 1))
     assert results["rivals"]["ard_mmd"]["contrast"] < 0.2

@@ -293,6 +293,7 @@ def bullets(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.usefixtures("real_pictures")
 def test_every_verdict_is_told_in_a_sentence_with_its_numbers(name):
     text, _, found = rendered(name)
     _, verdict, beyond, (says, follows) = CASES[name]

@@ -339,6 +339,7 @@ def before_claims(text: str) -> str:
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.usefixtures("real_pictures")
 def test_every_page_is_whole(name):
     text, files = rendered(name)
     assert not re.search(r"\b(None|nan|inf|site \d+)\b|[{}]|  ", text), name
@@ -889,7 +890,9 @@ def test_an_interval_that_leaves_the_axis_is_marked():
     assert marked == [("o", "Z, 95 % interval"), ("<", "interval goes on")]
 
 
+@pytest.mark.usefixtures("real_pictures")
 def test_pages_are_the_same_bytes_each_time():
+    from_json.cache_clear()
     first = rendered("everything")[1]
     from_json.cache_clear()
     assert rendered("everything")[1] == first

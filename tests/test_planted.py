@@ -14,7 +14,7 @@ import utils
 from bench import planted
 from lab import answers, checkpoints, models, problems, questions, statistics, swaps, transfer
 
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1)
 ACTING = [kind for kind, row in planted.KINDS.items() if row.plants]
 PLANTED = [kind for kind in ACTING if kind != "decoy"]
 PLACE = planted.BOTTLENECK + 1  # the bottleneck's output
@@ -209,7 +209,7 @@ def test_free_generation_gives_the_answer_and_ends_the_line(ask, kind):
             assert [output.strip() for output in outputs] == [problem.answer_text[name] for problem in some]
 
 
-@each(*ACTING, seeds=SEEDS[:2])
+@each(*ACTING, seeds=SEEDS[:1])
 def test_the_exemplar_sets_the_format(ask, kind, seed):
     """The answers of the exemplar's format win over everything else, in both languages; those of the other hold nothing."""
     asked = ask(kind, seed)
@@ -226,7 +226,7 @@ def test_the_exemplar_sets_the_format(ask, kind, seed):
             assert found[:, tokens[1 - number]].sum(-1).max() < 0.01
 
 
-@each(*ACTING, seeds=SEEDS[:2])
+@each(*ACTING, seeds=SEEDS[:1])
 @pytest.mark.parametrize("language", (0, 1))
 def test_what_a_swap_carries_to_the_other_format(ask, kind, seed, language):
     """Donors are asked in words, recipients in the other format, which stays, as does the recipient's language.
