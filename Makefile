@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 
 MODEL ?= Qwen/Qwen2.5-0.5B
+TWO = -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: hunt real test fuzz coverage audit controls lint clean
 
@@ -14,14 +15,14 @@ real: $(VENV)/ready
 	$(BIN)/python hunt.py --model $(MODEL) --out output/real/$(notdir $(patsubst %.gguf,%,$(MODEL)))
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest $(TWO)
 
 fuzz: $(VENV)/ready
 	FUZZ=5000 $(BIN)/python -m pytest tests/test_fuzz*.py
 
 coverage: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check pytest-cov==7.1.0
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov
+	$(BIN)/python -m pytest $(TWO) --cov
 
 audit: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1

@@ -2,9 +2,8 @@
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = (
-    "1"  # here and in child processes: two workers with two threads each are in each other's way
-)
+# here and in child processes: two workers with two threads each are in each other's way
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import importlib
 import re
@@ -13,6 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
+import fewer
 import pytest
 import torch
 import transformers
@@ -98,7 +98,7 @@ def families(tmp_path_factory) -> dict[str, Path]:
     return {name: random_model(tmp_path_factory.mktemp(name), name) for name in FAMILIES}
 
 
-# modules of every script's pictures; a test elsewhere can ask for `real_pictures`
+# modules whose pictures are rendered, those of every script among them; a test elsewhere can ask for `real_pictures`
 RENDERED = {f"test_{name}" for name in ("page", "scripts", "hunt", "processes", "readme", "tiny")}
 PICTURE, LAYOUT = page.png, Figure.tight_layout
 
@@ -110,6 +110,12 @@ def sketches(request):
         if request.module.__name__.rpartition(".")[2] not in RENDERED:
             patch.setattr(Figure, "tight_layout", lambda *_, **__: None)
             patch.setattr(page, "png", sketch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def fewer_draws():
+    with fewer.applied(fewer.DRAWS):
         yield
 
 

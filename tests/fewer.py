@@ -1,7 +1,7 @@
 """Fewer draws, steps and tokens than a user's run has, where what a test asks does not hang on their number.
 
 with fewer.applied(fewer.DRAWS): ...                    in this process
-[sys.executable, "-c", fewer.code(fewer.DRAWS, "hunt"), *flags]      the same in another one
+[sys.executable, "-c", fewer.code(fewer.DRAWS, "hunt"), *flags]      the same in another one, where the scripts are found
 """
 
 import importlib
@@ -12,14 +12,16 @@ import pytest
 
 import ablation
 
-DRAWS = {  # no verdict of a planted model hangs on these
-    "phase0_behavioral": {"MAX_NEW_TOKENS": 20},  # planted models say their word at once and never end
+DRAWS = {  # out of reach: verdicts that need a p below .005, and a bridge
+    "phase0_behavioral": {
+        "MAX_NEW_TOKENS": 20
+    },  # planted models say their word at once, and no sentence that would end
     "phase2_z_extraction": {"DRAWS": 200},
     "phase3b_bridge": {"SHUFFLES": 20, "RANDOM_SUBSPACES": 5},
     "ablation": {"NULLS": {role: (name, 5) for role, (name, _) in ablation.NULLS.items()}},
     "lab.studies": {"ARD_STEPS": 10},
 }
-FEWEST = DRAWS | {"lab.dissociation": {"FULL_DRAWS": 20}}  # for models about which only running through is asked
+FEWEST = DRAWS | {"lab.dissociation": {"FULL_DRAWS": 20}}  # a dissociation is out of reach
 
 
 @contextmanager

@@ -310,13 +310,22 @@ def test_long_outputs_are_read_in_time(text):
 @settings(max_examples=300, deadline=None)
 @given(
     st.text(
-        alphabet="0123456789,.:;=+-*/×^()[]{}$%\\ \n一二两十百千万亿零点分之又半负第答案是为。，、abxe½²∅", max_size=60
+        alphabet="0123456789,.:：∶;=+-*/×^()[]{}$%\\ \n一二两十百千万亿零点分之又半负第答案是为。，、abxe½²∅",
+        max_size=60,
     )
 )
 def test_no_text_is_too_odd_to_be_read(text):
     numerals.extract_number(text)
     numerals.number_complete(text)
     words.extract_word(text)
+    assert writing.has_colon(text) or ":" not in writing.in_plain_characters(text)
+
+
+@pytest.mark.parametrize("colon", ":：﹕︓∶")
+def test_a_next_question_ends_an_answer_whatever_its_colon(colon):
+    for complete in (numerals.number_complete, words.word_complete):
+        assert not complete("5\n\nQuestion")
+        assert complete(f"5\n\nQuestion{colon}")
 
 
 def chinese_words(value: int) -> str:

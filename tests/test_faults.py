@@ -22,7 +22,7 @@ from controls import write_control
 from test_phase3b import write_phase3
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
 
-from lab import checkpoints, ending, folders, models, runs, studies
+from lab import checkpoints, ending, folders, models, runs
 
 
 def snapshot(out: Path) -> dict[str, bytes]:
@@ -34,15 +34,7 @@ def flags(model: Path, out: Path, *more) -> list[str]:
     return list(map(str, ["--model", model, "--out", out, "--device", "cpu", *more]))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick(script):
-    """Fewer draws: what is found is not the question here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(script("phase2_z_extraction.py"), "DRAWS", 20)
-        patch.setattr(studies, "ARD_STEPS", 5)
-        patch.setattr(script("phase3b_bridge.py"), "SHUFFLES", 20)
-        patch.setattr(script("phase3b_bridge.py"), "RANDOM_SUBSPACES", 2)
-        yield
+pytestmark = pytest.mark.usefixtures("fewer_draws")  # what is found is not the question here
 
 
 @pytest.fixture(scope="module")

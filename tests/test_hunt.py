@@ -27,11 +27,7 @@ from bench.planted import BOTTLENECK, KINDS, write_planted
 from lab import checkpoints, expected, runs
 from reports import hunt as page
 
-
-@pytest.fixture
-def fewer_draws():
-    with fewer.applied(fewer.DRAWS):
-        yield
+pytestmark = pytest.mark.usefixtures("fewer_draws")
 
 
 @pytest.fixture
@@ -56,7 +52,7 @@ def held(results: dict) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_planted_z_is_causal(script, tmp_path, monkeypatch, fewer_draws):
+def test_a_planted_z_is_causal(script, tmp_path, monkeypatch):
     results = hunt(script, tmp_path / "out", "--model", write_planted(tmp_path / "planted", "planted").path)
     assert results["verdict"] == "causal_z"
     assert list(branches(results)) == ["behaviour", "separation", "patching", "end"]
@@ -84,7 +80,7 @@ def test_a_planted_z_is_causal(script, tmp_path, monkeypatch, fewer_draws):
 
 
 @pytest.mark.slow
-def test_a_decoy_is_refuted_and_what_activations_find_is_not_laid_to_the_weights(script, tmp_path, fewer_draws):
+def test_a_decoy_is_refuted_and_what_activations_find_is_not_laid_to_the_weights(script, tmp_path):
     results = hunt(script, tmp_path / "out", "--model", write_planted(tmp_path / "decoy", "decoy", seed=1).path)
     assert results["weight_based"]["separates"] == "none"
     assert results["weight_based"]["causal"] != "double_dissociation"
@@ -102,7 +98,7 @@ def test_a_decoy_is_refuted_and_what_activations_find_is_not_laid_to_the_weights
 def untrained(script, tmp_path_factory) -> SimpleNamespace:
     """A model with random weights and its hunt; tests must not change it."""
     folder = tmp_path_factory.mktemp("random")
-    control = write_control(folder / "model", "random", noise=0.5, language_share=0.1)
+    control = write_control(folder / "model", "random", noise=0.5, problems=40, language_share=0.1)
     with fewer.applied(fewer.FEWEST):
         results = hunt(script, folder / "out", "--model", control.path)
     return SimpleNamespace(model=control.path, out=folder / "out", results=results)

@@ -253,6 +253,10 @@ def test_generation_stops_after_the_first_line_of_text_and_keeps_within_the_cont
     ]
     assert stops == [True, False, True]
     assert ended(tokens, None).shape == (3,)
+    asked, going_on = [], [torch.arange(9 * step).view(3, -1) for step in (1, 2, 3)]
+    once = models.text_ended(tokenizer, 0, [4, 5, 6], lambda index, _: asked.append(index) or len(asked) in (1, 3))
+    assert [once(tokens, None).tolist() for tokens in going_on] == [[True, False, True]] * 3
+    assert asked == [4, 5, 6, 5, 5]  # what has ended is not read again
     with pytest.raises(runs.UserError, match="512 positions"):
         models.generate(model, tokenizer, ["five " * 600], 4, batch=1)
 

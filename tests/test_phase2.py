@@ -17,19 +17,14 @@ from lab import checkpoints, models, questions, runs, separation, statistics, st
 from reports import phase2 as page
 
 ARD_STEPS = studies.ARD_STEPS
+EVERY_DRAW = {"phase2_z_extraction": {"DRAWS": separation.DRAWS}}  # Holm over the grid can be passed with these alone
+pytestmark = pytest.mark.usefixtures("fewer_draws")
 MODELS = 24  # of each kind, with noise; bench/separation.py asks hundreds
 
 
 @pytest.fixture(scope="module")
 def phase2(script):
     return script("phase2_z_extraction.py")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fewer_draws():
-    """No verdict here needs a p below .005, and only one test the relevances as they are."""
-    with fewer.applied(fewer.DRAWS):
-        yield
 
 
 def run(script, path, out, *flags) -> tuple[dict, torch.Tensor]:
@@ -67,7 +62,8 @@ def test_a_planted_z_is_clear_and_found(script, tmp_path):
 
 def test_a_decoy_is_refuted_and_the_centroid_contingency_finds_the_answers(script, tmp_path):
     control = write_control(tmp_path / "model", "decoy", noise=0.5)
-    results, basis = run(script, control.path, tmp_path / "out")
+    with fewer.applied(EVERY_DRAW):
+        results, basis = run(script, control.path, tmp_path / "out")
     assert results["settings"]["layer"] == BOTTLENECK
     assert results["verdict"] == "none"
     assert results["z"]["method"] == "centroid"
@@ -87,7 +83,8 @@ def test_a_decoy_is_refuted_and_the_centroid_contingency_finds_the_answers(scrip
 
 def test_random_weights_have_no_z(script, tmp_path):
     control = write_control(tmp_path / "model", "random", noise=0.5)
-    results, _ = run(script, control.path, tmp_path / "out")
+    with fewer.applied(EVERY_DRAW):
+        results, _ = run(script, control.path, tmp_path / "out")
     assert results["verdict"] == "none"
     assert not next(row for row in results["claims"] if row["id"] == "primary")["holds"]
 

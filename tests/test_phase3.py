@@ -312,6 +312,18 @@ def test_a_condition_names_what_rests_on_it_once(planted):
         assert len(set(condition["tested"])) == len(condition["tested"])
 
 
+def test_a_fresh_run_writes_the_same_bytes(script, planted, tmp_path):
+    """Also of what is learned, in few steps here: a search is drawn from the seed alone."""
+    out, found = shutil.copytree(planted.out, tmp_path / "out"), []
+    few = {"lab.learned": {"STEPS": 2}, "lab.dissociation": {"FULL_DRAWS": 2}}
+    for _ in range(2):
+        with fewer.applied(LITTLE_BESIDE | few):
+            run(script, "phase3_patching.py", planted.model, out, "--fresh", "--learned", "--limit", 30)
+        found.append({path.name: path.read_bytes() for path in out.glob("phase3*")})
+    assert {"phase3_results.json", "phase3_output.md", *script("phase3_patching.py").ARRAYS} < set(found[0])
+    assert "learned" in read(out)["tested"] and found[0] == found[1]
+
+
 def test_report_only_writes_the_same_bytes_without_the_model(script, planted, tmp_path, monkeypatch):
     out = shutil.copytree(planted.out, tmp_path / "out")
     before = {path.name: path.read_bytes() for path in out.glob("phase3*")}

@@ -313,11 +313,11 @@ def judged(case: dict) -> dict:
 
 def rendered(case: dict | str) -> tuple[str, dict[str, bytes]]:
     """The page of a case, or of one by its name."""
-    return from_json(runs.json_bytes(judged(CASES[case][0] if isinstance(case, str) else case)))
+    return from_json(runs.json_bytes(judged(CASES[case][0] if isinstance(case, str) else case)), common.png)
 
 
 @cache
-def from_json(content: bytes) -> tuple[str, dict[str, bytes]]:
+def from_json(content: bytes, _) -> tuple[str, dict[str, bytes]]:
     files = page.render(json.loads(content), {})
     return files["phase3_output.md"].decode(), files
 

@@ -1,6 +1,7 @@
 """What all scripts share: reproducible bytes, no work twice, --report-only, and one line for every bad input."""
 
 import json
+import runpy
 import shutil
 import signal
 import subprocess
@@ -8,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import fewer
 import numpy as np
 import pytest
 import torch
@@ -42,10 +42,7 @@ def run_all(script, model, out, *flags) -> None:
         script(name).main(["--model", str(model), "--out", str(out), "--device", "cpu", *QUICK.get(name, []), *flags])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def fewer_draws():
-    with fewer.applied(fewer.DRAWS):
-        yield
+pytestmark = pytest.mark.usefixtures("fewer_draws")
 
 
 @pytest.fixture(scope="module")
@@ -354,6 +351,17 @@ def test_a_programming_error_is_not_dressed_up(capsys):
 
     with pytest.raises(RuntimeError, match="shape mismatch"):
         runs.run_script(bug)
+
+
+@pytest.mark.parametrize("name", [*SCRIPTS, "hunt.py"])
+def test_a_script_is_a_program(name, tmp_path, monkeypatch, capsys):
+    """Run as Python runs a file that it is given: one line and status 2, as of `main`."""
+    monkeypatch.setattr(sys, "argv", [name, "--model", "./nowhere", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(ROOT / name), run_name="__main__")
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --model ./nowhere: no such folder or file")
 
 
 @pytest.mark.slow
